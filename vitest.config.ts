@@ -5,16 +5,16 @@ import { EXHAUSTIVE } from "./scripts/test-tags.ts";
 
 /**
  * The layers of docs/testing.md as vitest projects. `unit` touches nothing outside the process,
- * `integration` and `system` start processes, `conformance` holds the fake Cloud Hypervisor to what
- * the real one does, `vm` boots real virtual machines. Files of one project run beside each other:
- * each owns what it starts.
+ * `integration` and `system` start processes, `conformance` compares the fake Cloud Hypervisor with
+ * the real one, `vm` boots real virtual machines. Files of one project run at the same time: each
+ * owns what it starts.
  */
 const project = (name: Layer, include: string[], options: Record<string, unknown> = {}) => ({
   test: {
     name,
     include,
     exclude: ["**/node_modules/**", ".torpor/**"],
-    // One layer after the other when vitest is started by hand for several.
+    // Runs layers one after the other when vitest is started by hand for several.
     sequence: { groupOrder: LAYERS.indexOf(name) },
     ...options,
   },
@@ -22,7 +22,7 @@ const project = (name: Layer, include: string[], options: Record<string, unknown
 
 const IN_UNIT_DIRECTORIES = ["**/*.it.test.ts", "**/*.vm.test.ts", "**/conformance/**"];
 const withProcesses = {
-  // Half of what a worker did was to import the same modules again for each file.
+  // Otherwise, half of a worker's time goes into importing the same modules again for each file.
   isolate: false,
   globalSetup: ["packages/testkit/src/global-setup.ts"],
   setupFiles: ["packages/testkit/src/evidence-setup.ts"],
@@ -37,9 +37,10 @@ export default defineConfig({
       project("unit", ["{apps,packages}/*/test/**/*.test.ts"], {
         exclude: ["**/node_modules/**", ...IN_UNIT_DIRECTORIES],
         testTimeout: minutes(1),
-        // Nothing outside the process, and no state that a file leaves in a module: imported once.
+        // These tests touch nothing outside the process and leave no state in modules, so modules
+        // are imported only once.
         isolate: false,
-        // vitest's own default is one less than there are processors.
+        // vitest's default is the number of processors minus one.
         maxWorkers: 2,
       }),
       project(
@@ -53,7 +54,7 @@ export default defineConfig({
           ],
           testTimeout: minutes(2),
           hookTimeout: minutes(2),
-          // They wait for half of their time: for timers, limits and servers.
+          // These tests wait half of the time: for timers, limits and servers.
           maxWorkers: 5,
         },
       ),

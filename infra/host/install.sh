@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Makes a bare Debian 12 machine a host of a fleet, or brings one up to date. Safe to run again:
-# what is right already is left alone, and the last line says whether anything changed.
-# docs/operate/hosts.md is the manual.
+# Makes a bare Debian 12 machine a host of a fleet, or updates a host. Safe to run again: correct
+# parts stay unchanged, and the last line reports whether anything changed. docs/operate/hosts.md is
+# the manual.
 set -euo pipefail
 
 usage() {
@@ -60,10 +60,10 @@ while [ $# -gt 0 ]; do
   shift 2
 done
 
-# A file in place, in one piece: a program that runs from the old one goes on with it.
+# Installs a file atomically: a program that runs from the old file is not affected.
 put() { # mode source target; true when it changed
   if cmp -s "$2" "$3" && [ "$(stat -c '%a %u %g' "$3")" = "$1 0 0" ]; then return 1; fi
-  # Its callers ask for the outcome, so the shell does not end by itself here.
+  # The callers test the result, so `set -e` does not apply here.
   { install -D -m "$1" -o root -g root "$2" "$3.new" && mv -f "$3.new" "$3"; } || fail "$3 cannot be written: see the message above"
   changed "wrote $3"
 }
@@ -86,7 +86,7 @@ check_machine() {
   [ "$(printf '%s\n' v24.11.0 "$version" | sort -V | head -1)" = v24.11.0 ] || fail "$node is $version; the node-agent needs 24.11 or newer"
 }
 
-# A few times: a machine that has just been started may be at it itself, and lets nobody else.
+# Retries: a machine that has just booted may run apt itself, and holds its lock.
 apt_update() {
   local tries
   for tries in 1 2 3 4; do
@@ -141,7 +141,7 @@ mount_data() {
   uuid=$(blkid -o value -s UUID "$data_device")
   mkdir -p "$DATA"
   if ! grep -q "^UUID=$uuid " /etc/fstab; then
-    # systemd is told of it together with the units.
+    # The daemon-reload that follows the units covers this line too.
     echo "UUID=$uuid $DATA xfs noatime,nofail 0 2" >> /etc/fstab
     must_reload=1
     changed "mounts $data_device at $DATA (/etc/fstab)"
@@ -156,7 +156,7 @@ make_directory() { # mode path
 }
 
 make_directories() {
-  # VMMs run as another user and have to get through to their own directories.
+  # VMMs run as another user and must be able to reach their own directories.
   make_directory 755 "$DATA"
   make_directory 755 "$DATA/images"
   make_directory 700 "$ETC"
@@ -204,7 +204,7 @@ install_images() {
 
 install_settings() {
   if put 644 "$here/modules.conf" /etc/modules-load.d/torpor.conf; then
-    # Built into the kernel, or missing: `check` tells the two apart.
+    # A module without a file is built into the kernel, or missing: `check` distinguishes the two.
     grep -v '^#' "$here/modules.conf" | xargs -n 1 modprobe --quiet || true
   fi
   if put 644 "$here/sysctl.conf" /etc/sysctl.d/90-torpor.conf; then sysctl --quiet --load=/etc/sysctl.d/90-torpor.conf; fi
@@ -220,7 +220,7 @@ install_settings() {
   done
 }
 
-# A host that has joined keeps its keys: with others, it joins by hand.
+# A host that has joined keeps its keys; joining with others is a manual step.
 join_fleet() {
   [ -n "$join_url" ] || return 0
   [ ! -s "$ETC/identity/identity.env" ] || return 0
@@ -263,7 +263,7 @@ start_services() {
     say "not started: this host has not joined a fleet; run this again with --join and --token-file (docs/operate/hosts.md)"
     return 0
   fi
-  # The fence first: an agent without one gets no sandboxes that need it.
+  # The fence first: an agent without a fence gets no sandboxes that need one.
   start_unit "$FENCE_UNIT" "$must_restart_fence" ''
   start_unit "$UNIT" "$must_restart" '; virtual machines go on'
 }

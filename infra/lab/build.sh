@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Builds the disk of the lab machine, a Debian 12 as an operator would rent it: kernel (that of the
-# backports, as docs/operate/hosts.md advises; the ordinary one where the mirror has none), initramfs, root
-# file system, and the keys to log in with.
+# Builds the disk of the lab machine, a Debian 12 as an operator would rent it: kernel (from
+# backports, as docs/operate/hosts.md advises; the default one if the mirror has none), initramfs,
+# root file system, and the keys for logging in.
 #
 #   build.sh <cacheDir>
 #
-# The result is <cacheDir>/machine-<digest of what it is made from>/ with kernel, initrd, root.ext4,
-# id_ed25519 and known_hosts, and the link <cacheDir>/machine. With nothing changed it returns at
-# once. Needs root, mmdebstrap, mkfs.ext4, cpio, kmod, xz and ssh-keygen. Packages come from
-# wherever this machine's own apt gets them; TORPOR_IMAGE_MIRROR names another place.
+# The result is <cacheDir>/machine-<digest of the inputs>/ with kernel, initrd, root.ext4,
+# id_ed25519 and known_hosts, and the link <cacheDir>/machine. If nothing changed, the script
+# returns at once. Needs root, mmdebstrap, mkfs.ext4, cpio, kmod, xz and ssh-keygen. Packages come
+# from the sources of this machine's own apt, or from TORPOR_IMAGE_MIRROR.
 set -euo pipefail
 
 suite=bookworm
@@ -36,7 +36,8 @@ fi
 source "$here/../debian.sh"
 make_work_directory
 
-# Adds the backports of the first mirror that has them. apt itself is asked: it may know a proxy.
+# Adds the backports of the first mirror that has them. Uses apt for the request: apt may know a
+# proxy.
 add_backports() { # to the file $1
   local uri
   for uri in $(awk '$1 == "deb" { print $2 }' "$1" | sort -u); do
@@ -47,8 +48,9 @@ add_backports() { # to the file $1
   say "no mirror has $suite-backports: the kernel is Debian's 6.1, which cannot do what Cloud Hypervisor asks of landlock"
 }
 
-# In the tree: the newest kernel of the backports, else of the suite itself, and a busybox, into
-# /tmp. shellcheck disable=SC2016 # the tree's shell expands it
+# Run in the tree: downloads the newest kernel of the backports, or else of the suite itself, and a
+# busybox, into /tmp.
+# shellcheck disable=SC2016 # the tree's shell expands it
 download_kernel='cd /tmp
 version=$(apt-cache madison linux-image-amd64 | awk "{ print \$3 }" | grep "bpo" | head -1)
 [ -n "$version" ] || version=$(apt-cache madison linux-image-amd64 | awk "{ print \$3 }" | head -1)
@@ -58,7 +60,7 @@ unpack_packages() { # into $1; kernel and busybox as files into $work/debs
   write_sources "$work/sources.list"
   add_backports "$work/sources.list"
   say "unpacking Debian packages: $(paste -sd' ' "$here/packages.txt")"
-  # The kernel is only unpacked: installed, it would make an initramfs of its own, in minutes.
+  # The kernel is only unpacked: its installation would make another initramfs, which takes minutes.
   # shellcheck disable=SC2016 # $1 is the hook's
   DOWNLOAD_KERNEL=$download_kernel mmdebstrap --quiet --mode=root --variant=apt --include="$(paste -sd, "$here/packages.txt")" \
     --aptopt='Acquire::Languages "none"' --aptopt='APT::Install-Recommends "false"' \
@@ -70,10 +72,10 @@ unpack_packages() { # into $1; kernel and busybox as files into $work/debs
     "$suite" "$1" "$work/sources.list" > "$work/mmdebstrap.log" 2>&1 || { tail -20 "$work/mmdebstrap.log" >&2; exit 1; }
   for deb in "$work"/debs/*.deb; do dpkg-deb -x "$deb" "$work/extracted"; done
   version=$(ls "$work/extracted/lib/modules")
-  # Newer kernels have their modules compressed, which busybox cannot load.
+  # Newer kernels have compressed modules, which busybox cannot load.
   find "$work/extracted/lib/modules" -name '*.ko.xz' -exec unxz {} +
   depmod -b "$work/extracted" "$version"
-  # What a virtual machine has no device for: most of the size.
+  # Drivers without a device in a virtual machine: most of the size.
   rm -rf "$work/extracted/lib/modules/$version"/kernel/{sound,drivers/{gpu,media,infiniband,staging,iio,bluetooth,isdn,usb,hid,input/touchscreen,scsi,ata,mtd}}
   rm -rf "$work/extracted/lib/modules/$version"/kernel/drivers/net/{wireless,ethernet,can,usb}
   depmod -b "$work/extracted" "$version"
@@ -86,10 +88,10 @@ configure() { # the tree $1, as an installer would
   echo lab > "$tree/etc/hostname"
   printf '127.0.0.1 localhost lab\n' > "$tree/etc/hosts"
   echo "nameserver 192.168.76.3" > "$tree/etc/resolv.conf"
-  # The initramfs has mounted the root disk; a line for it here would be waited for.
+  # The initramfs has mounted the root disk; systemd would wait for a line about it here.
   : > "$tree/etc/fstab"
   : > "$tree/etc/machine-id"
-  # Not needed here, and each costs seconds of an emulated start.
+  # Not needed here, and each unit adds seconds to an emulated boot.
   for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service fstrim.timer systemd-timesyncd.service getty@tty1.service \
     serial-getty@ttyS0.service systemd-pstore.service systemd-binfmt.service systemd-random-seed.service systemd-update-utmp.service systemd-update-utmp-runlevel.service \
     systemd-journal-flush.service systemd-machine-id-commit.service systemd-firstboot.service systemd-sysusers.service systemd-hwdb-update.service ldconfig.service \
@@ -101,7 +103,7 @@ configure() { # the tree $1, as an installer would
   mkdir -p "$tree/etc/systemd/journald.conf.d" "$tree/root/.ssh" "$tree/var/lib/torpor" "$tree/mnt/payload" "$tree/mnt/image"
   ln -sfn /lib/systemd/system/multi-user.target "$tree/etc/systemd/system/default.target"
   printf '[Journal]\nStorage=volatile\nRuntimeMaxUse=64M\n' > "$tree/etc/systemd/journald.conf.d/lab.conf"
-  # Reachable on a loopback port of the machine that emulates this one, by this key alone.
+  # Reachable on a loopback port of the machine that emulates this one, only with this key.
   rm -f "$tree"/etc/ssh/ssh_host_*
   ssh-keygen -q -t ed25519 -N "" -C lab -f "$tree/etc/ssh/ssh_host_ed25519_key"
   ssh-keygen -q -t ed25519 -N "" -C torpor-lab -f "$work/out/id_ed25519"

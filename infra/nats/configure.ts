@@ -8,18 +8,19 @@
  *     --tls-cert /etc/torpor/nats.crt --tls-key /etc/torpor/nats.key --tls-ca /etc/torpor/ca.crt
  *
  * --admissions FILE  hosts that have joined, as `./torpor hosts admissions --json` prints them
- * --hosts            hosts whose secrets are made here instead, and carried to them by you. One
- *                    that has joined as well keeps both, until it is left out here
- * --secrets          control and --hosts: secrets.ts says which files; `route`: between servers
- * --new-keys         those of `control` and --hosts that get one more key, to replace the one that they
- *                    have: in one server's run, not in the others'; remove the file of the old
- *                    key when nobody uses it any more
- * --shared-hosts     those of --hosts that still run 0.1.0: they know nothing of an account of
- *                    their own, and stay in the control side's until they are upgraded
- * --tls-…            the server's files; without them nobody speaks TLS
- * --existing-secrets what is missing in --secrets is an error, and is not made: where the
- *                    configuration is written again and again
- * --take-plain       with TLS, clients without it are let in too, until the last of them has it
+ * --hosts            hosts whose secrets are made here instead; you copy the secrets to them. A
+ *                    host that has joined too keeps both, until it is removed from this list
+ * --secrets          directory of the secrets: of `control` and --hosts (files: see secrets.ts),
+ *                    and `route`, shared by the servers
+ * --new-keys         users among `control` and --hosts that get an additional key, to replace the
+ *                    old one. Use this option for one server only; remove the file of the old key
+ *                    when no program uses it any more
+ * --shared-hosts     those of --hosts that still run 0.1.0: they cannot use an account of their
+ *                    own, and stay in the control side's account until their upgrade
+ * --tls-…            the server's files; without them, no client uses TLS
+ * --existing-secrets a file that is missing in --secrets is an error, and is not made: for
+ *                    configurations that are written repeatedly
+ * --take-plain       with TLS, also accepts clients without it, until the last of them has it
  */
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
@@ -80,8 +81,8 @@ for (const [option, named, known] of [
   ["--shared-hosts", shared, hosts],
   ["--new-keys", renewed, ["control", ...hosts]],
 ] as const) {
-  const stray = named.find((name) => !known.includes(name));
-  if (stray !== undefined) fail(`${option}: "${stray}" is not among --hosts`);
+  const unexpected = named.find((name) => !known.includes(name));
+  if (unexpected !== undefined) fail(`${option}: "${unexpected}" is not among --hosts`);
 }
 if (values.secrets === "") fail("--secrets is missing: the directory of the secrets");
 
@@ -139,8 +140,8 @@ function tlsOf(): NatsTls | undefined {
 }
 
 /**
- * What a host of --hosts has there, and what it has joined with: while it moves from one to the
- * other.
+ * Combines the secrets of --hosts with the keys of the admission: both are valid while a host moves
+ * from one to the other.
  */
 function configured(hostId: string): NatsUser {
   const keys = admitted.get(hostId)?.publicKeys ?? [];
@@ -163,7 +164,7 @@ function admissionsIn(file: string): Map<string, Admitted> {
   return new Map(admissions.map((entry: unknown) => admissionOf(entry, file)));
 }
 
-/** One without keys was revoked, or has a password (--hosts). */
+/** An entry without keys was revoked, or uses a password (--hosts). */
 function admissionOf(entry: unknown, file: string): [string, Admitted] {
   const {
     host_id: hostId,

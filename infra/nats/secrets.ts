@@ -1,26 +1,28 @@
-/** What is known of each user of the NATS servers, in the directory of their secrets. */
+/** The secrets of each user of the NATS servers, in one directory. */
 import { randomBytes } from "node:crypto";
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { createNatsKey, publicKeyOf } from "../../packages/bus/src/nats-key.ts";
 
 /**
- * Files of a user: `<name>.seed`, `<name>.2.seed` and so on, NKeys; `<name>`, a password. All of
- * them
- * open the servers, so that one can take another's place while everything runs.
+ * Files of a user: NKeys in `<name>.seed`, `<name>.2.seed` and so on, and a password in `<name>`.
+ * All of them are valid at the servers, so that one can replace another while everything runs.
  */
 export class Secrets {
   private readonly dir: string;
   private readonly mayMake: boolean;
 
-  /** `mayMake` false: what is missing is an error. Another server has it, and this one may not. */
+  /** `mayMake` false: a missing file is an error, because another server has it. */
   constructor(dir: string, mayMake: boolean) {
     this.dir = dir;
     this.mayMake = mayMake;
     mkdirSync(dir, { recursive: true, mode: 0o700 });
   }
 
-  /** A user without any gets a key; with `isNew`, one more. Throws where a file holds no seed. */
+  /**
+   * A user without a secret gets a key; with `isNew`, an additional one. Throws for a file without
+   * a seed.
+   */
   of(name: string, isNew: boolean): { publicKeys: string[]; password: string | undefined } {
     const password = this.read(name);
     const seeds = this.seedsOf(name);
@@ -33,7 +35,7 @@ export class Secrets {
     return this.seedsOf(name).length > 0 || this.read(name) !== undefined;
   }
 
-  /** Made when it is not there. */
+  /** Created if missing. */
   password(name: string): string {
     return this.read(name) ?? this.write(name, randomBytes(32).toString("hex"));
   }
@@ -45,7 +47,7 @@ export class Secrets {
     return readdirSync(this.dir).filter(own).toSorted();
   }
 
-  /** After the highest number that there is: the ones before it may have been removed. */
+  /** Uses the number after the highest one: files with lower numbers may have been removed. */
   private makeSeed(name: string, seeds: readonly string[]): string {
     const numbers = seeds.map((file) => Number(/\.(\d+)\.seed$/.exec(file)?.[1] ?? 1));
     const file = seeds.length === 0 ? `${name}.seed` : `${name}.${Math.max(...numbers) + 1}.seed`;
@@ -73,7 +75,7 @@ export class Secrets {
     }
   }
 
-  /** Never over what is there. */
+  /** Never overwrites a file. */
   private write(name: string, secret: string): string {
     if (!this.mayMake)
       throw new Error(

@@ -1,15 +1,19 @@
 /**
- * Brings the database of DATABASE_URL to the schema of this version; again and again, by several at
- * once, without harm. It connects to Postgres itself, not to a pooler: while it works it holds a
- * lock of its session. With --api-key-file the key in that file becomes one of --organization
- * (default: `default`), which is made if it is not there; with --operator it may manage hosts, keys
- * and organizations too, also when it was there before. With --encrypt-env-vars environment
- * variables that are stored in plain text, or with one of ENV_ACCEPTED_KEY_FILES, are encrypted
- * with the key in ENV_KEY_FILE: once all schedulers have it. With --database-users gateways and
- * schedulers get database users of their own, torpor_gateway and torpor_scheduler, with the
- * passwords in --gateway-password-file and --scheduler-password-file; without a file one keeps the
- * password that it has. --admit-hosts lets hosts register that do not join by a token: those whose
- * keys are made by infra/nats.
+ * Migrates the database of DATABASE_URL to the schema of this version. Repeated and concurrent runs
+ * are safe. The script connects to Postgres directly, not through a pooler, because it holds a
+ * session lock while it works.
+ *
+ * - --api-key-file: adds the key in that file to --organization (default: `default`), which is
+ *   created if missing. With --operator, the key may manage hosts, keys and organizations too; this
+ *   also applies to an existing key.
+ * - --encrypt-env-vars: encrypts environment variables that are stored in plain text, or with one
+ *   of ENV_ACCEPTED_KEY_FILES, with the key in ENV_KEY_FILE. Run this once all schedulers have the
+ *   key.
+ * - --database-users: creates the database users torpor_gateway and torpor_scheduler, with the
+ *   passwords in --gateway-password-file and --scheduler-password-file; a user without a file keeps
+ *   its password.
+ * - --admit-hosts: lets hosts register that do not join by a token, because infra/nats makes their
+ *   keys.
  */
 import { readFileSync } from "node:fs";
 import { parseArgs } from "node:util";
@@ -48,9 +52,9 @@ if (isOperator && keyFile === undefined) {
   process.exit(2);
 }
 const admitted = values["admit-hosts"].split(",").filter((hostId) => hostId !== "");
-const stray = admitted.find((hostId) => !/^[a-z0-9][a-z0-9-]{0,62}$/.test(hostId));
-if (stray !== undefined) {
-  process.stderr.write(`migrate: --admit-hosts: "${stray}" is no host id\n`);
+const unexpected = admitted.find((hostId) => !/^[a-z0-9][a-z0-9-]{0,62}$/.test(hostId));
+if (unexpected !== undefined) {
+  process.stderr.write(`migrate: --admit-hosts: "${unexpected}" is no host id\n`);
   process.exit(2);
 }
 const { ENV_KEY_FILE: envKeyFile, ENV_ACCEPTED_KEY_FILES: acceptedKeyFiles = "" } = process.env;

@@ -1,14 +1,14 @@
 /**
- * The certificates of a fleet that has no authority of its own yet, in a directory:
+ * Makes the certificates of a fleet that has no authority yet, in a directory:
  *
- *   node infra/tls/certify.ts --dir ./tls authority                    ca.crt, ca.key
- *   node infra/tls/certify.ts --dir ./tls gateway                      gateway.crt, gateway.key
- *   node infra/tls/certify.ts --dir ./tls scheduler                    scheduler.crt, scheduler.key
- *   node infra/tls/certify.ts --dir ./tls host host-1                  for a host that joins without a token
- *   node infra/tls/certify.ts --dir ./tls server nats-1 10.0.0.11      NATS, Postgres, PgBouncer: its names
+ *   node infra/tls/certify.ts --dir ./tls authority                ca.crt, ca.key
+ *   node infra/tls/certify.ts --dir ./tls gateway                  gateway.crt, gateway.key
+ *   node infra/tls/certify.ts --dir ./tls scheduler                scheduler.crt, scheduler.key
+ *   node infra/tls/certify.ts --dir ./tls host host-1              host that joins without a token
+ *   node infra/tls/certify.ts --dir ./tls server nats-1 10.0.0.11  NATS, Postgres or PgBouncer
  *
- * --days says how long one is good (365). Nothing is written over: to renew one, move its files
- * away.
+ * --days is the validity of a certificate (365). The script overwrites nothing: to renew a
+ * certificate, move its files away first.
  */
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";

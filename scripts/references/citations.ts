@@ -1,4 +1,4 @@
-/** Files, decisions and sections that comments and documents cite: each is in the repository. */
+/** Checks that the files, decisions and sections that comments and documents cite exist. */
 import { dirname, normalize } from "node:path";
 import { isTest, type Source } from "./sources.ts";
 
@@ -7,18 +7,18 @@ const CITED_FILE =
 const LINK = /\]\((?!https?:|#|mailto:)([^)#\s]+)(?:#[^)\s]*)?\)/g;
 const DECISION = /\bdecisions? (\d+)\b|\bdecisions\/(\d{4})\b/g;
 /**
- * The section sign, or a number after the name of a document: of one that has numbers, and is not
- * here.
+ * The section sign, or a number after the name of a document: numbered sections belong to documents
+ * that are not in the repository.
  */
 const SECTION = /\u00a7|\b[\w-]+\.md \d/;
 const COMMENT = /^\s*(?:\/\*\*?|\*|\/\/|#)(.*)$/gm;
 const ADDRESS = /https?:\/\/\S+/g;
-/** In documents: what is in a code block is typed or shown, not cited. */
+/** A code block of a document shows input or output; it cites nothing. */
 const BLOCK = /^```[\s\S]*?^```/gm;
-/** Of other programs, and examples. */
+/** Examples, and files of other programs. */
 const NOT_OURS = new Set(["a.test.ts", "file.ts", "app.py", "main.py"]);
 
-/** What is cited and not there, a line each. `files`: all of the repository. */
+/** Returns a line for each citation without a target. `files`: all files of the repository. */
 export function checkCitations(sources: readonly Source[], files: readonly string[]): string[] {
   const all = new Set(files);
   const ends = new Set(files.flatMap(endsOf));
@@ -44,13 +44,13 @@ export function checkCitations(sources: readonly Source[], files: readonly strin
 
 const isFolder = (path: string) => !/\.\w+$/.test(path);
 
-/** The path, and each shorter form of it down to the name. */
+/** The path, and each shorter ending of it, down to the name. */
 function endsOf(path: string): string[] {
   const parts = path.split("/");
   return parts.map((_, at) => parts.slice(at).join("/"));
 }
 
-/** The whole of a document, and the comments of everything else. */
+/** The whole text of a document; of any other file, only the comments. */
 function citingText(source: Source): string {
   if (source.path.endsWith(".md")) return source.text.replaceAll(BLOCK, "");
   if (isTest(source) && /\/python\//.test(source.path)) return "";

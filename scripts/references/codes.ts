@@ -1,13 +1,16 @@
-/** Codes that the programs of a fleet give out, and the tables that say what they mean. */
+/** Codes that the programs of a fleet emit, and the tables that explain them. */
 import { CAUSE_CODES, ERROR_CODES } from "../../packages/contracts/src/index.ts";
 import type { Source } from "./sources.ts";
 
 const IS_PART = /^(apps|packages\/(plans|db|service|identity))\/.*src\//;
 const CODE = /\bcode(?::|\s=) "([A-Z]+(?:_[A-Z]+)+)"/g;
-/** Has the table of the problems that programs report about themselves. */
+/** The page with the table of the problems that programs report about themselves. */
 const PROBLEMS = "docs/operate/deployment.md";
 
-/** Codes without a meaning, and meanings that nothing gives out, a line each. */
+/**
+ * Returns a line for each code without an explanation, and for each explained code that no program
+ * emits.
+ */
 export function checkCodes(sources: readonly Source[]): string[] {
   const parts = sources.filter(({ path }) => IS_PART.test(path));
   const problems = sources.find(({ path }) => path === PROBLEMS)?.text ?? "";

@@ -1,17 +1,17 @@
 /**
- * Labels of rules (`SW1`) stand in the header of the file that holds the rule, and in the names or
- * comments of the tests that guard it.
+ * Labels of rules (`SW1`): defined in the header of the file that holds the rule, and cited in the
+ * names or comments of the tests that guard it.
  */
 import { SCENARIOS } from "./scenarios.ts";
 import { isTest, LABEL, type Source, titlesIn } from "./sources.ts";
 
-/** In a comment, or in the text at the head of a Python file: the label, two spaces, the rule. */
+/** In a comment, or in the docstring of a Python file: the label, two spaces, the rule. */
 const DEFINITION = new RegExp(`^(?: \\* )?(${LABEL}) {2,}\\S`, "gm");
 const COMMENT = /^\s*(?:\/\*\*?|\*|\/\/|#)(.*)$|\s\/\/ (.*)$/gm;
 const MENTION = new RegExp(`\\b(${LABEL})\\b`, "g");
 /** `(S31)`, `(VP1, VP2)`. */
 const IN_BRACKETS = new RegExp(`\\(((?:${LABEL})(?:(?:, | and | to )(?:${LABEL}))*)\\)`, "g");
-/** Words of the field that look like labels. */
+/** Terms of the field that look like labels. */
 const NO_LABELS = new Set(["S3"]);
 
 const prefixOf = (label: string) => label.replace(/\d+$/, "");
@@ -30,7 +30,7 @@ export function definitionsIn(sources: readonly Source[]): Definition[] {
     );
 }
 
-/** What is wrong with labels and numbers of scenarios, a line each. */
+/** Returns a line for each error in labels and scenario numbers. */
 export function checkLabels(sources: readonly Source[]): string[] {
   const definitions = definitionsIn(sources);
   const defined = new Set(definitions.map(({ label }) => label));
@@ -60,14 +60,14 @@ export function checkLabels(sources: readonly Source[]): string[] {
 
 const paths = (places: Definition[]) => [...new Set(places.map(({ path }) => path))].join(", ");
 
-/** In names, and in comments. */
+/** Labels in the names and comments of a test. */
 function citedInTest(source: Source): string[] {
   return [...titlesIn(source), ...labelsIn(commentsOf(source))];
 }
 
 /**
- * In comments and in documents: what stands in brackets, and whatever has the prefix of a file. A
- * document may have its own words of that form, so only brackets count there.
+ * Labels in comments and documents: those in brackets, and in comments also those with the prefix
+ * of a file. A document may have other words of that form.
  */
 function citedInText(source: Source, prefixes: Set<string>): string[] {
   const isDocument = source.path.endsWith(".md");

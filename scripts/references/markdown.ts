@@ -3,5 +3,5 @@ export const row = (...cells: string[]) => `| ${cells.join(" | ")} |`;
 export const madeOf = (file: string) =>
   `Generated from \`${file}\` by \`pnpm generate\`; do not edit.`;
 
-/** To a file of the repository, from a page of docs/. */
+/** A link from a page of docs/ to a file of the repository. */
 export const linkTo = (path: string) => `[${path.split("/").at(-1)}](../${path})`;

@@ -1,4 +1,4 @@
-/** The pages of docs/ that are made of tables in the code, by their paths. */
+/** The pages of docs/ that are generated from tables in the code, by their paths. */
 import {
   CAUSE_CODES,
   ERROR_CODES,

@@ -3,7 +3,7 @@ import { linkTo, madeOf, row } from "./markdown.ts";
 import { SCENARIOS } from "./scenarios.ts";
 import { isTest, type Source, titlesIn } from "./sources.ts";
 
-/** Files whose tests name the scenario. The first are those of S1. */
+/** Files whose tests name the scenario; element 0 belongs to S1. */
 export function guardsOf(sources: readonly Source[]): string[][] {
   const guards = SCENARIOS.map(() => new Set<string>());
   for (const source of sources.filter(isTest))

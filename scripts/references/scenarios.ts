@@ -1,12 +1,13 @@
 /**
- * What users of systems like this one have reported, and what Torpor promises instead. Test names
- * carry the numbers (`S13: …`); docs/scenarios.md is made of this table and of those names.
+ * Problems that users of similar systems have reported, and Torpor's promises about them. Test
+ * names carry the numbers (`S13: …`); docs/scenarios.md is generated from this table and those
+ * names.
  */
 interface Scenario {
-  /** What users have suffered. */
+  /** The problem that users reported. */
   report: string;
   promise: string;
-  /** Set when no test guards it: why, and what a test would need. */
+  /** Set if no test guards the promise: the reason, and what a test would need. */
   untested?: string;
 }
 
@@ -67,7 +68,7 @@ export const SCENARIOS: readonly Scenario[] = [
     promise: "A full disk fails the operation with its name; the sandbox runs on.",
   },
   {
-    report: "A sandbox is in the state error, and nobody can say why.",
+    report: "A sandbox is in the state error, and nothing tells why.",
     promise: "A sandbox in error always has a cause.",
   },
   {
@@ -122,7 +123,8 @@ export const SCENARIOS: readonly Scenario[] = [
   },
   {
     report: "A lock is released too early, and a create is carried out twice.",
-    promise: "A create has one effect, whoever repeats it and however many schedulers begin it.",
+    promise:
+      "A create has one effect, however often it is repeated and however many schedulers begin it.",
   },
   {
     report: "A late writer overwrites a newer state, and a healthy sandbox shows an error.",
@@ -143,7 +145,7 @@ export const SCENARIOS: readonly Scenario[] = [
   },
   {
     report: "A reconnect or a resume loses the timeout or the policy.",
-    promise: "Timeouts and policies are kept until somebody changes them.",
+    promise: "Timeouts and policies are kept until a user changes them.",
   },
   {
     report: "A restarted agent kills or loses the VMs of its host.",
@@ -168,7 +170,7 @@ export const SCENARIOS: readonly Scenario[] = [
   },
   {
     report: "A health loop evicts the only host again and again.",
-    promise: "No host is lost while nobody could have renewed its lease.",
+    promise: "No host is lost while no scheduler could have renewed its lease.",
   },
   {
     report: "State in a process's memory is lost with the process, and VMs are orphaned.",
@@ -236,10 +238,10 @@ export const SCENARIOS: readonly Scenario[] = [
   },
   {
     report: "Work inside the sandbox does not count as use, and it is stopped in the middle.",
-    promise: "Commands, executions and open streams are use, whoever started them.",
+    promise: "Commands, executions and open streams are use, no matter who started them.",
   },
   {
     report: "Time while paused counts against the timeout.",
-    promise: "The timeout stands still while the sandbox is paused or stopped.",
+    promise: "The timeout stops while the sandbox is paused or stopped.",
   },
 ];

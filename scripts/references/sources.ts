@@ -1,4 +1,4 @@
-/** The files of this repository that people write, read once. */
+/** The hand-written files of this repository, read once. */
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -16,7 +16,7 @@ const TEXT = /\.(ts|py|sh|cjs|md|sql)$|(^|\/)torpor$/;
 const IS_TEST = /(^|\/)tests?\//;
 const GENERATED = /^packages\/db\/migrations\/meta\//;
 
-/** All files, by their paths. */
+/** Paths of all files. */
 export function listFiles(directory = ""): string[] {
   return readdirSync(join(ROOT, directory), { withFileTypes: true }).flatMap((entry) => {
     const path = directory === "" ? entry.name : `${directory}/${entry.name}`;
@@ -33,14 +33,14 @@ export function readSources(files = listFiles()): Source[] {
     .map((path) => ({ path, text: readFileSync(join(ROOT, path), "utf8") }));
 }
 
-/** A test, or what one is made of. */
+/** True for a test and for its support files. */
 export const isTest = ({ path }: Source) => IS_TEST.test(path) && path.endsWith(".ts");
 
-/** `S31`, a scenario, or `SW1`, a rule in the header of a file. */
+/** `S31` is a scenario, `SW1` a rule in the header of a file. */
 export const LABEL = "S[1-9]\\d?|[A-Z]{1,4}[1-9]";
 const TITLE = new RegExp(`["'\`]((?:(?:${LABEL}), )*(?:${LABEL})): `, "g");
 
-/** Labels at the beginning of tests' names: `"S31, A1: what the end …"`. */
+/** Labels at the beginning of test names: `"S31, A1: what the end …"`. */
 export function titlesIn({ text }: Source): string[] {
   return Array.from(text.matchAll(TITLE), ([, labels = ""]) => labels.split(", ")).flat();
 }

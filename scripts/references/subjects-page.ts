@@ -14,13 +14,13 @@ import type { Source } from "./sources.ts";
 
 type ChannelName = keyof typeof CHANNELS;
 
-/** How the code says that it writes or reads: files with such a place are listed. */
+/** Patterns of code that writes or reads a message: the page lists the files with a match. */
 const PLACES: Record<ChannelName, { writes: RegExp; reads: RegExp }> = {
   intent: { writes: /subjects\.intent\(/, reads: /consumer: SCHEDULER_INTENTS/ },
   command: { writes: /subjects\.command\(/, reads: /consumer: hostCommands\(/ },
   observation: { writes: /subjects\.observation\(/, reads: /consumer: SCHEDULER_OBSERVATIONS/ },
   event: { writes: /subjects\.sandboxEvent\(/, reads: /pattern: patterns\.events,/ },
-  heartbeat: { writes: /subjects\.beat\(/, reads: /pattern: patterns\.beats,/ },
+  heartbeat: { writes: /subjects\.heartbeat\(/, reads: /pattern: patterns\.heartbeats,/ },
   register: asked("register"),
   lease: asked("lease"),
   commit: asked("commit"),
@@ -28,19 +28,19 @@ const PLACES: Record<ChannelName, { writes: RegExp; reads: RegExp }> = {
   garbage: asked("garbage"),
   certificate: asked("certificate"),
   placement: {
-    writes: /request\(bus, subjects\.controlAsk\("placement"\)/,
-    reads: /pattern: subjects\.controlAsk\("placement"\)/,
+    writes: /request\(bus, subjects\.controlRequest\("placement"\)/,
+    reads: /pattern: subjects\.controlRequest\("placement"\)/,
   },
 };
 
 function asked(question: string): { writes: RegExp; reads: RegExp } {
   return {
     writes: new RegExp(`type: "${question}",? version: 1|type: "${question}",\\n\\s+version: 1`),
-    reads: new RegExp(`pattern: patterns\\.asks\\("${question}"\\)`),
+    reads: new RegExp(`pattern: patterns\\.requests\\("${question}"\\)`),
   };
 }
 
-/** Programs of a fleet, and what they are made of; not those that only act like one. */
+/** Programs of a fleet and their parts, without programs that only imitate one. */
 const IS_PART = /^(apps|packages\/plans)\/.*src\//;
 
 export function renderSubjects(sources: readonly Source[]): string {
@@ -81,7 +81,7 @@ export function renderSubjects(sources: readonly Source[]): string {
     "",
     "## Fleeting messages",
     "",
-    "Not stored: lost when nobody listens, because the next one says it again.",
+    "Not stored: lost when no program listens, because the next one repeats it.",
     "",
     "| subject | written by | read by | what it says | schema |",
     "|---|---|---|---|---|",

@@ -1,6 +1,6 @@
 /**
- * The facts of cloud-hypervisor-api.ts, held by the fake always, and by the real one that
- * CLOUD_HYPERVISOR_BIN names where a VM can be had of it.
+ * The facts of cloud-hypervisor-api.ts: always tried with the fake, and with the real binary that
+ * CLOUD_HYPERVISOR_BIN names, where a VM can run.
  */
 import { existsSync } from "node:fs";
 import { resolve } from "node:path";
@@ -43,7 +43,7 @@ describe("the real Cloud Hypervisor", () => {
     });
 });
 
-/** A text says why there is none. */
+/** Returns a string with the reason when there is no real target. */
 async function realTarget(): Promise<StageTarget | string> {
   const bin = process.env["CLOUD_HYPERVISOR_BIN"];
   const reason =

@@ -1,8 +1,8 @@
 /**
  * What Torpor relies on in Cloud Hypervisor v53.0, one case per fact, for the fake and the real one
- * alike. `source` is the section of the design's collection of facts. Nothing here needs more than
- * Node: run.ts runs it where there is nothing else. A case asserts by throwing; it says why it
- * cannot be tried here by returning a reason.
+ * alike. `source` is the section of the design's collection of facts. The cases need only Node:
+ * run.ts runs them where there is nothing else. A case throws when it fails, and returns a reason
+ * when it cannot be tried here.
  */
 import { bootCases } from "./cases/boot.ts";
 import { httpCases } from "./cases/http.ts";
@@ -23,7 +23,7 @@ export const CASES: Case[] = [
   ...vsockCases,
 ];
 
-/** Runs one case in a directory of its own. A text says why it was skipped. */
+/** Runs one case in a directory of its own. Returns the reason if the case was skipped. */
 export async function runCase(
   target: StageTarget,
   { needsVm, run }: Case,

@@ -1,6 +1,6 @@
 /**
- * The fake's own ground: its toy guest keeps what it should and loses what it must, and each fault
- * that a test can ask for happens.
+ * The fake's own behaviour: its toy guest keeps what it should and loses what it must, and each
+ * fault that a test can request happens.
  */
 import { once } from "node:events";
 import { mkdirSync, readFileSync, statSync, truncateSync } from "node:fs";
@@ -26,7 +26,7 @@ afterEach(async () => {
   await stage.close();
 });
 
-/** One call to the guest agent through the hybrid vsock. */
+/** Sends one request to the guest agent through the hybrid vsock. */
 async function guestCall(
   vmm: VmmProcess,
   path: string,
@@ -106,7 +106,7 @@ test("hang: the call and every other one get no answer, SIGTERM neither", async 
       (answer) => answers.push(answer),
       () => {},
     );
-  // The calls have to be in before the signal: it is served in turn like they are.
+  // The calls must arrive before the signal, because the fake handles both in order.
   await sleep(SILENCE_MS);
   vmm.signal("SIGTERM");
   await sleep(SILENCE_MS);

@@ -1,12 +1,13 @@
 /**
- * The cases against one binary, without a test runner: what runs them on a machine that has KVM and
- * little else. Of this repository it needs only this directory.
+ * Runs the cases against one binary, without a test runner, on a machine that has KVM and little
+ * else. Needs only this directory of the repository.
  *
- *   node run.ts --bin /usr/bin/cloud-hypervisor --kernel vmlinuz --initrd initrd.img [--only <part
- *   of a name>] [--json] node run.ts --bin /usr/bin/cloud-hypervisor --image <directory of a
- *   sandbox image> --guest-port 7777 [--guest-boot-limit-s 60] ...
+ *   node run.ts --bin /usr/bin/cloud-hypervisor --kernel vmlinuz --initrd initrd.img
+ *     [--only <part of a name>] [--json]
+ *   node run.ts --bin /usr/bin/cloud-hypervisor --image <directory of a sandbox image>
+ *     --guest-port 7777 [--guest-boot-limit-s 60] ...
  *
- * One line per case. Ends with 1 when one has failed.
+ * Prints one line per case. Ends with 1 when a case failed.
  */
 import { readFile } from "node:fs/promises";
 import { join, resolve } from "node:path";

@@ -1,6 +1,6 @@
 /**
- * Streams on a NATS cluster: as many replicas as are asked for, and no acknowledged message is lost
- * with a server, whichever it is.
+ * Streams on a NATS cluster: as many replicas as requested, and no acknowledged message is lost
+ * with any one server.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Bus, connectBus, consume, ensureConsumer, ensureStreams, publish } from "@torpor/bus";
@@ -23,7 +23,7 @@ import {
 import { afterAll, beforeAll, expect, test } from "vitest";
 
 const SIZE = 3;
-/** Elections take several seconds, several times as long on a machine that is busy. */
+/** Elections take several seconds, and several times as long on a busy machine. */
 const ELECTION_LIMIT_MS = 120_000;
 const CONSUMER = { ...SCHEDULER_INTENTS, ackWaitMs: 2_000, maxDeliver: -1 };
 
@@ -38,7 +38,7 @@ afterAll(async () => {
   await cluster[Symbol.asyncDispose]();
 });
 
-/** On how many servers each stream is, and how many of those have all of it. */
+/** Number of servers of each stream, and how many of them are up to date. */
 async function replicas(): Promise<Record<string, { wanted: number; current: number }>> {
   const manager = await bus.manager();
   const infos = await Promise.all(
@@ -68,13 +68,13 @@ const become = (count: number) =>
     ELECTION_LIMIT_MS,
   );
 
-/** Each server has all of the consumer, so that any of them may go. */
+/** Waits until each server has the whole consumer, so that any server may stop. */
 const consumerIsEverywhere = () =>
   until(
     "the consumer is on every server",
     async () => {
       const manager = await bus.manager();
-      // Without a leader nobody answers.
+      // Without a leader the request gets no reply.
       const info = await manager.consumers
         .info(CONSUMER.stream, CONSUMER.durable)
         .catch(() => undefined);
@@ -115,11 +115,11 @@ test("ES1: streams are made with the replicas that are asked for, raised and low
   await become(1);
   await (await bus.manager()).streams.purge(CONSUMER.stream);
   const kept = { subject: subjects.intent("pause"), payload: { kept: true }, msgId: "kept" };
-  // A server that has just taken a stream over may not answer yet.
+  // A server that has just taken over a stream may not answer yet.
   const isStored = async () => (await publish(bus, kept)).kind !== "unavailable";
   await until("it is stored", isStored, ELECTION_LIMIT_MS);
 
-  // By several at once, as schedulers that start together do.
+  // Several schedulers that start together do this at the same time.
   await Promise.all(Array.from({ length: 3 }, () => ensureStreams(bus, { replicas: SIZE })));
   await become(SIZE);
   const manager = await bus.manager();
@@ -219,7 +219,7 @@ test(
       stopped.abort();
     }
     await sending;
-    // Those whose delivery fell into the end of a server come again.
+    // Messages whose delivery fell into the end of a server are delivered again.
     const rest = new AbortController();
     const reader = consume(bus, {
       ...options,

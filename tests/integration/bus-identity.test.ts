@@ -1,4 +1,4 @@
-/** Who the NATS servers are to the programs, and the programs to the servers: TLS and keys. */
+/** How programs recognize the NATS servers, and the servers the programs: TLS and keys. */
 import { createServer } from "node:net";
 import { once } from "node:events";
 import { type Bus, connectBus, createNatsKey, ensureStreams, publish } from "@torpor/bus";
@@ -68,9 +68,7 @@ async function report(bus: Bus, hostId: string): Promise<string> {
   ).kind;
 }
 
-/**
- * A connection that is wanted for ever is not waited for: what is to fail ends within `LIMIT_MS`.
- */
+/** Time limit of a connection that must fail: the client itself retries for ever. */
 const LIMIT_MS = 5_000;
 const ends = async (connecting: Promise<Bus>) =>
   await Promise.race([
@@ -119,7 +117,7 @@ describe("TLS", () => {
     const connecting = host("host-a", { url: `tls://127.0.0.1:${address.port}` });
     connecting.catch(() => {});
     await until("it was spoken to", () => heard.length > 0);
-    // The first byte of a TLS record with a handshake in it.
+    // A TLS record with a handshake begins with this byte.
     expect(heard.every((text) => text.startsWith("\x16"))).toBe(true);
     expect(heard.join("")).not.toMatch(/CONNECT|nkey/);
     plain.close();

@@ -1,6 +1,5 @@
 /**
- * Publishing and the one loop that reads, against a real nats-server that may go away and come
- * back.
+ * Publishing and the one consume loop, against a real nats-server that goes away and comes back.
  */
 import {
   type Bus,
@@ -177,8 +176,8 @@ describe("consume", () => {
     await until("the fourth delivery is acknowledged", async () => (await stored()) === 0);
     expect(deliveries.map(({ delivery }) => delivery)).toEqual([1, 2, 3, 4]);
     const gaps = deliveries.slice(1).map(({ at }, before) => at - (deliveries[before]?.at ?? 0));
-    // The broker never delivers before the delay that was asked for: a load on the machine can only
-    // make a gap longer.
+    // The broker never delivers before the requested delay: load on the machine can only make a gap
+    // longer.
     for (const [at, least] of [400, 800, 1600].entries())
       expect(gaps[at]).toBeGreaterThan(least * 0.95);
   });
@@ -214,7 +213,7 @@ describe("consume", () => {
     read(handle);
     await send(intent());
     await until("it is being handled", () => deliveries.length === 1);
-    // Longer than ackWaitMs, twice over.
+    // More than twice ackWaitMs.
     await new Promise((resolve) => setTimeout(resolve, CONSUMER.ackWaitMs * 2.5));
     expect(deliveries).toEqual([1]);
     finish();

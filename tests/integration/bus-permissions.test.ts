@@ -1,4 +1,4 @@
-/** What the user of a host may do on the server, tried out: it speaks for itself alone. */
+/** Permissions of a host's user on the server, tried out: a host speaks only for itself. */
 import {
   type Bus,
   connectBus,
@@ -18,7 +18,7 @@ const [OWN, OTHER] = ["host-a", "host-b"] as const;
 let server: NatsServer;
 let control: Bus;
 let host: Bus;
-/** Every subject on which anything arrived, as the control side sees it. */
+/** Subject of every message that the control side received. */
 const arrived: string[] = [];
 
 beforeAll(async () => {
@@ -43,8 +43,8 @@ afterAll(async () => {
 
 let marks = 0;
 /**
- * The server handles what one connection sends in order: once its mark is there, what came before
- * was let through or was not.
+ * Waits until a mark arrives. The server handles the messages of one connection in order, so every
+ * earlier message was passed on or refused by then.
  */
 async function settled(): Promise<void> {
   marks += 1;
@@ -52,9 +52,9 @@ async function settled(): Promise<void> {
   host.connection.publish(mark);
   await until("the mark arrived", () => arrived.includes(mark));
 }
-const ownPrefix = subjects.beat(OWN).slice(0, -"beat".length);
+const ownPrefix = subjects.heartbeat(OWN).slice(0, -"beat".length);
 
-/** Reads as an agent does. */
+/** Reads the first message like an agent. */
 async function firstOf(bus: Bus, hostId: string): Promise<{ subject: string; content: unknown }> {
   const stop = new AbortController();
   const read: { subject: string; content: unknown }[] = [];
@@ -81,7 +81,7 @@ test("a host reports, asks and beats as itself, and reads its own commands", asy
   expect(
     await publish(host, { subject: subjects.observation(OWN, "running"), payload: {}, msgId: "1" }),
   ).toEqual({ kind: "stored" });
-  const said = [subjects.ask(OWN, "lease"), subjects.beat(OWN)];
+  const said = [subjects.request(OWN, "lease"), subjects.heartbeat(OWN)];
   for (const subject of said) host.connection.publish(subject);
   await settled();
   expect(arrived).toEqual(expect.arrayContaining(said));
@@ -119,9 +119,8 @@ test("a host of 0.1.0 does so in the control side's account, one of this version
 });
 
 /**
- * The request for messages, and the double acknowledgement, are answered by the server itself: what
- * comes out of them must not go where the control side listens, least of all to JetStream's own
- * API.
+ * The server itself replies to the request for messages and to the double acknowledgement. These
+ * replies must not go where the control side listens, least of all to JetStream's own API.
  */
 describe("a host names for its answer", () => {
   const { stream, durable } = hostCommands(OWN);
@@ -135,13 +134,13 @@ describe("a host names for its answer", () => {
     subjects.command(OTHER, "delete"),
     subjects.observation(OTHER, "stopped"),
     subjects.intent("delete"),
-    subjects.ask(OTHER, "lease"),
-    subjects.beat(OTHER),
+    subjects.request(OTHER, "lease"),
+    subjects.heartbeat(OTHER),
     `${inboxPrefixOf(OTHER)}.x`,
     "_INBOX.x",
     "torpor.x",
   ];
-  // Its requests for messages still wait, and would take the next commands to nowhere.
+  // The host's open requests for messages would take the next commands to nowhere.
   afterEach(async () => {
     await (await control.manager()).consumers.delete(stream, durable);
     await ensureConsumer(control, hostCommands(OWN));
@@ -165,7 +164,7 @@ describe("a host names for its answer", () => {
     );
     expect(await manager.streams.names().next()).toEqual(streams);
     const gained = after.map(({ last_seq }, at) => last_seq - (before[at]?.last_seq ?? 0));
-    // Its own observations.
+    // Only the host's own observations were stored.
     expect(Object.fromEntries(streams.map((name, at) => [name, gained[at]]))).toEqual(
       Object.fromEntries(
         streams.map((name) => [name, name === "OBSERVATIONS" ? 4 * OBSERVED_STATES.length : 0]),
@@ -180,13 +179,13 @@ describe("a host cannot", () => {
   test.each([
     ["report as another host", subjects.observation(OTHER, "running")],
     ["report under a name of its own making", subjects.observation(OWN, "lease")],
-    ["ask as another host", subjects.ask(OTHER, "commit")],
-    ["beat as another host", subjects.beat(OTHER)],
+    ["ask as another host", subjects.request(OTHER, "commit")],
+    ["beat as another host", subjects.heartbeat(OTHER)],
     ["command another host", subjects.command(OTHER, "delete")],
     ["command itself", subjects.command(OWN, "create")],
     ["make an intent", subjects.intent("delete")],
     ["make an event", subjects.sandboxEvent("1763309903rt5vs4lm", "deleted")],
-    ["ask the schedulers as a gateway does", subjects.controlAsk("placement")],
+    ["ask the schedulers as a gateway does", subjects.controlRequest("placement")],
     ["answer another host", `${inboxPrefixOf(OTHER)}.x`],
   ])("%s", async (_, subject) => {
     host.connection.publish(subject, "{}");

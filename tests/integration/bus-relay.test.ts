@@ -1,6 +1,4 @@
-/**
- * From the outbox to the stream: nothing that was committed is lost, and nothing is stored twice.
- */
+/** From the outbox to the stream: no committed message is lost, and none is stored twice. */
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Bus, connectBus, ensureStreams } from "@torpor/bus";
 import { newOperationId, newSandboxId, STREAMS, subjects } from "@torpor/contracts";
@@ -45,7 +43,7 @@ beforeEach(async () => {
   await (await bus.manager()).streams.purge(STREAMS.INTENTS.name);
 });
 
-/** Rows that a committer left behind a while ago. */
+/** Leaves unpublished rows that were committed a minute ago. */
 async function leave(count: number): Promise<OutboxRow[]> {
   const rows = await inTransaction(database.db, (tx) =>
     insertOutbox(tx, Array.from({ length: count }, message)),
@@ -63,7 +61,7 @@ const message = () => ({
     sandboxId: newSandboxId(),
   },
 });
-/** As a committer does, until what it published is marked. */
+/** Publishes like a committer, and waits until the published rows are marked. */
 async function publishAtOnce(rows: OutboxRow[]): Promise<void> {
   const publisher = new Publisher({ db: database.db, bus, log: silentLog() });
   await publisher.publish(rows);
@@ -103,7 +101,7 @@ test("a row that is fresh is its committer's to publish", async () => {
 
 test("two relays share the work: each row is taken by one, all are published, none is stored twice", async () => {
   await leave(600);
-  // Both have a connection, so that neither is done before the other begins.
+  // Both relays have a connection, so neither is done before the other begins.
   await Promise.all([1, 2].map(() => inTransaction(database.db, () => sleep(100))));
   const round = async () => {
     let taken = 0;
@@ -152,7 +150,7 @@ test("OB3: what waits for a stream that is missing is in nobody's way, however m
   const event = () => ({ subject: subjects.sandboxEvent(newSandboxId(), "paused"), payload: {} });
   await (await bus.manager()).streams.delete(STREAMS.EVENTS.name);
   await inTransaction(database.db, (tx) => insertOutbox(tx, Array.from({ length: 450 }, event)));
-  // More than a relay takes at once, of a stream that takes all.
+  // More rows than a relay takes at once, for a stream that accepts all of them.
   await leave(250);
   expect(await relay()).toEqual({ taken: 450, published: 250 });
   expect([await stored(), await unpublished()]).toEqual([250, 450]);
@@ -166,7 +164,7 @@ test("OB2: a stream that is missing holds up no message of another, and committe
   const sandboxId = newSandboxId();
   const subject = subjects.sandboxEvent(sandboxId, "paused");
   let heard = 0;
-  // Gateways listen, so that nobody says that no stream does.
+  // A gateway listens, so the server does not report that no stream takes the subject.
   const listening = bus.connection.subscribe(subject, { callback: () => void (heard += 1) });
   await (await bus.manager()).streams.delete(STREAMS.EVENTS.name);
   const commit = async () => {

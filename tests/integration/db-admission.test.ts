@@ -1,6 +1,6 @@
 /**
  * What the gateway writes, under concurrency: each race has the one outcome that the rules of
- * admission give it, whoever comes first.
+ * admission give, whichever request is first.
  */
 import {
   acceptCreate,
@@ -44,7 +44,7 @@ const times = <T>(count: number, one: (at: number) => Promise<T>) =>
   Promise.all(Array.from({ length: count }, (_, at) => one(at)));
 const ask = (sandboxId: string, verb: Verb, given: Partial<Requester> = {}) =>
   acceptRequest(database.db, sandboxId, verb, aRequester(database, given));
-/** An operation that a host is working on. */
+/** Accepts an operation and begins it. Returns its id. */
 async function execute(sandboxId: string, verb: Verb): Promise<string> {
   const asked = await ask(sandboxId, verb);
   if (asked.kind !== "accepted") throw new Error(`the ${verb} was not accepted: ${asked.kind}`);
@@ -148,9 +148,9 @@ describe("requests that race", () => {
 
 describe("what users ask for while a drain is at work", () => {
   type Verdict = {
-    /** What the user is answered. */
+    /** Response to the user. */
     answer: "joins" | "new" | "satisfied" | "conflict";
-    /** What becomes of the drain's operation. */
+    /** Outcome of the drain's operation. */
     drains: "goes on" | "theirs" | "superseded" | "asked to back out";
   };
   const drainer = { requestedBy: DRAINER };
@@ -321,7 +321,7 @@ describe("what is owed to a sandbox: the resume after a drain, and its restore",
   ])("is forgotten when what its owner wants %s", async (_, before, verb, kind) => {
     const id = await owing("paused");
     if (before !== undefined) await execute(id, before);
-    // That has ended it already.
+    // The executing operation has ended the pending restore, so the restore is made pending again.
     await applyEffects(database, id, { owesRestore: 1 });
     expect(await ask(id, verb)).toMatchObject({ kind });
     expect(await owed(id)).toEqual({ drain: verb === "stop", restore: false });

@@ -1,6 +1,6 @@
 /**
- * API keys in the database: what an upgrade makes of those that are there, and what holds when many
- * change them at once.
+ * API keys in the database: what an upgrade makes of existing keys, and what holds when many
+ * requests change keys at once.
  */
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
@@ -47,7 +47,7 @@ afterAll(async () => {
   await server[Symbol.asyncDispose]();
 });
 
-/** A database as a version had it whose newest migration was `last`. */
+/** Database of the version whose newest migration is `last`. */
 async function databaseAt(last: string): Promise<string> {
   const url = await server.emptyDatabase();
   const journal = JSON.parse(await readFile(join(MIGRATIONS, "meta/_journal.json"), "utf8")) as {
@@ -81,7 +81,7 @@ describe("an upgrade from before there were scopes", () => {
     await oldInsert(sql, "revoked");
     await sql`UPDATE api_keys SET revoked_at = now() WHERE name = 'revoked'`;
     await migrate(url);
-    // As a gateway or a fleet of the version before does it.
+    // A gateway or fleet of the previous version inserts a key like this.
     await oldInsert(sql, "after");
     const rows = await sql`SELECT name, scopes, expires_at, last_used_at FROM api_keys ORDER BY id`;
     const none = { expires_at: null, last_used_at: null };
@@ -203,7 +203,7 @@ describe("a key", () => {
     expect(await scopes()).toEqual(SCOPES.toSorted());
     await seedApiKey(url, seed);
     expect(await scopes()).toEqual(SCOPES.toSorted());
-    // Another operator's, so that this one is not the last.
+    // Another operator's key, so that the first one is not the last.
     await make(["operator"]);
     const { apiKeyId = 0 } = (await findApiKey(db, "seed")) ?? {};
     await revokeApiKey(db, apiKeyId);
@@ -316,7 +316,7 @@ describe("a key", () => {
 
     const heir = await heirOf(overlapping.id, 60);
     expect(await good(overlapping.id, heir)).toEqual([true, true]);
-    // Revoked by itself: what was got with it ends, and what was got with its heir does not.
+    // Revoking a key ends what that key got, and not what its heir got.
     await revokeApiKey(db, overlapping.id);
     expect(await good(overlapping.id, heir)).toEqual([false, true]);
 
@@ -346,7 +346,7 @@ describe("a key", () => {
     await expire(expired.id);
     const ended = async (...more: StreamCredential[]) =>
       (await findEndedCredentials(db, [...shown, ...more])).toSorted((a, b) => a - b);
-    // What the one that was rotated had got goes on with its heir.
+    // What the rotated key got continues with its heir.
     expect(await ended()).toEqual([0, 1, 2, 4, 5]);
     await sql`UPDATE sandboxes SET token_generation = 1 WHERE id = ${sandboxId}`;
     const unknown = [{ apiKeyId: 999_999 }, { sandboxId: "1763309903nobody00", generation: 0 }];
@@ -359,7 +359,7 @@ describe("a key", () => {
       (await listApiKeys(db, filter({ status: "active" }))).filter(({ scopes }) =>
         scopes.includes("operator"),
       );
-    // One that has ended does not count.
+    // An operator's key that has ended does not count.
     await expire((await make(["operator"])).id);
     await make(["operator"]);
     for (let round = 0; round < 10; round += 1) {
@@ -370,7 +370,7 @@ describe("a key", () => {
     }
     const [left] = await good();
     expect(await revokeApiKey(db, left?.id ?? 0)).toEqual({ kind: "last_operator" });
-    // A rotation leaves one.
+    // A rotation leaves an operator's key.
     expect(await rotate(left?.id ?? 0, "operator-again")).toMatchObject({ kind: "rotated" });
     expect(await hasOperatorKey(url)).toBe(true);
     const again = await revokeApiKey(db, left?.id ?? 0);

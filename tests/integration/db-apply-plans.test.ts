@@ -1,6 +1,6 @@
 /**
- * Plans, applied: in a batch each stands or falls alone; the facts of the moment are judged with
- * the rows locked.
+ * Applying plans: each plan of a batch is applied or refused by itself, and is compared with the
+ * rows of the moment, which are locked.
  */
 import type { SandboxEventType } from "@torpor/contracts";
 import {
@@ -53,7 +53,7 @@ const resumeOn = (sandbox: SandboxRow, hostId: string) =>
   planMoves(sandbox, [
     { to: "resuming", fact: "resume_assigned", patch: { hostId, holdsMemory: true } },
   ]);
-/** A pause that waits to be begun, as a drain asks for it. */
+/** Accepts a pause that waits to be begun, as a drain requests it. */
 const pauseThatWaits = async (id: string, given: Parameters<typeof aRequester>[1] = {}) => {
   const requester = aRequester(database, given);
   const accepted = await inTransaction(database.db, (tx) =>
@@ -74,7 +74,7 @@ const many = async (
   ...given: Parameters<typeof makeSandbox> extends [unknown, ...infer Rest] ? Rest : never
 ) => await Promise.all(Array.from({ length: count }, () => makeSandbox(database, ...given)));
 
-/** A host with room for so many sandboxes. */
+/** Registers a host with room for this many sandboxes. */
 async function hostFor(id: string, sandboxes: number): Promise<string> {
   const capacity = { vcpu: sandboxes, memoryMib: 1e6, diskMib: 1e6 };
   await registerHost(database.db, aHost(id, { capacity }), 600_000);
@@ -325,7 +325,7 @@ test("a restore that is owed is tried by one, when it is due", async () => {
 
 test("what waits for a sandbox is told to whoever reports of it", async () => {
   const sandbox = await makeSandbox(database, "running");
-  const report = async () => ({ ...touch(await newest(sandbox.id)), isFact: true });
+  const report = async () => ({ ...touch(await newest(sandbox.id)), isObserved: true });
   const [nothing] = await applyPlans(database.db, [await report()]);
   expect(nothing).toMatchObject({ kind: "applied", waitingOperationId: null });
   const { id } = await pauseThatWaits(sandbox.id);
@@ -490,7 +490,7 @@ test("a view has the rows as they are", async () => {
   ]);
 });
 
-/** Of the text of `apply_plans`, the statement that begins so. */
+/** Text of `apply_plans` from `beginning` to the end of that statement. */
 async function statementOf(beginning: string): Promise<string> {
   const [row] = await database.sql`SELECT pg_get_functiondef('apply_plans'::regproc) AS source`;
   const [, statement = ""] = String(row?.["source"]).split(beginning);

@@ -1,4 +1,4 @@
-/** What a host makes the database keep is bounded, and what lists show of it is paged. */
+/** The rows that a host causes are bounded, and lists of them are paged. */
 import {
   completeInventory,
   findHostOverview,
@@ -41,7 +41,7 @@ test("of a host's own making the newest 5,000 events stay, and of operators' and
     VALUES ('host-a', 'cordoned', 'cordoned', 'api-key:1'), ('host-b', 'cordoned', 'cordoned', 'x')`;
   await sql`INSERT INTO host_events (host_id, fact, to_state, requested_by)
     SELECT 'host-a', 'registered', 'ready', 'host:host-a' FROM generate_series(1, 5100)`;
-  // With that of its registration, and that of the other host: neither is old.
+  // 5,101 events are host-a's own: those above, and its registration. No event is old.
   expect(await pruneHostEvents(db, KEPT_MS)).toBe(101);
   expect(await pruneHostEvents(db, KEPT_MS)).toBe(0);
   const [oldest, ...others] = await listHostEvents(db, "host-a", 10_000, 0);

@@ -1,6 +1,6 @@
 /**
- * The end of a connection is an error of its queries, whenever it comes and however: never the end
- * of the process, of the pool, or of what others ask.
+ * The end of a connection, whenever and however it comes, is an error of the connection's queries,
+ * and never the end of the process, of the pool or of other clients' queries.
  */
 import { connect, createServer, type Socket } from "node:net";
 import {
@@ -24,7 +24,7 @@ afterAll(async () => {
 
 type Manner = "open" | "silent" | "shut";
 
-/** A way to the database that a test can cut, and where nothing may come through. */
+/** Proxy to the database that a test can cut, and through which nothing may pass. */
 async function wayTo(url: string) {
   const target = new URL(url);
   const port = Number(target.port);
@@ -50,11 +50,11 @@ async function wayTo(url: string) {
   };
   return {
     url: target.href,
-    /** Of connections made from now on. */
+    /** Sets the manner of connections from now on. */
     let: (next: Manner) => (manner = next),
     end: () => cut((client) => client.end()),
     reset: () => cut((client) => client.resetAndDestroy()),
-    /** The connections that there are carry nothing any more, and do not end. */
+    /** Existing connections carry nothing any more, and do not end. */
     freeze: () => {
       for (const client of clients) client.unpipe().pause();
     },
@@ -90,7 +90,7 @@ test.each(["end", "reset"] as const)(
     const failed = handle.db.transaction(async (tx) => {
       await pingDatabase(tx);
       await way[how]();
-      // With parameters and without: the driver writes a moment after it was asked, to a connection
+      // With parameters and without: the driver writes a moment after the call, to a connection
       // that is gone by then.
       const asked = [
         pingDatabase(tx),
@@ -125,7 +125,7 @@ test.each(["end", "reset"] as const)(
   "S39: %s of every connection: what is asked again at once is answered, each by its own answer",
   async (how) => {
     await using way = await wayTo(await server.database());
-    // No limit that could help: the end of a connection is all that ends its queries.
+    // The limit is too long to help: only the end of a connection ends its queries.
     await using handle = opened(way.url, { maxConnections: 3, limitMs: 600_000 });
     const rows: [asked: number, answer: unknown][] = [];
     const ask = async (db: Tx, value: number, query: SQL) => {
@@ -133,7 +133,7 @@ test.each(["end", "reset"] as const)(
       rows.push([value, row?.["value"]]);
     };
     const kinds = [
-      // Without parameters several queries share a connection.
+      // Several queries without parameters share a connection.
       (value: number) =>
         ask(handle.db, value, sql.raw(`SELECT ${value} AS value FROM pg_sleep(0.01)`)),
       (value: number) => ask(handle.db, value, sql`SELECT ${value}::int AS value`),
@@ -170,7 +170,8 @@ test.each(["end", "reset"] as const)(
     const errors: unknown[] = [];
     const asked = Array.from({ length: 6 }, async (_, at) => {
       const first = handle.db.execute(sql.raw(`SELECT ${at} AS value FROM pg_sleep(600)`));
-      // Right when it fails: the other connection may still look well, and is about to close.
+      // Right after the failure: the other connection may still look healthy, but is about to
+      // close.
       const again = async (error: unknown): Promise<{ value?: unknown }[]> => {
         errors.push(error);
         return await handle.db.execute(sql.raw(`SELECT ${at} AS value`)).catch(again);
@@ -222,7 +223,7 @@ test.each(["silent", "open"] as const)(
   },
 );
 
-/** Through drizzle's wrapper. */
+/** Codes of an error and of its causes; drizzle wraps the driver's error. */
 function codes(error: unknown): unknown[] {
   return error instanceof Error ? [(error as { code?: unknown }).code, ...codes(error.cause)] : [];
 }

@@ -1,6 +1,6 @@
 /**
- * What the database holds by itself, whatever a program does: each statement is one that no query
- * of ours makes, and is refused.
+ * What the database enforces by itself, whatever a program does: each statement here is one that no
+ * query of ours makes, and is refused.
  */
 import { constraintName, registerHost, sqlState } from "@torpor/db";
 import {
@@ -30,7 +30,7 @@ afterAll(async () => {
 });
 
 /**
- * Runs it in a transaction that is rolled back if it is not refused. Returns why it was refused.
+ * Runs the statements in a transaction that is always rolled back. Returns why they were refused.
  */
 async function refusal(
   statements: string[],

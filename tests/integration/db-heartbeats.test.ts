@@ -12,7 +12,7 @@ import {
   renewLease,
 } from "@torpor/db";
 import {
-  aBeat,
+  aHeartbeat,
   aHost,
   leasesCouldBeRenewed,
   makeSandbox,
@@ -46,7 +46,7 @@ async function host(): Promise<string> {
 }
 const find = async (id: string) => await findHost(database.db, id);
 
-/** Holds a row until the end of `body`. */
+/** Locks a row until `body` has ended. */
 async function holding(
   table: "hosts" | "sandboxes",
   id: string,
@@ -70,12 +70,12 @@ describe("beats", () => {
     const [ofA, ofB] = [await used(a), await used(b)];
     const seen = (sandboxId: string) => ({ sandboxId, epoch: 1, lastActiveMsAgo: 0 });
     const standings = await recordHeartbeats(database.db, [
-      aBeat(a, { load: { vms: 1 }, activity: [seen(ofA), seen(ofB)] }),
-      aBeat(b, { load: { vms: 2 } }),
-      aBeat("nobody"),
+      aHeartbeat(a, { load: { vms: 1 }, activity: [seen(ofA), seen(ofB)] }),
+      aHeartbeat(b, { load: { vms: 2 } }),
+      aHeartbeat("nobody"),
     ]);
     expect(standings.map(({ hostId }) => hostId).toSorted()).toEqual([a, b]);
-    expect(await find(a)).toMatchObject({ load: { vms: 1 }, lastBeatAt: expect.any(Date) });
+    expect(await find(a)).toMatchObject({ load: { vms: 1 }, lastHeartbeatAt: expect.any(Date) });
     expect(await find(b)).toMatchObject({ load: { vms: 2 } });
     const activeAgoMs = async (id: string) =>
       Date.now() - ((await findSandboxRow(database.db, id))?.lastActiveAt?.getTime() ?? 0);
@@ -86,9 +86,9 @@ describe("beats", () => {
   test("do not wait for a host whose row is held: it is heard with its next beat", async () => {
     const [held, free] = [await host(), await host()];
     await holding("hosts", held, async () => {
-      await recordHeartbeats(database.db, [aBeat(held), aBeat(free)]);
+      await recordHeartbeats(database.db, [aHeartbeat(held), aHeartbeat(free)]);
     });
-    expect([(await find(held))?.lastBeatAt, (await find(free))?.lastBeatAt]).toEqual([
+    expect([(await find(held))?.lastHeartbeatAt, (await find(free))?.lastHeartbeatAt]).toEqual([
       null,
       expect.any(Date),
     ]);
@@ -97,10 +97,10 @@ describe("beats", () => {
   test("HB1: are not heard before the uses that they tell of are recorded", async () => {
     const hostId = await host();
     const sandboxId = await used(hostId);
-    let beat: Promise<unknown> | undefined;
+    let heartbeat: Promise<unknown> | undefined;
     await holding("sandboxes", sandboxId, async () => {
-      beat = recordHeartbeats(database.db, [
-        aBeat(hostId, { activity: [{ sandboxId, epoch: 1, lastActiveMsAgo: 0 }] }),
+      heartbeat = recordHeartbeats(database.db, [
+        aHeartbeat(hostId, { activity: [{ sandboxId, epoch: 1, lastActiveMsAgo: 0 }] }),
       ]);
       await until("the beat waits for the sandbox", async () => {
         const waiting = await database.sql`SELECT 1 FROM pg_stat_activity
@@ -108,12 +108,12 @@ describe("beats", () => {
             AND query LIKE '%heard AS%'`;
         return waiting.length > 0;
       });
-      // Whoever waits for a sandbox holds no host.
+      // A statement that waits for a sandbox has no host locked.
       await database.sql`SELECT 1 FROM hosts WHERE id = ${hostId} FOR UPDATE NOWAIT`;
-      expect((await find(hostId))?.lastBeatAt).toBeNull();
+      expect((await find(hostId))?.lastHeartbeatAt).toBeNull();
     });
-    await beat;
-    expect((await find(hostId))?.lastBeatAt).toEqual(expect.any(Date));
+    await heartbeat;
+    expect((await find(hostId))?.lastHeartbeatAt).toEqual(expect.any(Date));
   });
 });
 
@@ -122,7 +122,9 @@ describe("comparisons", () => {
     const [a, b] = [await host(), await host()];
     const facts = { ended: [], open: [] };
     const reconciled = async () =>
-      (await recordHeartbeats(database.db, [aBeat(a), aBeat(b)])).map((one) => one.reconciled);
+      (await recordHeartbeats(database.db, [aHeartbeat(a), aHeartbeat(b)])).map(
+        (one) => one.reconciled,
+      );
     await recordComparisons(database.db, [
       { ...facts, hostId: a, digest: "one", since: undefined },
     ]);
@@ -146,9 +148,9 @@ describe("comparisons", () => {
       ]);
     const [kept] =
       await database.sql`SELECT count(*)::int AS checks FROM host_checks WHERE host_id = ${hostId}`;
-    // Counted before each: the third finds no room.
+    // Rows are counted before each insert: the third finds no room.
     expect(kept).toEqual({ checks: 3_000 });
-    const [standing] = await recordHeartbeats(database.db, [aBeat(hostId)]);
+    const [standing] = await recordHeartbeats(database.db, [aHeartbeat(hostId)]);
     expect(standing?.reconciled).toBeNull();
     expect(standing?.checks).toHaveLength(MAX_CHECKS + 1);
   });
@@ -161,7 +163,7 @@ describe("leases", () => {
       ids.map((hostId) => ({ hostId, hasFence: true })),
       LEASE_MS,
     );
-  /** As schedulers do it. */
+  /** Renews leases like a scheduler. */
   const renewed = async (...ids: string[]) => {
     const together = await renewedTogether(...ids);
     const alone = (id: string) => renewLease(database.db, id, LEASE_MS, true);

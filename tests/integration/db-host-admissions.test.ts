@@ -1,4 +1,4 @@
-/** Who may be a host, in the database: what a token lets in, once, and what a revocation ends. */
+/** Admission of hosts in the database: what a token admits, once, and what a revocation ends. */
 import {
   createHostToken,
   findHost,
@@ -74,7 +74,7 @@ describe("a token", () => {
       admission: { natsPublicKeyBefore: null },
     });
     expect(await joins(secret, "a", "another key")).toEqual(refused("used"));
-    // The key of its user on the NATS servers is no secret: it gets nobody a certificate.
+    // A host's public NATS key is no secret, so it is not enough for another certificate key.
     expect(await joins(secret, "a", undefined, "a thief's")).toEqual(refused("used"));
     expect(await joins(secret, "b")).toEqual(refused("used"));
     expect(await findHostAdmission(database.db, "b")).toBeUndefined();

@@ -1,6 +1,6 @@
 /**
- * A host's life in the database: every move is an event with its reason, and none is made that
- * leaves a sandbox without a keeper.
+ * A host's life in the database: every move is an event with its reason, and no move leaves a
+ * sandbox without a host.
  */
 import {
   changeHost,
@@ -78,7 +78,7 @@ describe("a lease that nobody could renew", () => {
   const note = () => noteAnswering(database.db, LEASE_MS);
   const since = async () =>
     (await database.sql`SELECT answering_since FROM lease_service`)[0]?.["answering_since"] as Date;
-  /** As if the last note were so old. */
+  /** Makes the last note this old. */
   const outage = (ms: number) =>
     database.sql`UPDATE lease_service SET answered_at = now() - ${`${ms} milliseconds`}::interval`;
 
@@ -320,7 +320,7 @@ test("a host that is read while its drain ends is draining, or its drain is done
   const row = (await findHostOverview(database.db, id))?.drain?.drain;
   if (row === undefined) throw new Error("there is no drain");
   const { read } = await database.sql.begin(async (sql) => {
-    // The host is read, then the reading waits here while the drain ends.
+    // The host is read first; then the query waits here while the drain ends.
     await sql`LOCK TABLE host_findings IN ACCESS EXCLUSIVE MODE`;
     const reading = findHostOverview(database.db, id);
     await until(

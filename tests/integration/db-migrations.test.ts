@@ -1,6 +1,6 @@
 /**
- * The SQL migrations and the schema of the code say the same, and any number of processes may apply
- * them at once.
+ * The SQL migrations and the schema in the code agree, and any number of processes may apply the
+ * migrations at once.
  */
 import { execFile } from "node:child_process";
 import { cp, readdir } from "node:fs/promises";
@@ -45,8 +45,8 @@ async function inDatabase<T>(url: string, body: (sql: postgres.Sql) => Promise<T
 }
 
 /**
- * Everything that makes two databases differ for us: columns, constraints and indexes, as the
- * server itself writes them.
+ * Everything in which two databases can differ for us: columns, constraints and indexes, as the
+ * server itself prints them.
  */
 const catalogOf = (url: string) =>
   inDatabase(url, async (sql) => ({

@@ -1,6 +1,6 @@
 /**
- * The one door through which sandboxes change: compare-and-set, event, outbox and capacity stand or
- * fall together.
+ * The one way to change a sandbox: compare-and-set, event, outbox and capacity are applied together
+ * or not at all.
  */
 import {
   findSandboxRow,
@@ -34,7 +34,7 @@ afterAll(async () => {
 
 type Move = Omit<Parameters<typeof moveSandbox>[1], "sandbox">;
 
-/** As the product calls it: what does not move is rolled back. */
+/** Moves a sandbox like the product: a move that is refused is rolled back. */
 const move = (sandbox: SandboxRow, given: Move) =>
   inTransaction<MoveResult, MoveResult>(database.db, async (tx, rollback) => {
     const moved = await moveSandbox(tx, { sandbox, ...given });

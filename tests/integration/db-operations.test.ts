@@ -50,13 +50,13 @@ afterAll(async () => {
   await server[Symbol.asyncDispose]();
 });
 
-/** A pause that host-1 carries out, of incarnation 3, as command 7. */
+/** A pause that host-1 runs, for incarnation 3, as command 7. */
 async function executingPause(): Promise<OperationRow> {
   const { id } = await makeSandbox(database, "running", {
     hostId: "host-1",
     patch: { epoch: 3, opSeq: 7 },
   });
-  // As a drain asks for it: it waits to be begun.
+  // As a drain requests a pause: the pause waits to be begun.
   const asked = await inTransaction(database.db, (tx) =>
     acceptWithin(tx, id, "pause", aRequester(database)),
   );
@@ -76,7 +76,7 @@ async function commit({ id, sandboxId }: OperationRow, given: Commit = {}): Prom
   const asked = { id, sandboxId, hostId: "host-1", epoch: 3, opSeq: 7, ...given };
   return (await commitOperations(database.db, [asked]))[0] ?? false;
 }
-/** False: it was too late. */
+/** Requests that the operation backs out. Returns false when that is too late. */
 async function askToBackOut({ id, sandboxId }: OperationRow): Promise<boolean> {
   const sandbox = await findSandboxRow(database.db, sandboxId);
   if (sandbox === undefined) throw new Error("it is gone");
@@ -255,8 +255,8 @@ test("S26: pages of a list neither repeat nor skip a sandbox, though some of eve
     seen.push(...ids);
     hasMore = page.hasMore;
     afterId = ids.at(-1);
-    // One that was shown goes: every other time the very row that the cursor names. And a new one
-    // comes.
+    // Between two pages one shown sandbox is deleted, every second time the very row that the
+    // cursor names, and a new sandbox is created.
     const gone = seen.length % 2 === 0 ? ids[0] : afterId;
     await database.sql`UPDATE sandboxes SET state = 'deleted' WHERE id = ${gone ?? ""}`;
     await makeSandbox(lister, "running", {

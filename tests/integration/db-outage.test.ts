@@ -1,6 +1,6 @@
 /**
- * Postgres is killed again and again under queries and transactions: each of them ends, with an
- * answer of its own or an error, and all goes on when the server is back.
+ * Postgres is killed again and again under queries and transactions: each of them ends, with its
+ * own result or an error, and all continue when the server is back.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Database, openDatabase, type Tx } from "@torpor/db";
@@ -9,10 +9,10 @@ import { sql } from "drizzle-orm";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
 const KILLS = 8;
-/** More than connections, so that some wait for one when the server goes. */
+/** Fewer than clients, so that some clients wait for a connection when the server is killed. */
 const CONNECTIONS = 8;
 const CLIENTS_PER_KIND = 4;
-/** None that could help: the end of a connection is all that ends its queries. */
+/** Too long to help: only the end of a connection ends its queries. */
 const NO_LIMIT_MS = 600_000;
 
 let server: PostgresServer;
@@ -26,7 +26,7 @@ afterAll(async () => {
 let asked = 0;
 const foreign: unknown[] = [];
 
-/** Any answer but the own number was meant for another query. */
+/** Any result but the query's own number was meant for another query. */
 async function ask(
   db: Tx,
   query = (number: number) => sql`SELECT ${number}::int AS number`,
@@ -38,7 +38,7 @@ async function ask(
 
 const insert = (db: Tx, pair: number) => db.execute(sql`INSERT INTO halves VALUES (${pair})`);
 
-/** Two rows or none, with something between them. */
+/** Inserts two rows or none, and does something between them. */
 const pairOf = (between: (tx: Tx) => Promise<unknown>) => (db: Database) =>
   db.transaction(async (tx) => {
     const pair = (asked += 1);
@@ -49,7 +49,7 @@ const pairOf = (between: (tx: Tx) => Promise<unknown>) => (db: Database) =>
 
 const KINDS: ((db: Database) => Promise<unknown>)[] = [
   (db) => ask(db),
-  // Without parameters several queries share a connection.
+  // Several queries without parameters share a connection.
   (db) => ask(db, (number) => sql.raw(`SELECT ${number} AS number`)),
   pairOf((tx) => ask(tx)),
   pairOf(() => sleep(3)),
@@ -79,7 +79,7 @@ test("S39: kill -9 of Postgres under load leaves no query unanswered, no connect
       await sleep(Math.random() * 100);
       await server.stop("SIGKILL");
       await restart();
-      // Twice: the first may have been asked before.
+      // Twice: the first query may have been sent before the kill.
       await allServed(2);
     }
     stopping.abort();
@@ -94,7 +94,7 @@ test("S39: kill -9 of Postgres under load leaves no query unanswered, no connect
   }
 });
 
-/** Asks without a pause for as long as it is served, and at once or soon again when it is not. */
+/** Sends queries without a break while they succeed, and at once or soon again after an error. */
 function startClient(db: Database, kind: (db: Database) => Promise<unknown>, signal: AbortSignal) {
   let served = 0;
   const loop = async () => {
@@ -111,7 +111,8 @@ function startClient(db: Database, kind: (db: Database) => Promise<unknown>, sig
 }
 
 /**
- * It refuses to start until the killed one is reaped and its children have let go of its memory.
+ * Postgres refuses to start until the killed process is reaped and its children have released its
+ * memory.
  */
 const restart = () =>
   until("Postgres is back", () =>

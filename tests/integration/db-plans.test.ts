@@ -1,6 +1,6 @@
 /**
- * Nothing that is asked again and again, and no list, reads a large table from one end to the
- * other: over 200,000 sandboxes.
+ * No statement that is repeated, and no list, reads a large table from one end to the other: with
+ * 200,000 sandboxes.
  */
 import {
   countSandboxes,
@@ -27,7 +27,7 @@ import {
   relayOutbox,
   renewFreeLeases,
 } from "@torpor/db";
-import { aBeat, type Databases, sharedPostgres, type TestDatabase } from "@torpor/testkit";
+import { aHeartbeat, type Databases, sharedPostgres, type TestDatabase } from "@torpor/testkit";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { RECONCILERS } from "../../apps/scheduler/src/reconcilers.ts";
 import { Decisions } from "../../apps/scheduler/test/support/decisions.ts";
@@ -36,7 +36,7 @@ import { scannedTables, Statements } from "./support/statements.ts";
 
 const FILL_LIMIT_MS = 300_000;
 const LEASE_MS = 9_000;
-/** Of these there are few, whatever the size of the fleet. */
+/** Tables with few rows, whatever the size of the fleet. */
 const SMALL = new Set([
   "hosts",
   "drains",
@@ -66,7 +66,7 @@ afterAll(async () => {
   await server[Symbol.asyncDispose]();
 });
 
-/** What is asked for beside the reconcilers' rounds, by name. */
+/** Queries besides those of the reconcilers' rounds, by name. */
 const QUERIES: Record<string, () => Promise<unknown>> = {
   "relay-outbox": async () => {
     await listWaitingKinds(database.db, 0);
@@ -85,7 +85,7 @@ const QUERIES: Record<string, () => Promise<unknown>> = {
       everyHost.map((hostId) => ({ hostId, hasFence: true })),
       LEASE_MS,
     ),
-  beats: () => recordHeartbeats(database.db, everyHost.map(beatOf)),
+  heartbeats: () => recordHeartbeats(database.db, everyHost.map(heartbeatOf)),
   inventories: () => findNews(database.db, everyHost.flatMap(entriesOf)),
   comparisons: () => recordComparisons(database.db, everyHost.map(comparisonOf)),
   "a whole inventory": () => listAbsentSandboxes(database.db, "host-1", entriesOf("host-1")),
@@ -121,9 +121,9 @@ const list = async (filter: Partial<ListFilter>) =>
   });
 const sandboxesOf = (hostId: string) =>
   Array.from({ length: 200 }, (_, at) => idOf(at * HOSTS + Number(hostId.slice("host-".length))));
-const beatOf = (hostId: string) => {
+const heartbeatOf = (hostId: string) => {
   const [sandboxId = ""] = sandboxesOf(hostId);
-  return aBeat(hostId, {
+  return aHeartbeat(hostId, {
     activity: [{ sandboxId, epoch: 1, lastActiveMsAgo: 0 }],
     replication: [{ sandboxId, bytesDone: 1, bytesTotal: 2 }],
     fetches: [{ operationId: `op_${"0".repeat(32)}`, bytesDone: 1, bytesTotal: 2 }],

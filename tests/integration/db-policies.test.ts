@@ -1,6 +1,6 @@
 /**
- * What auto-pause goes by, on a real Postgres: the idle clock, who counts as idle, and what becomes
- * of the condition when others join.
+ * The rules of auto-pause, on a real Postgres: the idle clock, which sandboxes count as idle, and
+ * what becomes of the condition when others join.
  */
 import { newSandboxId } from "@torpor/contracts";
 import {
@@ -17,7 +17,7 @@ import {
   recordHeartbeats,
   type SeenActivity,
 } from "@torpor/db";
-import { aBeat, type Databases, sharedPostgres } from "@torpor/testkit";
+import { aHeartbeat, type Databases, sharedPostgres } from "@torpor/testkit";
 import postgres from "postgres";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 
@@ -40,7 +40,7 @@ afterAll(async () => {
 });
 
 let addresses = 0;
-/** A running sandbox on host-1 at epoch 3; seconds before now. */
+/** Inserts a sandbox on host-1 at epoch 3, by default running. Times are seconds before now. */
 async function running(options: {
   idleSeconds: number | null;
   lastActiveSecondsAgo: number;
@@ -56,11 +56,11 @@ async function running(options: {
   return id;
 }
 
-async function host(fields: { lastBeatSecondsAgo: number; state?: string }): Promise<void> {
+async function host(fields: { lastHeartbeatSecondsAgo: number; state?: string }): Promise<void> {
   await sql`
     INSERT INTO hosts (id, state, region, data_plane_url, labels, driver, driver_fingerprint, agent_version, image_sha256s, vcpu_capacity, memory_mib_capacity,
       disk_mib_capacity, lease_expires_at, last_beat_at)
-    VALUES ('host-1', ${fields.state ?? "ready"}, 'local', 'http://127.0.0.1', '{}', 'simulated', 'f', '1', '[]', 9, 999, 999, now(), now() - ${fields.lastBeatSecondsAgo} * interval '1 second')
+    VALUES ('host-1', ${fields.state ?? "ready"}, 'local', 'http://127.0.0.1', '{}', 'simulated', 'f', '1', '[]', 9, 999, 999, now(), now() - ${fields.lastHeartbeatSecondsAgo} * interval '1 second')
     ON CONFLICT (id) DO UPDATE SET state = excluded.state, last_beat_at = excluded.last_beat_at`;
 }
 
@@ -72,7 +72,7 @@ const seen = (sandboxId: string, lastActiveMsAgo: number, epoch = 3) => [
   { sandboxId, epoch, lastActiveMsAgo },
 ];
 const hear = (hostId: string, activity: SeenActivity[]) =>
-  recordHeartbeats(database.db, [aBeat(hostId, { activity })]);
+  recordHeartbeats(database.db, [aHeartbeat(hostId, { activity })]);
 const pause = (id: string, onlyIfIdleForMs?: number) =>
   acceptRequest(database.db, id, "pause", {
     organizationId,
@@ -85,7 +85,7 @@ const conditionOf = async (operationId: string) => {
   return row?.["only_if_idle_for_ms"];
 };
 
-beforeEach(() => host({ lastBeatSecondsAgo: 0 }));
+beforeEach(() => host({ lastHeartbeatSecondsAgo: 0 }));
 
 describe("who is idle", () => {
   test("S54: a running sandbox with the policy, unused for as long as it says when its host last spoke, and nothing else", async () => {
@@ -109,9 +109,9 @@ describe("who is idle", () => {
   test("S37: a host that has been silent says nothing about its sandboxes: time that it did not report is not idle time", async () => {
     const id = await running({ idleSeconds: 60, lastActiveSecondsAgo: 65 });
     expect(await idle()).toContain(id);
-    await host({ lastBeatSecondsAgo: 8 });
+    await host({ lastHeartbeatSecondsAgo: 8 });
     expect(await idle()).not.toContain(id);
-    await host({ lastBeatSecondsAgo: 0, state: "lost" });
+    await host({ lastHeartbeatSecondsAgo: 0, state: "lost" });
     expect(await idle()).not.toContain(id);
   });
 });
@@ -130,7 +130,7 @@ describe("a sandbox that is resumed right after it was paused for want of use", 
       VALUES (${`op_${operations}`}, ${id}, ${organizationId}, ${kind}, 'succeeded', ${by}, now(), now() - ${secondsAgo} * interval '1 second',
         now() - ${secondsAgo - 1} * interval '1 second')`;
   };
-  /** It slept for so long each time, the newest first. */
+  /** Records that the sandbox slept this long each time, the newest first. */
   const slept = async (
     id: string,
     sleepSeconds: number,
@@ -225,7 +225,7 @@ describe("the idle clock", () => {
 
 test("whoever joins a conditional pause that waits without a condition makes it one for any; the system itself does not", async () => {
   const id = await running({ idleSeconds: 60, lastActiveSecondsAgo: 999 });
-  // As part of a larger transaction: it waits to be begun.
+  // As part of a larger transaction, so that the pause waits to be begun.
   const asked = {
     organizationId,
     requestedBy: "test",

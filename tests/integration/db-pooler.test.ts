@@ -1,6 +1,6 @@
 /**
  * The database through a pooler that gives a connection away after each transaction: many clients
- * share few, and each gets its own answers. Real PgBouncer.
+ * share few connections, and each gets its own results. Real PgBouncer.
  */
 import {
   acceptRequest,
@@ -29,7 +29,8 @@ import { sql } from "drizzle-orm";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
 /**
- * Of the pooler to the server. Each of the two services may have five times as many to the pooler.
+ * Connections of the pooler to the server. Each of the two services may have five times as many to
+ * the pooler.
  */
 const SERVER_CONNECTIONS = 2;
 const CLIENTS_EACH = 10;
@@ -53,7 +54,7 @@ for (const { name, keepsStatements, whyNot } of POOLERS)
   });
 
 function throughAPooler(keepsStatements: boolean): void {
-  /** What was started, be it before something else could not be. */
+  /** Everything that was started, also if a later start failed. */
   const started = new AsyncDisposableStack();
   let database: TestDatabase;
   let pooler: PgBouncer;
@@ -73,7 +74,7 @@ function throughAPooler(keepsStatements: boolean): void {
     await started.disposeAsync();
   });
 
-  /** `count` of them at once, shared by both services. */
+  /** Runs `body` `count` times at once, through both services. */
   async function atOnce<T>(
     count: number,
     body: (db: Database, at: number) => Promise<T>,
@@ -158,7 +159,7 @@ function throughAPooler(keepsStatements: boolean): void {
       }
     };
     await atOnce(8, relay);
-    // A relay that finds all rows taken by others ends; they publish them.
+    // A relay that finds all rows taken by other relays ends; the others publish the rows.
     expect(published).toHaveLength(300);
     expect(new Set(published).size).toBe(300);
   });

@@ -1,5 +1,5 @@
 /**
- * Quotas of organizations: never exceeded by requests that come together, and never apart from the
+ * Quotas of organizations: never exceeded by concurrent requests, and always in agreement with the
  * rows.
  */
 import { QUOTA_NAMES, type QuotaLimits } from "@torpor/contracts";
@@ -43,7 +43,7 @@ afterAll(async () => {
 type Verb = Parameters<typeof acceptRequest>[2];
 
 let organizations = 0;
-/** An organization of its own, with these quotas. */
+/** Creates an organization with these quotas. */
 async function organizationWith(limits: QuotaLimits) {
   organizations += 1;
   const made = await createOrganization(database.db, `organization ${organizations}`);
@@ -114,7 +114,7 @@ describe("requests that race, through two gateways", () => {
     const other = openDatabase(database.url, { maxConnections: 5 });
     const holder = postgres(database.url, { max: 1, onnotice: () => {} });
     try {
-      // Whoever has counted writes, and cannot end.
+      // The lock lets a transaction count and write, but not end.
       await holder`BEGIN`;
       await holder`LOCK TABLE outbox IN SHARE MODE`;
       const answers = [database.db, other.db].flatMap((through) =>
@@ -161,7 +161,7 @@ describe("requests that race, through two gateways", () => {
 
   test("resumes and starts count with creates", async () => {
     const organization = await organizationWith({ running_sandboxes: 4 });
-    // One after the other: while it is made, each counts as running.
+    // One after the other: a sandbox counts as running while it is made.
     const six = async (state: "paused" | "stopped") => {
       const made: SandboxRow[] = [];
       while (made.length < 6) made.push(await organization.make(state));
@@ -202,7 +202,7 @@ describe("what counts", () => {
       creates_per_minute: 6,
       waiting_operations: 1,
     });
-    // The answer says the same as the rows do after it.
+    // The response has the same numbers as the rows afterwards.
     expect(created).toMatchObject({ quotas: { used: await organization.used() } });
   });
 
@@ -259,7 +259,7 @@ test("pauses, stops and deletes are never refused, and what is refused has chang
   expect((await organization.create()).kind).toBe("quota_exceeded");
   const before = await organization.used();
   expect(before).toMatchObject({ sandboxes: 2, waiting_operations: 0 });
-  // They make room.
+  // Requests that free resources are accepted over any quota.
   expect((await organization.ask(id, "pause")).kind).toBe("accepted");
   expect((await organization.ask(other.id, "stop")).kind).toBe("accepted");
   expect((await organization.ask(id, "delete")).kind).toBe("accepted");

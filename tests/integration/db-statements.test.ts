@@ -1,4 +1,4 @@
-/** Which statements the server is asked to keep, and that it can be asked not to. */
+/** Prepared statements that the server keeps, and the setting that turns them off. */
 import { forOrganization, openDatabase } from "@torpor/db";
 import {
   openTestDatabase,
@@ -24,7 +24,7 @@ afterAll(async () => {
   await started.disposeAsync();
 });
 
-/** The statements that the one connection of a pool has on the server, after what was asked. */
+/** Prepared statements on the one connection of a pool, after `ask`. */
 async function keptBy(
   url: string,
   ask: (db: ReturnType<typeof openDatabase>["db"]) => Promise<void>,
@@ -84,7 +84,7 @@ test("a pooler that keeps none is named in the error, with the setting", async (
           handle.db.transaction((tx) => tx.execute(sql`SELECT ${1}::int AS one`)),
         ),
       );
-    // Which connection a transaction gets is the pooler's choice.
+    // The pooler chooses the connection of a transaction, so the error may come late.
     const until = async (): Promise<unknown> => {
       for (;;) {
         const error = await ask().then(

@@ -1,6 +1,6 @@
 /**
- * Templates are what an operator says, and what the local fleet seeds changes nothing that was
- * said.
+ * An operator defines templates. A seed of the local fleet changes only the image of a template
+ * that exists.
  */
 import {
   createTemplate,

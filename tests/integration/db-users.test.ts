@@ -1,5 +1,5 @@
 /**
- * Database users of gateways and schedulers: the rows that a gateway's statement is for, and what
+ * Database users of gateways and schedulers: the rows that a gateway's statement sees, and what
  * each user may not do at all.
  */
 import {
@@ -34,7 +34,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 const started = new AsyncDisposableStack();
 let server: PostgresServer;
 let database: TestDatabase;
-/** As the user, without a word for whom. */
+/** Connection as the gateway's user, with no organization set. */
 let gateway: Database;
 let scheduler: Database;
 let theirs: { organizationId: number; sandboxId: string };
@@ -84,7 +84,7 @@ describe("a gateway's statement", () => {
     expect(await seen(forOrganization(gateway, ours.organizationId))).toEqual([ours.sandboxId]);
     expect(await seen(forEveryOrganization(gateway))).toEqual(both);
     expect(await seen(gateway)).toEqual([]);
-    // One that is for somebody can be made to be for somebody else, not for both.
+    // The newest organization replaces an earlier one.
     const every = forEveryOrganization(gateway);
     expect(await seen(forOrganization(every, theirs.organizationId))).toEqual([theirs.sandboxId]);
     for (const table of ["operations", "sandbox_events"]) {

@@ -1,4 +1,4 @@
-/** The Postgres of a local fleet, where more than one user brings the fleet up. */
+/** The Postgres of a local fleet that more than one user starts. */
 import { execFile } from "node:child_process";
 import { chmod } from "node:fs/promises";
 import { join } from "node:path";

@@ -1,6 +1,6 @@
 /**
- * The second wall, as the routes use it: whatever a tenant's request asks of the tables that hold
- * what tenants have, it asks for its own organization.
+ * Row-level security as the routes use it: every statement of a tenant's request on a table with
+ * tenants' rows names the tenant's organization.
  */
 import {
   createTemplate,
@@ -31,7 +31,7 @@ let app: ReturnType<typeof appWith>;
 let sandboxId: string;
 let texts: string[] = [];
 
-/** As the gateway's user, with every statement that goes to the server. */
+/** Connection as the gateway's user, which records every statement. */
 function watched(url: string): Database {
   const handle = openDatabase(url, { maxConnections: 4 });
   started.defer(() => handle.close());

@@ -1,6 +1,6 @@
 /**
- * What infra/ gives to a deployment, tried: NATS configurations that the server takes, and a
- * database that is brought to this version's schema.
+ * The files of infra/, tried out: NATS configurations that the server accepts, and a database that
+ * is migrated to this version's schema.
  */
 import { execFile } from "node:child_process";
 import { X509Certificate } from "node:crypto";
@@ -36,7 +36,7 @@ interface Ran {
   stderr: string;
 }
 
-/** Nothing else of the tests' own environment; what was compiled once is not compiled again. */
+/** Nothing else of the tests' own environment. The compile cache avoids compiling again. */
 const PLAIN = { PATH: process.env["PATH"], NODE_COMPILE_CACHE: process.env["NODE_COMPILE_CACHE"] };
 const node = async (
   script: string,
@@ -169,7 +169,7 @@ describe("configure.ts", () => {
     expect((await configure([...base, ...tls, "--take-plain"])).stdout).toMatch(
       /allow_non_tls: true/,
     );
-    // The first is removed when nobody uses it any more; the next has a number of its own.
+    // The first key is removed when no program uses it; the next key gets a new number.
     rmSync(join(secrets, "host-h-1.seed"));
     await configure([...base, "--new-keys", "h-1"]);
     expect(await readdir(secrets)).toEqual(
@@ -210,7 +210,7 @@ describe("configure.ts", () => {
       expect([code, stderr]).toEqual([0, ""]);
       return stdout;
     };
-    // What a client that repeats itself may lead to: the server refuses a key that is there twice.
+    // A client may register a key twice, and the server refuses duplicate keys.
     admit({ nats_public_keys: [publicKey, publicKey], revoked_at: null });
     const both = await written(["h-1"]);
     expect(both).toContain('"password":"of before"');
@@ -336,7 +336,7 @@ test("follow-admissions.sh writes a configuration that the server takes, and tel
     NATS_SERVER: await findNatsServer(ROOT),
     NATS_RELOAD: `touch ${at("told")}`,
   };
-  // What the servers share was made elsewhere, and copied here.
+  // Secrets that the servers share are made elsewhere, and copied here.
   await configure(["--name", "a", "--servers", "a=127.0.0.1", "--secrets", at("secrets")]);
   const follow = async () =>
     await run("sh", [join(ROOT, "infra/nats/follow-admissions.sh")], { env, timeout: LIMIT_MS });
@@ -354,13 +354,13 @@ test("follow-admissions.sh writes a configuration that the server takes, and tel
     true,
     true,
   ]);
-  // Nobody has a key that a server makes for itself.
+  // A control key that a server makes for itself is useless: no program has that key.
   rmSync(at("secrets/control.seed"));
   await expect(follow()).rejects.toMatchObject({
     stderr: expect.stringContaining("control.seed is missing: copy it from"),
   });
   await configure(["--name", "a", "--servers", "a=127.0.0.1", "--secrets", at("secrets")]);
-  // What the API says wrong does not reach the server.
+  // A wrong response of the API does not reach the server.
   const good = readFileSync(at("nats.conf"), "utf8");
   admissions = [{ host_id: "No Host", nats_public_keys: ["x"] }];
   await expect(follow()).rejects.toMatchObject({
@@ -505,7 +505,7 @@ test("migrate.ts encrypts environment variables that are stored in plain text, a
 test("the settings that infra/control-plane shows are settings", () => {
   const settingsIn = (file: string) => {
     const lines = readFileSync(join(ROOT, "infra/control-plane", file), "utf8").split("\n");
-    // Those that are commented out show a default.
+    // Lines that are commented out show a default.
     const pairs = lines.flatMap((line) => /^#?([A-Z_]+)=(.*)$/.exec(line)?.slice(1, 3) ?? []);
     return Object.fromEntries(
       Array.from({ length: pairs.length / 2 }, (_, at) => [

@@ -1,4 +1,4 @@
-/** Copies of this checkout, in which the product may be broken and tests run. */
+/** Copies of this checkout in which the product may be broken and tests run. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { chmod, mkdir, open, readFile, symlink } from "node:fs/promises";
@@ -12,26 +12,29 @@ import { mutate } from "./edit.ts";
 import type { Mutation } from "./mutations.ts";
 
 export const ROOT = join(import.meta.dirname, "../..");
-/** What one run makes and later ones use, named by what it is made from. */
+/** Results of one run that later runs use, named by their inputs. */
 const CACHE = ".torpor/cache";
 const LIMIT_MS = 600_000;
 const LAST_LINES = 20;
 
-/** What runs in a copy. */
+/** A copy in which programs run. */
 export interface Copy {
-  /** Of the copy. */
+  /** Root directory of the copy. */
   root: string;
-  /** A file that is not there. */
+  /** Path at which no file exists yet. */
   report: string;
-  /** Runs a program with Node.js. Returns its exit code; throws and leaves it when interrupted. */
+  /**
+   * Runs a program with Node.js. Returns its exit code. Throws when interrupted, and does not end
+   * the program.
+   */
   run(args: string[]): Promise<number | null>;
-  /** What the newest program wrote last. */
+  /** Last lines of the newest program's output. */
   lastLines(): Promise<string>;
 }
 
 /**
- * Returns what `body` does. What runs in the copy has ended then, and also when this throws: when
- * `signal` is aborted, or `body` takes too long.
+ * Returns the result of `body`. All programs in the copy have ended by then, also when this throws:
+ * when `signal` is aborted, or `body` takes too long.
  */
 export async function inCopy<T>(
   mutations: Mutation[],
@@ -56,7 +59,7 @@ export async function inCopy<T>(
 }
 
 async function makeCopy(dir: string, signal: AbortSignal): Promise<Copy> {
-  // Postgres may run as a user of its own, which has to enter it.
+  // Postgres may run as a user of its own, who must be able to enter the directory.
   await chmod(dir, 0o711);
   const [root, temporary, log] = [join(dir, "checkout"), join(dir, "tmp"), join(dir, "log")];
   await mkdir(temporary);
@@ -83,7 +86,10 @@ async function makeCopy(dir: string, signal: AbortSignal): Promise<Copy> {
   };
 }
 
-/** Of the copy it is a run of its own. Throws the names of what cannot be ended. */
+/**
+ * Ends the programs of the copy, which is a run of its own. Throws the names of what cannot be
+ * ended.
+ */
 async function sweep(dir: string): Promise<void> {
   const { failures } = await sweepRun(dir);
   if (failures.length > 0) throw new Error(`what a guard left stays: ${failures.join("; ")}`);

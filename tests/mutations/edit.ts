@@ -10,7 +10,7 @@ export async function mutate(root: string, mutation: Mutation): Promise<void> {
   await writeFile(path, before + mutation.replace + after);
 }
 
-/** Why the mutation cannot be made in the checkout `root` any more; undefined when it can. */
+/** Why the mutation cannot be made in the checkout `root` any more; undefined if it can. */
 export async function outOfDate(root: string, mutation: Mutation): Promise<string | undefined> {
   const content = await readFile(join(root, mutation.file), "utf8");
   try {

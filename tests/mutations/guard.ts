@@ -1,4 +1,4 @@
-/** Runs of guards, and what they come to. */
+/** Runs of guards, and their verdicts. */
 import { readFile } from "node:fs/promises";
 import { join, relative } from "node:path";
 import { type Copy, inCopy, ROOT } from "./copy.ts";
@@ -6,18 +6,20 @@ import type { Guard, Mutation } from "./mutations.ts";
 
 const VITEST = join(ROOT, "node_modules/vitest/vitest.mjs");
 const TSC = join(ROOT, "node_modules/typescript/bin/tsc");
-/** What an ordinary run leaves out is left out here too; the first failure is enough. */
+/**
+ * The tests that an ordinary run leaves out are left out here, too. The first failure is enough.
+ */
 const ORDINARY = ["--tags-filter", "!exhaustive", "--bail", "1"];
 const UNUSED_IS_FINE = ["--noUnusedLocals", "false", "--noUnusedParameters", "false"];
 
 export type Verdict =
   | { kind: "green" }
-  /** By a test, and why it failed. */
+  /** `by` names the test that failed, and why. */
   | { kind: "red"; by: string }
-  /** The run says nothing about the rule. */
+  /** The run does not decide about the rule. */
   | { kind: "undecided"; why: string };
 
-/** Runs the tests, with the product broken where a mutation is given. Throws when interrupted. */
+/** Runs the tests, with the product broken if a mutation is given. Throws when interrupted. */
 export async function runGuard(
   guard: Guard,
   signal: AbortSignal,
@@ -33,8 +35,8 @@ export async function runGuard(
 }
 
 /**
- * What the compiler says of the product with all the mutations, or undefined: code that cannot work
- * may turn a test red, and breaks no rule.
+ * The compiler's errors for the product with all the mutations, or undefined. Code that cannot work
+ * may turn a test red without breaking a rule.
  */
 export async function typeErrors(
   mutations: Mutation[],
@@ -62,7 +64,7 @@ async function verdictIn(copy: Copy, { project, guards, tests }: Guard): Promise
   return { kind: "undecided", why: `no test passed, and none failed:\n${await copy.lastLines()}` };
 }
 
-/** What is used of vitest's JSON report. */
+/** The part of vitest's JSON report that is used. */
 interface Report {
   success: boolean;
   numPassedTests: number;
@@ -72,7 +74,7 @@ interface Report {
   }[];
 }
 
-/** Undefined: neither. A file that could not be loaded has no tests, and so none that failed. */
+/** Undefined when no test passed or failed, as with a file that could not be loaded. */
 function verdictOf(report: Report, root: string): Verdict | undefined {
   if (report.success && report.numPassedTests > 0) return { kind: "green" };
   for (const { name, assertionResults } of report.testResults) {

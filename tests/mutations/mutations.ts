@@ -4,17 +4,17 @@ export interface Guard {
   project: "unit" | "integration";
   /** The smallest set of test files that turns red. */
   guards: string[];
-  /** A regular expression for the names of the tests that run, where not all of the files' do. */
+  /** Regular expression for the names of the tests, if not all tests of the files run. */
   tests?: string;
 }
 
 export interface Mutation extends Guard {
-  /** What is wrong with the product then. */
+  /** The fault that the mutation gives the product. */
   name: string;
   /** The rule that no longer holds. */
   rule: string;
   file: string;
-  /** Occurs exactly once in the file. */
+  /** Text that occurs exactly once in the file. */
   find: string;
   replace: string;
 }
@@ -274,8 +274,8 @@ export const MUTATIONS: Mutation[] = [
     name: "a preview's cookie counts for the pages of others",
     rule: "what a page of another site or sandbox asks of a preview is not its visitor's",
     file: "apps/gateway/src/edge/preview-session.ts",
-    find: "if (!isPreview(door) || !isOwnOrigin(headers.origin, headers.host)) return undefined;",
-    replace: "if (!isPreview(door)) return undefined;",
+    find: "if (!isPreview(endpoint) || !isOwnOrigin(headers.origin, headers.host)) return undefined;",
+    replace: "if (!isPreview(endpoint)) return undefined;",
     project: "unit",
     guards: ["apps/gateway/test/preview-session.test.ts"],
   },

@@ -2,8 +2,8 @@
  * Breaks one rule of the product at a time and shows that the ordinary tests notice:
  * `node tests/mutations/run.ts [--only TEXT]`, TEXT being a part of a mutation's name or rule.
  *
- * The guards of the mutations run first as the product is, and must be green. A line per run; the
- * last one counts. Ends with 1 when a mutation survived or could not be decided.
+ * The guards of the mutations run first on the unbroken product, and must be green. Prints a line
+ * per run, and the counts at the end. Ends with 1 when a mutation survived or could not be decided.
  */
 import { parseArgs } from "node:util";
 import { ROOT } from "./copy.ts";
@@ -53,7 +53,7 @@ async function main(only: string, signal: AbortSignal): Promise<number> {
   return caught === chosen.length ? 0 : 1;
 }
 
-/** Each distinct guard runs once as the product is. */
+/** Runs each distinct guard once on the unbroken product. Returns the keys of the green ones. */
 async function greenGuards(mutations: Mutation[], signal: AbortSignal): Promise<Set<string>> {
   const green = new Set<string>();
   const guards = new Map<string, Guard>(mutations.map((mutation) => [keyOf(mutation), mutation]));
@@ -65,7 +65,7 @@ async function greenGuards(mutations: Mutation[], signal: AbortSignal): Promise<
   return green;
 }
 
-/** The same for guards that are the same run. */
+/** Key of a guard; guards that are the same run have the same key. */
 function keyOf({ project, guards, tests }: Guard): string {
   return JSON.stringify([project, guards, tests]);
 }
@@ -91,7 +91,7 @@ async function timed(run: () => Promise<Verdict>): Promise<{ verdict: Verdict; s
   return { verdict, seconds: ((performance.now() - startedAt) / 1000).toFixed(1) };
 }
 
-/** Rejects when all have ended: a guard that goes on would be cut off in its clean-up. */
+/** Rejects only when all have ended: a guard that still runs would be cut off in its clean-up. */
 async function inParallel<T>(items: T[], body: (item: T) => Promise<void>): Promise<void> {
   const left = [...items];
   const work = async () => {

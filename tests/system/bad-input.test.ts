@@ -1,4 +1,4 @@
-/** Bad input: a clear 4xx with the contract's body, and a database that is as it was. */
+/** Bad input: a clear 4xx with the error body of the contract, and an unchanged database. */
 import { startTestFleet, type ApiRequest, type TestFleet, until } from "@torpor/testkit";
 import postgres from "postgres";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -39,8 +39,8 @@ const TABLES = [
 ];
 
 /**
- * A digest of every table that requests write to. That a key was used is noted whatever it asked
- * for.
+ * Digest of every table that requests write to, without the time of an API key's last use, which
+ * any request may update.
  */
 async function contents(): Promise<Record<string, string>> {
   const digests: Record<string, string> = {};
@@ -60,7 +60,7 @@ interface Case {
   request?: ApiRequest;
   status: number;
   code: string;
-  /** Has to stand in the message. */
+  /** Pattern that the error message must match. */
   says: RegExp;
 }
 

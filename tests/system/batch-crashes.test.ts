@@ -1,7 +1,7 @@
 /**
- * kill -9 in the middle of a batch: a crowd asks at once, and what it asks for shares transactions
- * (decision 36). One of these is held half written, and a program is killed. Then each of the crowd
- * gets what it was told, once.
+ * kill -9 in the middle of a batch. Many clients send requests at once, so their operations share
+ * transactions (decision 36). The test holds one of these transactions half written, and kills a
+ * program. Afterwards each request has happened once, as its response reported.
  */
 import {
   draws,
@@ -17,7 +17,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { type BatchKind, holdBatch } from "./support/held-batch.ts";
 import { insist, transition } from "./support/insist.ts";
 
-// One of each: whoever is killed has the batch.
+// The fleet has one gateway and one scheduler, so the program that is killed has the batch.
 const VICTIMS = ["gateway-1", "scheduler-1", "host-1", "nats", "postgres"] as const;
 const DRAWN = VICTIMS[Math.floor(draws("the victim of a batch")() * VICTIMS.length)];
 const EACH = 3;
@@ -44,7 +44,10 @@ const events = (...facts: string[]): BatchKind => ({
   table: "sandbox_events",
   where: `fact IN (${facts.map((fact) => `'${fact}'`).join()})`,
 });
-/** Who writes them: the gateway the first two, a scheduler the others. */
+/**
+ * The gateway writes the first two kinds. A scheduler writes the others, except for operations that
+ * a gateway begins by itself (decision 42).
+ */
 const ACCEPTED_CREATES = events("accepted");
 const ACCEPTED_REQUESTS: BatchKind = { table: "operations", where: "kind IN ('pause', 'resume')" };
 const BEGUN = events("create_assigned", "pause_assigned", "resume_assigned");
@@ -54,7 +57,10 @@ const SETTLED: BatchKind = {
 };
 const DELETED = events("delete_accepted");
 
-/** They ask; the victim ends in the middle of the first batch of that kind, and comes back. */
+/**
+ * Sends the requests, kills the victim in the middle of the first batch of that kind, and starts
+ * the victim again. Returns the responses.
+ */
 async function killedDuring(victim: string, kind: BatchKind, ask: () => Answers) {
   const batch = await holdBatch(fleet.fleet.state.databaseUrl, kind);
   try {
@@ -160,13 +166,13 @@ async function survives(victim: string): Promise<void> {
   await haveDone(lates, ["create", "delete"]);
 }
 
-/** Who asks again when the answer was lost is told that there is none. */
+/** A client that repeats a delete after a lost response gets a 404. */
 function areGone(answers: Awaited<Answers[number]>[]): void {
   for (const { status, body } of answers)
     expect([200, 404], JSON.stringify(body)).toContain(status);
 }
 
-/** Every operation has ended, every message is out, and hosts have nothing reserved. */
+/** Every operation has ended, every message is published, and hosts have nothing reserved. */
 async function nothingIsLeft(): Promise<void> {
   await until("all is over", async () => {
     const [left] = await sql`
@@ -187,7 +193,8 @@ async function nothingIsLeft(): Promise<void> {
 }
 
 /**
- * What was asked for has come about once: what came to nothing was told so, and asked for again.
+ * Every requested operation has succeeded once. An operation that came to nothing was reported as
+ * such, and requested again.
  */
 async function haveDone(sandboxes: Body[], kinds: string[]): Promise<void> {
   for (const { id } of sandboxes) {

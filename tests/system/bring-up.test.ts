@@ -1,7 +1,7 @@
 /**
- * What died of a fleet is brought up again in one go, beside what runs; a fleet of which nothing is
- * left but a virtual machine is still found, and ended; and commands wait for each other, or are
- * refused. Simulated hosts.
+ * `bringUp` starts the dead programs of a fleet again, and leaves the running ones alone. A fleet
+ * of which only a virtual machine is left is still found and ended. Commands wait for each other,
+ * or are refused. Simulated hosts.
  */
 import { chmod } from "node:fs/promises";
 import { join } from "node:path";
@@ -46,7 +46,7 @@ test("what was killed is started again, what runs is left alone, and the sandbox
   for (const name of killed) await fleet.fleet.kill(name);
   const before = pids(fleet.fleet);
 
-  // As a later command does: from the files alone.
+  // A later command finds the fleet in the same way: only from its files.
   const found = await Fleet.find(fleet.fleet.dir);
   const said: string[] = [];
   const started = found?.bringUp((line) => said.push(line));
@@ -118,7 +118,7 @@ test("one command at a time starts or ends programs, the next goes by what it ha
   await expect(second.attach(labHost())).rejects.toThrow(BUSY);
   await rolling;
 
-  // It was found before all of it was restarted.
+  // `second` was read before the rolling restart.
   const said: string[] = [];
   await second.bringUp((line) => said.push(line));
   expect(said).toEqual([]);
@@ -155,7 +155,7 @@ test("who brings a lab host finds all of the fleet at work, though what was foun
   ]);
 });
 
-/** A process in the place of the machine that a lab host is. */
+/** A process that stands in for the machine of a lab host. */
 function labHost(): Component {
   return {
     name: "lab-1",

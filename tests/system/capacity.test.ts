@@ -1,4 +1,7 @@
-/** No capacity: wait as long as the request may, then say what was missing on how many hosts. */
+/**
+ * No capacity: a request waits as long as it may, then gets an error that names the missing
+ * resource and the number of hosts.
+ */
 import { startTestFleet, type TestFleet } from "@torpor/testkit";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
@@ -10,10 +13,10 @@ afterAll(async () => {
   await fleet[Symbol.asyncDispose]();
 });
 
-const create = (prefer: string) =>
+const create = (prefer: string, key?: string) =>
   fleet.call("POST", "/v1/sandboxes", {
     body: { template_name: "code-interpreter" },
-    headers: { prefer },
+    headers: { prefer, ...(key === undefined ? {} : { "idempotency-key": key }) },
   });
 const remove = (id: unknown) => fleet.call("DELETE", `/v1/sandboxes/${String(id)}`);
 
@@ -32,7 +35,7 @@ test("S50, E1: a full fleet is a 429 with the reasons, never a 503, and nothing 
   expect(refused.body).toMatchObject({ code: "RESOURCE_LIMIT_ERROR", details: { hosts: 2 } });
   expect(String(refused.body["message"])).toMatch(/memory/);
 
-  // One that waits gets the place that becomes free.
+  // A waiting create gets the capacity that a delete frees.
   const waiting = create("wait=30");
   await remove(made[0]?.body["id"]);
   const served = await waiting;
@@ -49,4 +52,19 @@ test("S50, E1: a full fleet is a 429 with the reasons, never a 503, and nothing 
   expect(
     (await fleet.call("GET", `/v1/sandboxes/${String(made[1]?.body["id"])}`)).body,
   ).toMatchObject({ status: "paused" });
+});
+
+test("a create that was refused for now is carried out when it is repeated with its key, once", async () => {
+  const all = await fleet.call("GET", "/v1/sandboxes?status=running");
+  const [one] = all.body["data"] as { id: string }[];
+  expect(all.body["data"]).toHaveLength(4);
+  for (let time = 0; time < 2; time += 1)
+    expect(await create("wait=3", "crowded")).toMatchObject({
+      status: 429,
+      body: { code: "RESOURCE_LIMIT_ERROR" },
+    });
+  await remove(one?.id);
+  const made = await create("wait=30", "crowded");
+  expect(made.status, JSON.stringify(made.body)).toBe(201);
+  expect(await create("wait=30", "crowded")).toMatchObject({ body: { id: made.body["id"] } });
 });

@@ -83,7 +83,8 @@ test("a refused upload leaves the connection whole: its answer comes, and the ne
     const [answer] = (await once(request, "response")) as [IncomingMessage];
     return { status: answer.statusCode, body: (await json(answer)) as Body };
   };
-  // The host refuses the first without reading it. It is more than all the sockets on its way hold.
+  // The host refuses the upload without reading it. The upload is larger than all socket buffers on
+  // the way.
   const upload = Buffer.alloc(32 * 1024 ** 2);
   for (let round = 0; round < 3; round++) {
     const refused = { status: 404, body: { code: "ENDPOINT_NOT_FOUND" } };
@@ -204,7 +205,7 @@ describe("timeouts", () => {
     expect((await get(id)).body).toMatchObject({ timeout_seconds: 600, expires_at: null });
     const set = await fleet.call("PUT", `${pathOf(id)}/timeout`, { body: { timeout_seconds: 2 } });
     expect(set).toMatchObject({ status: 200, body: { id, timeout_seconds: 2, expires_at: null } });
-    // Past its end, had it counted.
+    // Longer than the timeout, which must not run while the sandbox is paused.
     await sleep(4_000);
     expect((await get(id)).body).toMatchObject({ status: "paused" });
     await post(id, "resume");

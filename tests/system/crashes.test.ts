@@ -1,6 +1,6 @@
 /**
- * kill -9 of each component while operations run: each operation still ends, and the sandbox is
- * what the API says. Simulated hosts; on real VMs see tests/vm.
+ * kill -9 of each component while operations run: each operation still ends, and the sandbox has
+ * the state that the API reports. Simulated hosts; tests/vm has the same on real VMs.
  */
 import { startTestFleet, type TestFleet } from "@torpor/testkit";
 import { afterAll, beforeAll, expect, test } from "vitest";

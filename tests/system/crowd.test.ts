@@ -45,7 +45,7 @@ interface Line {
   sandboxId: string;
 }
 
-/** What a host has logged of its starts, in order. */
+/** Log lines of a host about its starts, in order. */
 async function startsOf(hostId: string): Promise<Line[]> {
   const text = await readFile(join(fleet.fleet.dir, "logs", `${hostId}.log`), "utf8");
   return text
@@ -54,7 +54,7 @@ async function startsOf(hostId: string): Promise<Line[]> {
     .map((line) => JSON.parse(line) as Line);
 }
 
-/** How many starts were under way at once at most. */
+/** Largest number of starts that were under way at once. */
 function mostAtOnce(lines: Line[]): number {
   let [now, most] = [0, 0];
   for (const { msg } of lines) {
@@ -78,7 +78,7 @@ test("all that fit run, each started once and no more at once than a host says; 
   );
   expect(hosts.map(({ load }) => load["startsAtOnce"])).toEqual(HOSTS.map(() => STARTS_AT_ONCE));
 
-  // One leaves, and one of those that wait gets its place.
+  // The delete frees room for one of the waiting creates.
   const [left = ""] = running;
   expect((await fleet.call("DELETE", `/v1/sandboxes/${left}`)).status).toBe(200);
   const answers = await Promise.all(asked);

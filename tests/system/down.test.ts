@@ -1,6 +1,6 @@
 /**
- * `down` shuts guests down as a stop does; one that does not answer is named, and ended all the
- * same. Simulated hosts.
+ * `down` shuts guests down as a stop does. A guest that does not answer is reported, and its VM is
+ * ended all the same. Simulated hosts.
  */
 import { listVmProcesses } from "@torpor/fleet";
 import { signalProcess } from "@torpor/service";

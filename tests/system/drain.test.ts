@@ -45,7 +45,7 @@ const drainIs = async (id: string, ...statuses: string[]) =>
     DRAIN_LIMIT_MS,
   );
 
-/** On host-1, with something in its memory. */
+/** Creates sandboxes on host-1, each with a value in its memory. */
 async function onHostOne(count: number): Promise<Body[]> {
   await post("hosts/host-2/cordon");
   const created = await Promise.all(
@@ -98,7 +98,8 @@ describe("S30, S36, S39: a drain", () => {
     const done = await until(
       "the drain is done",
       async () => {
-        // In one answer: who is away in the first of several may be back by the last.
+        // One list request: with a request per sandbox, a sandbox that is away at the first one may
+        // be back at the last.
         const all = (await fleet.call("GET", "/v1/sandboxes")).body["data"] as Body[];
         const seen = all.filter(({ id }) => others.some((other) => other["id"] === id));
         mostAway = Math.max(mostAway, seen.filter(({ status }) => status !== "running").length);

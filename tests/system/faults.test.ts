@@ -1,9 +1,9 @@
 /**
- * Faults under load, on real processes in networks of their own: while clients create, write,
- * pause, resume, move and delete, a host dies or loses its network in one direction or both, an
- * agent, a NATS server or Postgres is killed. Afterwards: no sandbox ever ran twice at once (an
- * auditor reads the process list), none is lost, what was acknowledged is there, every operation
- * has ended, and the sums of capacity are right.
+ * Faults under load, with real processes in networks of their own. While clients create, write,
+ * pause, resume, move and delete, a host dies or loses its network in one direction or both, or an
+ * agent, a NATS server or Postgres is killed. Afterwards no sandbox ever ran twice at once (an
+ * auditor reads the process list), no sandbox is lost, every acknowledged write is there, every
+ * operation has ended, and the sums of capacity are right.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { hostIdAt, listVmProcesses } from "@torpor/fleet";
@@ -33,11 +33,11 @@ const HOSTS = 3;
 const CLIENTS = 5;
 const LEASE_MS = 3_000;
 const MARGIN_MS = 2_000;
-/** Requests of a client with an answer, before the fault and after it. */
+/** Average number of answered requests per client, before the fault and after it. */
 const WARM_UP_EACH = 6;
-/** Longer than lease and margin: what is to be restored elsewhere is. */
+/** Longer than lease and margin, so that every pending restore happens during the fault. */
 const FAULT_MS = LEASE_MS + MARGIN_MS + 3_000;
-const SETTLE_LIMIT_MS = 90_000;
+const QUIET_LIMIT_MS = 90_000;
 const CASE_LIMIT_MS = 600_000;
 
 type Body = Record<string, unknown>;
@@ -50,11 +50,11 @@ interface SandboxEvent {
 
 interface Fault {
   name: string;
-  /** Nothing can be answered while it lasts. */
+  /** No request can be answered during the fault. */
   stopsAll?: boolean;
-  /** VMs end with it, so that a sandbox may be found stopped. */
+  /** The fault ends VMs, so a sandbox may be found stopped. */
   endsVms?: boolean;
-  /** A host is silent while others are heard, so that what it runs may go back to its snapshot. */
+  /** One host is silent and the others are not, so its sandboxes may be restored from snapshots. */
   losesHost?: boolean;
   strike(): Promise<void>;
   heal(): Promise<void>;
@@ -136,7 +136,10 @@ describe.skipIf(problem !== undefined)(
   },
 );
 
-/** Each agent anew, in its own namespace, with everybody else at the other end of its cable. */
+/**
+ * Restarts each agent in a network namespace of its own, with all other programs at the other end
+ * of a cable.
+ */
 async function moveIntoNetwork(): Promise<void> {
   for (const url of fleet.fleet.state.natsUrl.split(","))
     await network.carry(Number(new URL(url).port));
@@ -173,7 +176,7 @@ async function survives(fault: Fault): Promise<void> {
     await until(
       "the clients are at work",
       () => answered() > WARM_UP_EACH * CLIENTS,
-      SETTLE_LIMIT_MS,
+      QUIET_LIMIT_MS,
     );
     const victim = fault.losesHost === true ? await runsOnVictim() : undefined;
     await fault.strike();
@@ -188,7 +191,7 @@ async function survives(fault: Fault): Promise<void> {
     await until(
       "the clients are served again",
       () => answered() > after + WARM_UP_EACH * CLIENTS,
-      SETTLE_LIMIT_MS,
+      QUIET_LIMIT_MS,
     );
   };
   try {
@@ -202,7 +205,7 @@ async function survives(fault: Fault): Promise<void> {
   await until(
     "every operation has ended",
     async () => (await sql`SELECT id FROM operations WHERE ended_at IS NULL`).length === 0,
-    SETTLE_LIMIT_MS,
+    QUIET_LIMIT_MS,
   );
   for (const client of clients) for (const owned of client.owned) await check(owned, fault);
   await inTheDatabase(clients.flatMap((client) => client.owned));
@@ -214,8 +217,8 @@ async function survives(fault: Fault): Promise<void> {
 }
 
 /**
- * A sandbox that is to be restored runs on the victim, with `x` from before its stored snapshot and
- * `y` from after it.
+ * Returns a sandbox on the victim that is to be restored on host loss, with `x` from before its
+ * stored snapshot and `y` from after it.
  */
 async function runsOnVictim(): Promise<Body> {
   for (let tries = 0; tries < 50; tries += 1) {
@@ -233,7 +236,7 @@ async function runsOnVictim(): Promise<Body> {
   throw new Error(`no sandbox came to run on ${VICTIM}`);
 }
 
-/** While its host is still away. */
+/** Waits until the sandbox is restored elsewhere, while its host is still away. */
 async function isRestored(sandbox: Body): Promise<void> {
   const path = `/v1/sandboxes/${String(sandbox["id"])}`;
   const print = async (name: string) =>
@@ -246,7 +249,7 @@ async function isRestored(sandbox: Body): Promise<void> {
   await until(
     "it runs elsewhere",
     async () => ((one) => one["status"] === "running" && one["node_id"] !== VICTIM)(await seen()),
-    SETTLE_LIMIT_MS,
+    QUIET_LIMIT_MS,
   );
   expect(await print("x")).toMatchObject({ stdout: "42\n" });
   expect(await print("y")).toMatchObject({
@@ -255,7 +258,7 @@ async function isRestored(sandbox: Body): Promise<void> {
   await insist(() => fleet.call("DELETE", path));
 }
 
-/** What was paused on a cordoned host resumes on another one. */
+/** Cordons one host after the other: a sandbox paused on a cordoned host resumes on another one. */
 async function keepMoving(signal: AbortSignal): Promise<void> {
   for (let at = 1; !signal.aborted; at += 1) {
     const id = hostIdAt(at % HOSTS);
@@ -275,13 +278,13 @@ async function allReady(): Promise<void> {
     "all hosts are ready, with fences",
     async () =>
       (await states()).filter((host) => host.state === "ready" && host.has_fence).length === HOSTS,
-    SETTLE_LIMIT_MS,
+    QUIET_LIMIT_MS,
   );
 }
 
 /**
- * The sandbox is what its client was told, or what a host's end makes of it, and goes on from
- * there.
+ * Checks that the sandbox has the state and the data that its client knows, or that the loss of its
+ * host explains, and that the sandbox still works.
  */
 async function check(owned: Owned, fault: Fault): Promise<void> {
   const path = `/v1/sandboxes/${owned.id}`;
@@ -336,7 +339,7 @@ async function check(owned: Owned, fault: Fault): Promise<void> {
   );
 }
 
-/** The event says from when it is. */
+/** The message of the event contains the time of the snapshot. */
 function snapshotAtMs({ cause }: SandboxEvent): number {
   return Date.parse(/ of (\S+Z), /.exec(cause?.message ?? "")?.[1] ?? "");
 }
@@ -357,7 +360,8 @@ async function read(owned: Owned, what: () => ReturnType<TestFleet["guest"]>): P
 }
 
 /**
- * No sandbox that nobody knows of, and as much capacity taken as the sandboxes take that are there.
+ * Checks that the database has no sandbox that no client knows, and that the used capacity is the
+ * sum over the existing sandboxes.
  */
 async function inTheDatabase(known: Owned[]): Promise<void> {
   const living = await sql<

@@ -1,6 +1,6 @@
 /**
- * Hosts and database disagree about a sandbox: nothing is destroyed on a guess, and it is said.
- * Simulated hosts.
+ * Hosts and database disagree about a sandbox: nothing is destroyed on a guess, and the
+ * disagreement is reported. Simulated hosts.
  */
 import { rename } from "node:fs/promises";
 import { join } from "node:path";
@@ -48,14 +48,14 @@ const used = async (tx: postgres.TransactionSql, id: string, sign: 1 | -1) =>
   await tx`UPDATE hosts SET vcpu_used = vcpu_used + ${sign} * vcpu, memory_mib_used = memory_mib_used + ${sign} * memory_mib,
     disk_mib_used = disk_mib_used + ${sign} * disk_mib FROM sandboxes WHERE sandboxes.id = ${id} AND hosts.id = host_id`;
 
-/** What the hosts have shown, by what the database says. */
+/** The inventory of each host that the database has reconciled last. */
 const inventories = async () =>
   await sql<{ id: string; shown: string | null }[]>`
   SELECT id, reconciled_inventory AS shown FROM hosts`;
 
 /**
- * As a database would that was restored from before the sandbox was made: what its hosts had shown
- * by then is in it too.
+ * Deletes the sandbox from the database, as if the database were restored from a time before the
+ * create. The reconciled inventories go back to that time, too.
  */
 async function forget(id: string, then: Awaited<ReturnType<typeof inventories>>): Promise<void> {
   await sql.begin(async (tx) => {

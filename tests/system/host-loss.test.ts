@@ -1,7 +1,7 @@
 /**
- * A host is lost, with real processes and simulated VMs: what may be restored elsewhere is frozen
- * before it is, from timestamps, and an auditor sees no sandbox run twice. The lease is short here,
- * and the margin long enough for a host to come back within it.
+ * A host is lost, with real processes and simulated VMs. Timestamps show that a VM is frozen before
+ * its sandbox is restored elsewhere, and an auditor sees no sandbox run twice. The lease is short
+ * here, and the margin is long enough for a host to come back within it.
  */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -21,7 +21,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 const LEASE_MS = 2_000;
 const MARGIN_MS = 6_000;
 const LIMIT_MS = 60_000;
-/** So long that what should not happen would have. */
+/** Long enough that a restore or an end that must not happen would have happened. */
 const SOME_LEASES_MS = 2 * (LEASE_MS + MARGIN_MS);
 
 let fleet: TestFleet;
@@ -35,7 +35,7 @@ beforeAll(async () => {
   await allReady();
 });
 afterEach(async () => {
-  // Also after a test that failed half-way.
+  // A test that failed half-way may have left programs stopped.
   for (const { name } of fleet.fleet.state.components) {
     fleet.fleet.signal(name, "SIGCONT");
     await fleet.fleet.startComponent(name);
@@ -105,7 +105,7 @@ async function pauseStored(sandbox: Body): Promise<void> {
   );
 }
 
-/** Runs, with `x` from before its newest snapshot, and `y` from after it. */
+/** Returns a running sandbox with `x` from before its newest snapshot, and `y` from after it. */
 async function runsOnAfterPause(
   body: Body = { on_host_loss: "restore" },
 ): Promise<{ sandbox: Body; hostId: string; vmm: VmProcess }> {
@@ -140,7 +140,10 @@ const isFrozen = (hostId: string, sandbox: Body) =>
     LIMIT_MS,
   );
 
-/** The host's agent, started anew on the other end of a cable. */
+/**
+ * Restarts the host's agent with its NATS connection over the cable. Returns the function that
+ * restores the direct connection.
+ */
 async function connectBy(cable: Relay, hostId: string): Promise<() => Promise<void>> {
   const component = fleet.fleet.component(hostId);
   const direct = component.env["NATS_URL"] ?? "";
@@ -157,7 +160,7 @@ async function connectBy(cable: Relay, hostId: string): Promise<() => Promise<vo
 
 type Loss = "killed" | "stopped" | "cut off" | "cut off, then killed";
 
-/** Returns how the host comes back. */
+/** Returns the function that ends the loss. */
 async function lose(hostId: string, how: Loss): Promise<() => Promise<void>> {
   if (how === "killed") {
     await fleet.fleet.kill(hostId);
@@ -191,7 +194,7 @@ async function isRestoredOnce(how: Loss): Promise<void> {
     LIMIT_MS,
   );
   const replacement = await vmmOf(sandbox, String(moved["node_id"]));
-  // Both by the clock of the boot; the start of a process is known to the hundredth of a second.
+  // Both times count from the boot. The start of a process is known to the hundredth of a second.
   expect(Number(replacement.startTime) * 10 - frozen.frozenAtBootMs).toBeGreaterThan(0);
   expect(stateOf(vmm)).toBe("T");
   expect(await run(sandbox, "print(x)")).toMatchObject({ stdout: "42\n" });

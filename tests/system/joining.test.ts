@@ -1,6 +1,6 @@
 /**
- * A host joins a running fleet with a token, carries sandboxes, and is revoked; nobody else
- * notices.
+ * A host joins a running fleet with a token, runs sandboxes, and is revoked; the rest of the fleet
+ * is not disturbed.
  */
 import { execFile, spawn } from "node:child_process";
 import { X509Certificate } from "node:crypto";
@@ -43,7 +43,7 @@ async function makeToken(given: Body = {}): Promise<string> {
   return String(body["secret"]);
 }
 
-/** Beside the host's own program, for what that does not do. */
+/** Sends requests that the host's own join program does not send. */
 async function askToJoin(token: string, hostId: string, given: Body = {}) {
   const { requestPem } = await createRequest();
   const body = {
@@ -66,7 +66,7 @@ const program = (...args: string[]) => [
 const env = { PATH: process.env["PATH"] };
 const identity = () => join(dir, "identity");
 
-/** The program that is run on a host. */
+/** Starts the join program of a host. */
 function startJoin(tokenFile: string): { lines: () => string; ended: Promise<number> } {
   const args = program("--token-file", tokenFile, "--host-id", HOST, "--dir", identity());
   const child = spawn(process.execPath, args, { env, stdio: ["ignore", "pipe", "pipe"] });
@@ -104,7 +104,7 @@ describe("who may join", () => {
         body: { message: expect.stringContaining(field) },
       });
     }
-    // None of these has used it up.
+    // None of the refused requests used the token up.
     expect((await askToJoin(token, "first-of-all")).status).toBe(201);
     expect(await askToJoin(await makeToken(), "host-1")).toMatchObject({
       status: 409,
@@ -142,7 +142,10 @@ describe("who may join", () => {
   });
 });
 
-/** By the fleet's authority, for the key of a host that has joined: it is to be renewed at once. */
+/**
+ * Certificate by the fleet's authority for the key of a joined host. The certificate ends so soon
+ * that it is renewed at once.
+ */
 async function certifyBriefly(requestFile: string): Promise<string> {
   const { certFile, keyFile } = authorityFiles(fleet.fleet.dir);
   const [certificatePem, keyPem, requestPem] = await Promise.all(
@@ -238,7 +241,7 @@ describe("a host", { timeout: 4 * LIMIT_MS }, () => {
       body: {},
     });
     expect(status).toBe(200);
-    // Its old keys open nothing, whatever it does.
+    // A revoked host joins only with a token that names the host, whatever keys it has.
     const tokenFile = join(dir, "token");
     await writeFile(tokenFile, await makeToken());
     const refused = startJoin(tokenFile);
@@ -307,7 +310,7 @@ test(
         stderr: expect.stringContaining("run this again with the same token"),
       });
     }
-    // With the same keys: the token that was used with them lets the host in again.
+    // The second join sends the same keys, so the token that was used with them lets the host in.
     expect(answers).toHaveLength(2);
     expect(answers[1]).toEqual(answers[0]);
     api.close();
@@ -329,10 +332,10 @@ test("a token is not shown to whoever listens on the way", async () => {
   expect(ran).toContain("use https://, or add --allow-http in a private network");
 });
 
-/** Its agent, and its fence, with the settings that joining has left. */
+/** Starts the agent of the joined host with the settings that the join wrote. */
 async function startHost(settings: NodeJS.Dict<string>): Promise<void> {
   const like = fleet.fleet.component("host-1");
-  // Where the fleet looks for virtual machines when it ends.
+  // The fleet looks for virtual machines in this directory when the fleet ends.
   const dataDir = join(fleet.fleet.dir, "hosts", HOST);
   await mkdir(dataDir);
   const { DATA_PLANE_PORT: _p, HEALTH_PORT: _h, NATS_SEED_FILE: _s, ...rest } = like.env;

@@ -43,9 +43,9 @@ const missing = (scope: string) => ({
   status: 403,
   body: { code: "SCOPE_MISSING", details: { missing_scope: scope } },
 });
-/** The agent of the sandbox, with the sandbox's token. */
+/** Status of a call to the sandbox's agent with the sandbox's token. */
 const use = (token: string) => executeWith({ authorization: `Bearer ${token}` });
-/** The same with an API key instead. */
+/** Status of the same call with an API key. */
 const execute = (apiKey: string) => executeWith({ "x-api-key": apiKey });
 async function executeWith(credentials: Record<string, string>): Promise<number> {
   const response = await fetch(new URL("/execute", String(sandbox["public_host"])), {
@@ -122,7 +122,7 @@ describe("a tenant's key", () => {
     expect(await call("POST", `/v1/keys/${strong.id}/rotate`)).toMatchObject(missing("exec"));
     expect(await call("DELETE", `/v1/keys/${strong.id}`)).toMatchObject(missing("exec"));
     expect((await call("DELETE", `/v1/keys/${String(child.body["id"])}`)).status).toBe(200);
-    // Its sandboxes are not those of the other organization.
+    // The sandbox belongs to another organization.
     expect((await call("GET", pathOf(sandbox))).status).toBe(404);
   });
 
@@ -341,7 +341,7 @@ test("the audit log has what was done, by which key and from where, and what was
     path: "/v1/keys",
     status: 201,
   });
-  // The edge does not wait for its entries.
+  // The edge responds before its audit entries are written.
   const atTheEdge = await until("the edge's entry is there", async () => {
     const [entry] = await entries(`requested_by=api-key:${lifecycle.id}`);
     return entry;

@@ -1,6 +1,6 @@
 /**
- * The lifecycle through the public API, on simulated hosts: what each transition does, what repeats
- * and mismatches are answered.
+ * The lifecycle through the public API, on simulated hosts: what each transition does, and the
+ * responses to repeated requests and to requests that do not fit the state.
  */
 import { execFile } from "node:child_process";
 import { randomBytes } from "node:crypto";
@@ -74,7 +74,7 @@ describe("a sandbox's life", () => {
     const readable = async (dir: string) =>
       await promisify(execFile)("grep", ["-rlF", secret, dir]).then(
         ({ stdout }) => stdout.trim().split("\n"),
-        // What it finds nothing in is its status 1.
+        // grep ends with 1 when nothing matches.
         ({ code }: { code: number }) => (code === 1 ? [] : [`grep ended with ${code}`]),
       );
     expect(await readable(logs)).toEqual([]);
@@ -214,7 +214,7 @@ describe("requests that can be repeated, or that do not wait", () => {
       expect(repeated.body).not.toHaveProperty("auth_token");
     }
     expect(await kill()).toMatchObject({ status: 200, body: { status: "deleted" } });
-    // Without its key the same request is one for a sandbox that there is not.
+    // Without the key, the same request names a sandbox that does not exist.
     expect((await fleet.call("POST", `${path}/pause`)).status).toBe(404);
   });
 

@@ -1,6 +1,6 @@
 /**
- * The edge on loopback addresses: one listener for all agents, what it does not serve, and what it
- * does not take from others. Simulated hosts.
+ * The edge on loopback addresses: one listener for all agents, what the listener does not serve,
+ * and the ports that it leaves to other programs. Simulated hosts.
  */
 import { execFile } from "node:child_process";
 import { once } from "node:events";
@@ -201,7 +201,7 @@ describe("many sandboxes that stand still", () => {
       code: "CONFLICT",
       details: { current_state: "paused" },
     });
-    // A few rounds of its edge.
+    // Three rounds of the gateway's edge.
     const report = async () =>
       (await (await fetch(fleet.fleet.component(name).healthUrl ?? "")).json()) as Body;
     for (let rounds = 0, at: unknown; rounds < 3; rounds += 1) {
@@ -227,7 +227,7 @@ describe("many sandboxes that stand still", () => {
   });
 });
 
-/** As many as that, paused and on no host, at addresses from 127.128.0.2 on. */
+/** Adds `count` paused sandboxes that are on no host, at addresses from 127.128.0.2 on. */
 async function copyPaused(sql: postgres.Sql, id: string, count: number): Promise<void> {
   const rows = await sql`
     SELECT column_name FROM information_schema.columns WHERE table_name = 'sandboxes' AND table_schema = 'public'`;

@@ -1,6 +1,6 @@
 /**
- * A part that is missing gives one line that says what is missing and what to do, and a fleet that
- * cannot start leaves nothing behind.
+ * A missing part gives one line that names the part and the remedy, and a fleet that cannot start
+ * leaves nothing behind.
  */
 import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
@@ -13,7 +13,7 @@ import { ROOT, startNats, startTestFleet, tempDir, until } from "@torpor/testkit
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 
 const run = promisify(execFile);
-/** Of a program that runs from its sources, on a machine that has much to do. */
+/** Time limit of a program that runs from its sources on a busy machine. */
 const LIMIT_MS = 120_000;
 
 let taken: Server;
@@ -45,16 +45,16 @@ function processesOf(dir: string): string[] {
 }
 
 describe("FL1: a fleet that cannot start says why in one line, and leaves no process", () => {
-  const NOWHERE = "/nowhere/program";
+  const NO_SUCH_PROGRAM = "/nowhere/program";
   test.each<[string, () => Parameters<typeof startTestFleet>[0], RegExp]>([
     [
       "QEMU",
-      () => (vi.stubEnv("QEMU_BIN", NOWHERE), { driver: "qemu" }),
+      () => (vi.stubEnv("QEMU_BIN", NO_SUCH_PROGRAM), { driver: "qemu" }),
       /QEMU cannot be run as "\/nowhere\/program": install qemu-system-x86, or set QEMU_BIN/,
     ],
     [
       "nats-server",
-      () => (vi.stubEnv("TORPOR_NATS_SERVER_BIN", NOWHERE), {}),
+      () => (vi.stubEnv("TORPOR_NATS_SERVER_BIN", NO_SUCH_PROGRAM), {}),
       /TORPOR_NATS_SERVER_BIN is \/nowhere\/program, .*: correct it, or unset it/,
     ],
     [
@@ -89,8 +89,8 @@ describe("FL1: a fleet that cannot start says why in one line, and leaves no pro
     expect(message).toMatch(line);
     expect(message.trim()).not.toContain("\n");
     expect(processesOf(dir.path)).toEqual([]);
-    // Minutes of work are not begun for a fleet that cannot start. Whether QEMU can be run is for
-    // the hosts to say.
+    // Preparing images takes minutes, and is not begun for a fleet that cannot start. QEMU is the
+    // exception: only the hosts find out whether QEMU can be run.
     expect(isPrepared).toBe(name === "QEMU");
   });
 });

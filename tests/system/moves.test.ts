@@ -1,6 +1,6 @@
 /**
- * Sandboxes that go on elsewhere, straight from a host that has no room or does not answer, without
- * a store: nothing but their old host has them until they have arrived.
+ * Sandboxes that continue on another host, fetched straight from a host that is full or does not
+ * answer. There is no store: only the old host has a sandbox until the sandbox has arrived.
  */
 import { startTestFleet, type TestFleet, until } from "@torpor/testkit";
 import postgres from "postgres";
@@ -15,7 +15,7 @@ let sql: postgres.Sql;
 beforeAll(async () => {
   fleet = await startTestFleet({
     hostEnv: { SNAPSHOT_STORE_DIR: "/dev/null/store" },
-    // Two sandboxes, and many.
+    // Room for two sandboxes, and for many.
     hostEnvs: { [HOME]: { CAPACITY_MEMORY_MIB: "128" }, [AWAY]: { CAPACITY_MEMORY_MIB: "1024" } },
   });
   sql = postgres(fleet.fleet.state.databaseUrl, { max: 1 });
@@ -42,7 +42,7 @@ async function createAtHome(): Promise<Body> {
 }
 
 let sandbox: Body;
-/** Paused at home, with something in its memory and on its disk. */
+/** The sandbox is paused at home, with a value in its memory and a file on its disk. */
 beforeEach(async () => {
   await host(AWAY, "cordon");
   sandbox = await createAtHome();
@@ -69,7 +69,10 @@ async function hasArrived(): Promise<void> {
   await until("its old host has forgotten it", isForgotten, LIMIT_MS);
 }
 
-/** What is reserved of each host's disk, beside what lies there, or would come back. */
+/**
+ * Checks that the used disk of each host is the sum over the sandboxes that are there or may go
+ * back there.
+ */
 async function sumsAreRight(): Promise<void> {
   const sums = await sql`
     SELECT hosts.id, disk_mib_used::int AS used, coalesce(sum(disk_mib), 0)::int AS taken FROM hosts
@@ -116,7 +119,7 @@ test("a fetch from a host that hangs, for an agent that is killed: it is paused 
   } finally {
     fleet.fleet.signal(HOME, "SIGCONT");
   }
-  // Either may have been lost meanwhile; without the other one it would go on at home.
+  // Either host may have been lost by now; without the other host the sandbox would resume at home.
   const areThere = async () =>
     (await sql`SELECT state FROM hosts ORDER BY id`).map(({ state }) => String(state)).join(" ") ===
     "cordoned ready";

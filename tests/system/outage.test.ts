@@ -1,7 +1,8 @@
 /**
- * The control plane itself is away for longer than lease and margin, with real processes and
- * simulated VMs: Postgres, NATS, every scheduler. Hosts are silent then because nobody hears them,
- * so none is lost and no sandbox goes back to its snapshot; but one that died meanwhile is seen.
+ * The control plane itself (Postgres, NATS, every scheduler) is away for longer than lease and
+ * margin, with real processes and simulated VMs. Hosts are silent only because no scheduler can
+ * hear them, so no host is lost and no sandbox goes back to its snapshot. A host that died during
+ * the outage is found.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { listVmProcesses } from "@torpor/fleet";
@@ -22,7 +23,7 @@ const SANDBOXES = 5;
 const LEASE_MS = 4_000;
 const MARGIN_MS = 1_000;
 const OUTAGE_MS = LEASE_MS + MARGIN_MS + 1_000;
-/** So long that a host that is taken for lost would be, and its sandboxes restored. */
+/** Long enough for a host to be marked as lost, and for its sandboxes to be restored. */
 const AFTER_MS = LEASE_MS + MARGIN_MS + 1_000;
 const LIMIT_MS = 90_000;
 
@@ -37,7 +38,7 @@ beforeAll(async () => {
   auditor = VmmAuditor.over(fleet.fleet.dir, simulatedVcpusRun);
   await until(
     "all hosts are ready, with fences",
-    async () => (await hosts()).filter(isWell).length === HOSTS,
+    async () => (await hosts()).filter(isHealthy).length === HOSTS,
     LIMIT_MS,
   );
   sandboxes = await Promise.all(Array.from({ length: SANDBOXES }, runsOnAfterPause));
@@ -62,13 +63,13 @@ interface Host {
   has_fence: boolean;
 }
 const hosts = async () => (await call("GET", "/v1/hosts"))["data"] as Host[];
-const isWell = (host: Host) => host.state === "ready" && host.has_fence;
+const isHealthy = (host: Host) => host.state === "ready" && host.has_fence;
 const factsOf = async (path: string) =>
   ((await call("GET", `${path}/events`))["data"] as { fact: string }[]).map(({ fact }) => fact);
 const run = (sandbox: Body, code: string) =>
   fleet.guest(sandbox, "/execute", { language: "python", code });
 
-/** Runs, with `y` from after its newest snapshot, which is stored. */
+/** Returns a running sandbox with `y` from after its newest snapshot, which is stored. */
 async function runsOnAfterPause(): Promise<Body> {
   const sandbox = await call("POST", "/v1/sandboxes", {
     template_name: "code-interpreter",
@@ -81,7 +82,7 @@ async function runsOnAfterPause(): Promise<Body> {
   return sandbox;
 }
 
-/** What runs there goes on from where it was, once its host has its lease again. */
+/** The sandbox continues with its memory once its host has a lease again. */
 async function goesOn(sandbox: Body): Promise<void> {
   const printed = await until(
     `${String(sandbox["id"])} answers`,
@@ -121,8 +122,8 @@ test.each([
 );
 
 /**
- * The scheduler, started anew with its way to `what` over a cable, which is then cut. Returns how
- * it is as it was.
+ * Restarts the scheduler with its connection to `what` over a cable, and cuts the cable. Returns
+ * the function that restores the direct connection.
  */
 async function cutOff(
   name: string,

@@ -1,4 +1,4 @@
-/** The schedulers' settings of placement, as an operator gives them. */
+/** The schedulers' placement settings, as an operator sets them. */
 import { startTestFleet, type TestFleet } from "@torpor/testkit";
 import { afterAll, beforeAll, expect, test } from "vitest";
 

@@ -1,13 +1,13 @@
 /**
- * Where sandboxes go: labels, anti-affinity, sizes, and the dry run that says it beforehand; on
- * three hosts of which each is different.
+ * Where sandboxes are placed: labels, anti-affinity, sizes, and the dry run that predicts the
+ * choice; on three different hosts.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { startTestFleet, type TestFleet, until } from "@torpor/testkit";
 import postgres from "postgres";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 
-/** Until then every scheduler has read the hosts anew (placer.ts). */
+/** Time after which every scheduler has read the hosts again (placer.ts). */
 const NEW_PICTURE_MS = 200;
 
 let fleet: TestFleet;
@@ -32,8 +32,8 @@ afterEach(async () => {
   const { body } = await fleet.call("GET", "/v1/sandboxes");
   for (const { id } of body["data"] as { id: string }[])
     await fleet.call("DELETE", `/v1/sandboxes/${id}`);
-  // A tombstone reserves what it held until its host has confirmed: the next test would see one
-  // host fuller than another.
+  // A tombstone reserves its capacity until its host has confirmed the clean-up. Without the wait,
+  // the next test would see one host fuller than another.
   await until(
     "the clean-up is done",
     async () => (await sql`SELECT id FROM sandboxes WHERE state <> 'deleted'`).length === 0,
@@ -343,9 +343,9 @@ describe("what no host could ever take is refused at once, with what there is; n
       status: 409,
       body: { code: "CONFLICT" },
     });
-    const nowhere = await dryRun({ template_name: "other" });
-    expect(nowhere.body).toMatchObject({ candidates: [], reasons: { image_missing: 3 } });
-    expect(nowhere.body["message"]).toMatch(/3 do not have its image bbbbbbbbbbbb/);
+    const unplaceable = await dryRun({ template_name: "other" });
+    expect(unplaceable.body).toMatchObject({ candidates: [], reasons: { image_missing: 3 } });
+    expect(unplaceable.body["message"]).toMatch(/3 do not have its image bbbbbbbbbbbb/);
     const change = { image_sha256: image, default_resources: { memory_mb: 65 } };
     const changed = await fleet.call("PATCH", "/v1/templates/other", { body: change });
     expect(changed).toMatchObject({

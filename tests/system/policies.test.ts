@@ -1,13 +1,13 @@
 /**
- * Policies: what is set is kept, idle sandboxes are paused and busy ones are not, traffic wakes
- * paused ones. Simulated hosts.
+ * Policies: a policy that is set is kept, idle sandboxes are paused and busy ones are not, and
+ * traffic resumes paused ones. Simulated hosts.
  */
 import { readdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { startTestFleet, type TestFleet, until } from "@torpor/testkit";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 
-/** Sandboxes that run at once on the one host. */
+/** Sandboxes that fit on the one host at once. */
 const PLACES = 4;
 let fleet: TestFleet;
 beforeAll(async () => {
@@ -45,7 +45,7 @@ const run = async (sandbox: Body, code: string) => {
   expect(answer.status, JSON.stringify(answer.body)).toBe(200);
   return answer.body;
 };
-/** In a sandbox that the system tries to pause meanwhile. */
+/** Runs code in a sandbox that the system tries to pause at the same time. */
 const runBetweenPauses = (sandbox: Body, code: string) =>
   until(`${code} is run`, async () => (await execute(sandbox, code)).status === 200, 60_000);
 const statusIs = (sandbox: Body, status: string) =>
@@ -124,7 +124,7 @@ describe("auto-pause", () => {
     expect(await run(sandbox, "print(x)")).toMatchObject({ stdout: "42\n" });
     await statusIs(sandbox, "paused");
     expect(Date.now() - resumedAtMs).toBeGreaterThanOrEqual(4_000);
-    // Not even tried: the idle clock itself had started anew.
+    // No pause was even tried: the resume had reset the idle clock.
     expect((await events(sandbox)).map(({ cause }) => cause?.code)).not.toContain("SANDBOX_ACTIVE");
   });
 
@@ -144,8 +144,8 @@ describe("auto-pause", () => {
     });
     expect(operation.body["timings_ms"]).not.toHaveProperty("freeze_and_sync");
     expect(await get(sandbox)).toMatchObject({ status: "running" });
-    // It joins the next conditional pause, while the host still finds out that it must give that
-    // up.
+    // The user's pause joins the next conditional pause, while the host still finds out that the
+    // condition does not hold.
     await runBetweenPauses(sandbox, "activity_delay_ms = 1000");
     await until(
       "another is under way",

@@ -1,6 +1,6 @@
 /**
  * Previews: any port of a guest, by HTTP and WebSocket, on loopback addresses and below a domain.
- * Simulated hosts; what "listens in the guest" is a server of the test.
+ * Simulated hosts; a server of the test stands in for a program that listens in the guest.
  */
 import { execFile } from "node:child_process";
 import { once } from "node:events";
@@ -29,8 +29,8 @@ const run = promisify(execFile);
 
 const KIB = 1024;
 /**
- * The user's server. It tells what it got, echoes bodies and frames, and streams at /slow until it
- * is told to go on.
+ * The user's server. It returns each request as JSON, echoes frames, and keeps a response to /slow
+ * open until the event `go on`.
  */
 const app = createServer({ maxHeaderSize: 256 * KIB }, (incoming, response) => {
   const answerHeader = /^\/header\/(\d+)$/.exec(incoming.url ?? "")?.[1];
@@ -72,11 +72,11 @@ async function create(fleet: TestFleet, body: Body = {}): Promise<Body> {
 const post = (fleet: TestFleet, sandbox: Body, verb: string) =>
   fleet.call("POST", `/v1/sandboxes/${String(sandbox["id"])}/${verb}`);
 
-/** Its place on the host is another's. */
+/** Deletes the sandbox, because other tests need its room on the host. */
 const remove = (fleet: TestFleet, sandbox: Body) =>
   fleet.call("DELETE", `/v1/sandboxes/${String(sandbox["id"])}`);
 
-/** One request; the connection may go elsewhere than the URL says. */
+/** Sends one request; the connection may go to another address than that of the URL. */
 async function send(
   url: string,
   options: RequestOptions & { body?: string; rejectUnauthorized?: boolean } = {},
@@ -223,7 +223,7 @@ describe("on loopback addresses", () => {
     const id = String(other["id"]);
     const [row] = await sql`SELECT host_id FROM sandboxes WHERE id = ${id}`;
     try {
-      // As a version before this one took it: registrations are checked since.
+      // The previous version accepted such a registration; this version checks the address.
       await sql`INSERT INTO hosts SELECT (jsonb_populate_record(h, ${sql.json({
         id: "odd",
         data_plane_url: "not a url",
@@ -311,7 +311,7 @@ describe("on loopback addresses", () => {
     expect(JSON.stringify(passed.body)).not.toContain("torpor");
     const ws = urlOf(sandbox).replace("http", "ws");
     expect(await echoed(new WebSocket(ws, { headers: { cookie } }))).toBe("echo hi");
-    // Not by the pages of others, and not at the agent.
+    // The cookie is not accepted from another site's page, nor by the agent.
     const strange = { cookie, origin: "http://127.64.0.9:3000" };
     expect(await send(urlOf(sandbox), { headers: strange })).toMatchObject({ status: 401 });
     await expect(once(new WebSocket(ws, { headers: strange }), "open")).rejects.toThrow(/401/);
@@ -349,7 +349,7 @@ describe("on loopback addresses", () => {
     expect(named.protocol).toBe("chat");
     await expect(once(new WebSocket(ws, ["torpor.token.guess"]), "open")).rejects.toThrow(/401/);
     await post(fleet, sandbox, "pause");
-    // Of whoever asks it is not known who it is: nothing is woken.
+    // A preflight does not identify its sender, so it wakes no sandbox.
     expect(await ask(preflight)).toMatchObject({ status: 409, body: { code: "CONFLICT" } });
     await remove(fleet, sandbox);
   });
@@ -503,7 +503,7 @@ describe("below a domain", () => {
     await disposer.disposeAsync();
   });
 
-  /** As a client whose resolver knows the name. */
+  /** Sends a request like a client whose resolver knows the name. */
   const sendTo = (url: string, options: Parameters<typeof send>[1] = {}) =>
     send(`https://127.0.0.1:${domainPort}${new URL(url).pathname}${new URL(url).search}`, {
       ...options,

@@ -1,5 +1,5 @@
 /**
- * Rate limits: budgets per API key and per sandbox, told in headers, and a 429 that both SDKs
+ * Rate limits: budgets per API key and per sandbox, reported in headers, and a 429 that both SDKs
  * understand.
  */
 import { createHash } from "node:crypto";
@@ -48,8 +48,8 @@ async function anotherKey(name: string): Promise<string> {
 }
 
 /**
- * Sends until it is refused; the budget is small, so the minute's end cannot come in between more
- * than once.
+ * Sends requests until one is refused. The budget is so small that the end of a minute comes at
+ * most once in between.
  */
 async function exhaust(
   call: () => Promise<{ status: number; body: Record<string, unknown>; headers: Headers }>,
@@ -88,7 +88,7 @@ test("over the budget: 429 with Retry-After, for this key alone; the JS SDK thro
   expect(seconds).toBeGreaterThanOrEqual(1);
   expect(refused.body["details"]).toEqual({ retry_after_seconds: seconds });
   expect(refused.headers.get("x-ratelimit-remaining")).toBe("0");
-  // ComputeSDK would take the word for an exhausted quota.
+  // ComputeSDK would read these words as an exhausted quota.
   expect(String(refused.body["message"])).not.toMatch(/limit|quota/i);
   const sdk = await Sandbox.list({ apiKey: fleet.apiKey, baseURL: fleet.url }).catch(
     (error: unknown) => error,
@@ -129,7 +129,7 @@ test("as many requests of a key are under way as may be; another key's are answe
   );
   const answered = Promise.race(slow.map((socket) => once(socket, "data") as Promise<[Buffer]>));
   for (const socket of slow) socket.write(head);
-  // One of them was the last.
+  // One of the requests is over the limit.
   expect((await answered).toString()).toMatch(/^HTTP\/1.1 429 /);
   const list = (key: string) => fleet.call("GET", "/v1/templates", { apiKey: key });
   const refused = await list(apiKey);

@@ -1,8 +1,8 @@
 /**
  * Every program of the fleet is restarted in turn while clients create, use, pause, resume and
- * delete sandboxes. What was acknowledged has happened, once: in the database, on the hosts and in
- * the memory of each sandbox. Simulated hosts; the clients send again what broke or got a 5xx, as
- * the SDKs do, and take every other answer for what it says.
+ * delete sandboxes. Every acknowledged request has happened once: in the database, on the hosts and
+ * in the memory of each sandbox. Simulated hosts. The clients repeat a request after a broken
+ * connection or a 5xx, as the SDKs do, and take every other response as final.
  */
 import { listVmProcesses } from "@torpor/fleet";
 import { startTestFleet, type TestFleet, until } from "@torpor/testkit";
@@ -13,7 +13,7 @@ import { insist } from "./support/insist.ts";
 const CLIENTS = 4;
 const LEFT_EACH = 2;
 const MEMORY_MIB = 64;
-/** Rounds that each client has behind it before the first program is restarted. */
+/** Rounds of each client before the first program is restarted. */
 const WARM_UP_ROUNDS = 1;
 
 type Body = Record<string, unknown>;
@@ -30,7 +30,7 @@ afterAll(async () => {
   await fleet[Symbol.asyncDispose]();
 });
 
-/** What a client was told that its sandbox is, and what has been done to it. */
+/** A sandbox as its client knows it, and the number of acknowledged requests. */
 interface Known {
   sandbox: Body;
   state: "running" | "paused" | "deleted";
@@ -48,8 +48,8 @@ class Client {
   }
 
   /**
-   * Makes sandboxes and leads each through its life, one after the other, until the signal ends it.
-   * The newest are left, every other one paused.
+   * Creates sandboxes one after the other, and takes each through pauses and resumes, until the
+   * signal. Only the newest are left, every second one paused.
    */
   async work(signal: AbortSignal): Promise<void> {
     for (; !signal.aborted; this.rounds += 1) {
@@ -94,7 +94,7 @@ class Client {
     const answer = await insist(() =>
       verb === "delete" ? fleet.call("DELETE", path) : fleet.call("POST", `${path}/${verb}`),
     );
-    // Asked for again after a broken connection, a delete may find that it is done.
+    // A delete that is repeated after a broken connection may find the sandbox already deleted.
     const isGone = verb === "delete" && answer.status === 404;
     if (!isGone) expectAnswer(verb, answer, { status: 200 });
     known.acknowledged[verb] += 1;
@@ -147,7 +147,7 @@ test("S33, S37, S39: a rolling restart of the whole fleet under load loses nothi
   }
   await Promise.all(work);
 
-  // Each of them was another process before.
+  // Every program but Postgres is a new process.
   const same = fleet.fleet.state.components
     .filter(({ name, process }) => process?.pid === before.get(name))
     .map(({ name }) => name);
@@ -170,8 +170,8 @@ test("S33, S37, S39: a rolling restart of the whole fleet under load loses nothi
 }, 300_000);
 
 /**
- * Every acknowledged operation is a row that succeeded; every sandbox that was made is there, in
- * the state that its client was told, and there is none besides.
+ * Every acknowledged operation is a row that succeeded. The database has exactly the sandboxes that
+ * were created, each in the state that its client knows.
  */
 async function inTheDatabase(known: Known[]): Promise<void> {
   const rows = await sql<
@@ -195,7 +195,8 @@ async function inTheDatabase(known: Known[]): Promise<void> {
 }
 
 /**
- * A process for each sandbox that runs, and none besides; and as much capacity taken as they take.
+ * Each running sandbox has one VM, there is no other VM, and the used memory is that of the running
+ * sandboxes.
  */
 async function onTheHosts(known: Known[]): Promise<void> {
   const running = known

@@ -1,6 +1,6 @@
 /**
- * More than one of everything: any gateway, scheduler or NATS server may go, killed or asked to,
- * and the others carry on. Simulated hosts.
+ * More than one of everything: any gateway, scheduler or NATS server may stop, killed or in order,
+ * and the others continue. Simulated hosts.
  */
 import { readFileSync } from "node:fs";
 import { createServer, request as httpRequest, type Server } from "node:http";
@@ -29,7 +29,7 @@ beforeAll(async () => {
   });
 });
 afterEach(async () => {
-  // Also after a test that failed half-way.
+  // A test that failed half-way may have left programs stopped.
   for (const { name } of fleet.fleet.state.components) await fleet.fleet.startComponent(name);
 });
 afterAll(async () => {
@@ -54,12 +54,12 @@ interface Fresh {
   text: string;
 }
 
-/** As a client does it: a connection that breaks before it has an answer is made again. */
+/** Repeats a request whose connection breaks before the response, as a client does. */
 async function insisted(url: string, options: Parameters<typeof fresh>[1] = {}): Promise<Fresh> {
   return await until(`an answer of ${url}`, () => fresh(url, options).catch(() => undefined));
 }
 
-/** One request over a connection of its own: whichever gateway takes it. */
+/** Sends one request over a connection of its own, which any gateway may take. */
 async function fresh(
   url: string,
   options: { headers?: Record<string, string>; method?: string; body?: string } = {},
@@ -94,7 +94,7 @@ const answeredBy = (name: string, requestId: string) =>
   logOf(name).includes(`"requestId":"${requestId}"`);
 const healthOf = async (name: string) => await fresh(fleet.fleet.component(name).healthUrl ?? "");
 
-/** A follower is not while it catches up with a stream that was just made. */
+/** A follower is unhealthy while it catches up with a new stream. */
 const allWell = () =>
   until("all is well", async () =>
     (await fleet.fleet.health()).every(({ health }) => health.kind === "healthy"),
@@ -126,7 +126,7 @@ test("ED1: two gateways take the connections of one port in turn; kill -9 of one
   await bothAnswer("before");
   const sandbox = await create("shared-port");
   await execute(sandbox, "x = 42");
-  // By the one that was not asked to create it, too.
+  // The gateway that did not create the sandbox serves it, too.
   await until("both gateways serve the sandbox", async () => {
     const reports = await Promise.all(
       GATEWAYS.map(
@@ -141,7 +141,7 @@ test("ED1: two gateways take the connections of one port in turn; kill -9 of one
     expect(
       (await insisted(`${fleet.url}/v1/sandboxes`, { headers: { "x-request-id": id } })).status,
     ).toBe(200);
-    // It is logged a moment after it is sent.
+    // A response is logged a moment after it is sent.
     await until("the other one has answered it", () => answeredBy("gateway-2", id));
     expect((await insisted(`${String(sandbox["public_host"])}/health`)).status).toBe(200);
   }
@@ -161,7 +161,7 @@ test("GD1, GD2: a gateway that is asked to stop says so first, then answers what
     async () => (await fresh(`${preview}quick`).catch(() => undefined))?.status === 200,
   );
 
-  // What waits for the hosts waits for us.
+  // With both hosts stopped, the create stays under way.
   const hosts = ["host-1", "host-2"];
   for (const host of hosts) fleet.fleet.signal(host, "SIGSTOP");
   const body = JSON.stringify({ template_name: "code-interpreter" });
@@ -174,7 +174,7 @@ test("GD1, GD2: a gateway that is asked to stop says so first, then answers what
   const restarted = fleet.fleet.restart("gateway-1");
   await until("it says that it stops", async () => (await healthOf("gateway-1")).status === 503);
   expect(JSON.parse((await healthOf("gateway-1")).text)).toMatchObject({ status: "draining" });
-  // A balancer that has not noticed yet may still send.
+  // A load balancer that has not noticed yet may still send requests.
   expect((await fresh(`${fleet.url}/v1/sandboxes`)).connection).toBe("close");
   for (const host of hosts) fleet.fleet.signal(host, "SIGCONT");
   const asked = fresh(`${preview}slow`);
@@ -223,7 +223,7 @@ test("a NATS server that is restarted in order has all again when it is well", a
   await allWell();
 });
 
-/** Each sandbox is paused and resumed, and another one made, while `happens`. */
+/** Pauses and resumes sandboxes and creates another one while `happens` runs; all succeed. */
 async function survives(tag: string, happens: () => Promise<void>): Promise<void> {
   const sandboxes = await Promise.all([0, 1].map((at) => create(`${tag}-${at}`)));
   for (const [at, sandbox] of sandboxes.entries()) await execute(sandbox, `x = ${at}`);
@@ -243,7 +243,7 @@ async function survives(tag: string, happens: () => Promise<void>): Promise<void
     expect((await insist(() => fleet.call("DELETE", pathOf(sandbox)))).status).toBe(200);
 }
 
-/** As the servers see it that live. */
+/** Leader of the cluster, other than `other`, as the running servers report it. */
 async function metaLeader(other?: string): Promise<string> {
   return await until(
     "the cluster has a leader",
@@ -264,7 +264,7 @@ async function metaLeader(other?: string): Promise<string> {
   );
 }
 
-/** Answers /slow when it is told to, and everything else at once. */
+/** Server that responds to /slow only at `answer()`, and to everything else at once. */
 async function slowServer(): Promise<
   AsyncDisposable & { port: number; waiting: () => number; answer: () => void }
 > {

@@ -1,7 +1,7 @@
 /**
- * A fleet as 0.1.0 had it (passwords on the NATS servers, one key for all data planes, no TLS)
- * becomes one with keys, certificates and tickets, in the steps of docs/operate/upgrades.md, with a
- * sandbox that runs on meanwhile and its host's neighbour that is moved last.
+ * A fleet of 0.1.0 (passwords on the NATS servers, one key for all data planes, no TLS) moves to
+ * keys, certificates and tickets, in the steps of docs/operate/upgrades.md. A sandbox runs all the
+ * time, and the other host moves last.
  */
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -21,12 +21,9 @@ const IDENTITY = ["NATS_SEED_FILE", "TLS_CERT_FILE", "TLS_KEY_FILE", "TLS_CA_FIL
 
 let fleet: TestFleet;
 let sql: postgres.Sql;
-/** What each program is planned with. */
+/** Environment of each program as the fleet planned it. */
 const planned = new Map<string, Env>();
-/**
- * As the SDKs do: a connection to a gateway that was restarted breaks, and the request is sent
- * again.
- */
+/** Repeats requests as the SDKs do: a restart of the gateway breaks its connections. */
 const send = {
   call: (...request: Parameters<TestFleet["call"]>) => insist(() => fleet.call(...request)),
   guest: (...request: Parameters<TestFleet["guest"]>) => insist(() => fleet.guest(...request)),
@@ -41,7 +38,7 @@ beforeAll(async () => {
     planned.set(name, { ...fleet.fleet.component(name).env });
   await writeFile(secretFile("nats-password"), PASSWORD);
   await writeFile(secretFile("host-data-key"), "the key of the whole fleet");
-  // As it would be after a migration of a database in which the hosts are.
+  // A migration leaves the hosts of an existing database like this.
   await sql`UPDATE host_admissions SET nats_public_key = NULL, admitted_by = 'migration'`;
 });
 afterAll(async () => {
@@ -53,7 +50,7 @@ async function keyOf(name: string): Promise<string> {
   return publicKeyOf(await readFile(secretFile(`nats-${name}.seed`), "utf8"));
 }
 
-/** A program is started anew with other settings. */
+/** Restarts a program with a changed environment. */
 async function restartWith(name: string, change: (env: Env) => Env): Promise<void> {
   const component = fleet.fleet.component(name);
   await fleet.fleet.kill(name);
@@ -70,7 +67,9 @@ const asOf010 = (name: string) => (env: Env) => ({
   NATS_PASSWORD_FILE: secretFile("nats-password"),
   HOST_DATA_KEY_FILE: secretFile("host-data-key"),
 });
-/** With its key and certificate, and what older ones need of it. */
+/**
+ * Environment with the program's key and certificate, and with the fleet's key for older programs.
+ */
 const withIdentity = (name: string) => () => ({
   ...without(planned.get(name) ?? {}, ["HOST_TLS"]),
   HOST_DATA_KEY_FILE: secretFile("host-data-key"),
@@ -112,7 +111,7 @@ test(
     for (const name of ["scheduler-1", "gateway-1", ...HOSTS])
       await restartWith(name, asOf010(name));
     for (const hostId of HOSTS) await ready(hostId);
-    // As hosts of 0.1.0 are: they give no key for tickets.
+    // Hosts of 0.1.0 register no key for tickets.
     await sql`UPDATE hosts SET ticket_key = NULL`;
     const sandbox = (
       await send.call("POST", "/v1/sandboxes", { body: { template_name: "code-interpreter" } })
@@ -125,7 +124,7 @@ test(
       (await send.guest(sandbox, "/files/read?path=/workspace/a")).body["content"];
     const pidOf = async () => {
       const { healthUrl = "" } = fleet.fleet.component(hostId);
-      // Of an agent that was restarted a connection from before breaks.
+      // A connection from before a restart of the agent breaks.
       const look = async () =>
         (await fetch(healthUrl)).json() as Promise<{ vms: { sandboxId: string; pid?: number }[] }>;
       const { vms } = await until("the host says what runs", () => look().catch(() => undefined));
@@ -139,7 +138,7 @@ test(
     };
     await goesOn();
 
-    // 1. The servers speak TLS with those who can, and know keys beside the passwords.
+    // 1. The servers accept TLS, and know keys besides the passwords.
     await writeNats(fleet, await users({ keys: all, passwords: all }), {
       ...tls,
       takesPlain: true,
@@ -149,8 +148,7 @@ test(
     for (const one of HOSTS) await ready(one);
     await goesOn();
 
-    // 2. Schedulers, then gateways, with their keys and certificates; the fleet's key is still
-    // shown.
+    // 2. Schedulers, then gateways, get keys and certificates. They still show the fleet's key.
     for (const name of ["scheduler-1", "gateway-1"]) await restartWith(name, withIdentity(name));
     await goesOn();
 
@@ -168,7 +166,7 @@ test(
     await restartWith(neighbour, withIdentity(neighbour));
     await ready(neighbour);
 
-    // 4. Nobody needs the fleet's key any more, nor a password, nor a server without TLS.
+    // 4. No program needs the fleet's key, a password or a server without TLS any more.
     await writeNats(fleet, await users({ keys: all, passwords: [] }), tls);
     await fleet.fleet.kill("nats");
     await fleet.fleet.startComponent("nats");

@@ -1,6 +1,6 @@
 /**
- * Snapshots that move, through the public API, on simulated hosts: how safe a sandbox is, waiting
- * for it, leaving a host, going on elsewhere.
+ * Snapshots that move, through the public API, on simulated hosts: durability, waiting for it,
+ * release from a host, and a resume on another host.
  */
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
@@ -44,7 +44,7 @@ function clientOf(fleet: TestFleet) {
       (await fleet.guest(sandbox, "/files/read?path=/workspace/note")).body["content"],
     cordon: async (hostId: unknown, verb: "cordon" | "uncordon") =>
       expect((await fleet.call("POST", `/v1/hosts/${String(hostId)}/${verb}`)).status).toBe(200),
-    /** Sandboxes that a host holds, by its own account. */
+    /** Sandboxes on a host, as the host itself reports them. */
     heldBy: async (hostId: string) => {
       const { healthUrl = "" } = fleet.fleet.component(hostId);
       const { vms } = (await (await fetch(healthUrl)).json()) as { vms: { sandboxId: string }[] };
@@ -54,14 +54,14 @@ function clientOf(fleet: TestFleet) {
   return client;
 }
 
-/** Credentials come from where the SDK looks for them by itself. */
+/** The credentials are in the variables that the AWS SDK reads by itself. */
 function bucketOf({ endpoint, bucket, credentials }: S3Server): Record<string, string> {
   const { accessKeyId, secretAccessKey } = credentials;
   const found = { AWS_ACCESS_KEY_ID: accessKeyId, AWS_SECRET_ACCESS_KEY: secretAccessKey };
   return { SNAPSHOT_STORE: "s3", S3_ENDPOINT: endpoint, S3_BUCKET: bucket, ...found };
 }
 
-/** What it writes to the outbox is sent by the fleet's schedulers. */
+/** Dependencies of a scheduler in the test. The fleet's schedulers publish its outbox rows. */
 function schedulerOver({ fleet }: TestFleet) {
   const database = openDatabase(fleet.state.databaseUrl, { maxConnections: 2 });
   const { db } = database;
@@ -80,7 +80,7 @@ describe.each(["a directory", "a bucket"])("with %s that the hosts share", (kind
   let client: ReturnType<typeof clientOf>;
   beforeAll(async () => {
     s3 = kind === "a bucket" ? await startS3() : undefined;
-    // Swept all the time, and of all that is for nothing.
+    // The store is swept every second, and garbage is removed after one second.
     const sweeps = { SNAPSHOT_SWEEP_SECONDS: "1", SNAPSHOT_GRACE_SECONDS: "1" };
     fleet = await startTestFleet({
       hostEnv: { ...sweeps, ...(s3 === undefined ? {} : bucketOf(s3)) },
@@ -91,7 +91,7 @@ describe.each(["a directory", "a bucket"])("with %s that the hosts share", (kind
     await fleet[Symbol.asyncDispose]();
     await s3?.[Symbol.asyncDispose]();
   });
-  /** Names of what is stored of it. */
+  /** Names of the sandbox's entries in the store. */
   const entriesOf = async (sandbox: Body): Promise<string[]> => {
     const stored = s3 === undefined ? join(fleet.fleet.dir, "snapshots") : join(s3.dir, "torpor");
     return await readdir(join(stored, String(sandbox["id"]), "entries")).catch(() => []);

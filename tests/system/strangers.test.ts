@@ -1,11 +1,11 @@
 /**
- * Strangers at every door of a live fleet, and a neighbour who goes on meanwhile: each attack of
- * the table comes to nothing, no lease is lost, and the neighbour's requests take at most twice as
- * long as without it.
+ * Strangers at every entrance of a live fleet, and a neighbour who continues to work. No attack of
+ * the table succeeds, no lease is lost, and the neighbour's requests take at most twice as long as
+ * without the attack.
  *
- * Those times are compared with others of the same minutes: each window under attack stands beside
- * a quiet one, medians of many pairs decide, and attackers keep to a rate. What their own processes
- * take of the machine is allowed for.
+ * Times are compared within the same minutes: each window under attack is next to a quiet window,
+ * medians of many pairs decide, and attackers keep to a rate. The limit allows for the processor
+ * time of the attackers' own processes.
  */
 import { startTestFleet, type TestFleet } from "@torpor/testkit";
 import postgres from "postgres";
@@ -30,7 +30,7 @@ import {
   type Try,
 } from "./support/target.ts";
 
-/** At least. */
+/** Pairs of windows, at least. */
 const PAIRS = 7;
 
 const started = new AsyncDisposableStack();
@@ -56,7 +56,7 @@ afterAll(async () => {
   await started.disposeAsync();
 });
 
-/** The other one is cordoned. */
+/** Creates a sandbox on that host; the other host is cordoned. */
 async function createOn(hostId: string, body: AttackBody = {}): Promise<AttackBody> {
   const given = { template_name: "code-interpreter", ...body };
   const answer = await fleet.call("POST", "/v1/sandboxes", { body: given });
@@ -69,7 +69,7 @@ async function comesToNothing(attempt: Try): Promise<void> {
   const sandbox = await shared.create();
   const { url, apiKey } = fleet;
   await using neighbour = new Neighbour({ url, apiKey, id: String(sandbox["id"]) });
-  // Whatever is done for the first time is done.
+  // The first window is a warm-up.
   await neighbour.window();
   const target = { ...shared, sandbox };
   const tried = await attempt(target);

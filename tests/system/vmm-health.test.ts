@@ -1,6 +1,6 @@
 /**
- * What happens to a VMM that nobody asked to end: it dies, it hangs, its socket is gone. Noticed,
- * said with a reason, and nothing of the user's thrown away on the way.
+ * A VMM that fails by itself: it dies, it hangs, or its socket is gone. The failure is noticed and
+ * reported with a reason, and nothing of the user's is thrown away.
  */
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
@@ -18,7 +18,7 @@ afterAll(async () => {
 });
 
 type Body = Record<string, unknown>;
-/** A hung VMM is asked twice, five seconds each, before it is called one. */
+/** A hung VMM is inspected twice, five seconds each, before it is reported. */
 const NOTICE_LIMIT_MS = 60_000;
 
 async function createWithMemory(): Promise<{ sandbox: Body; id: string; vmm: VmProcess }> {

@@ -1,6 +1,6 @@
 /**
- * A resume breaks the connections that went out of the sandbox, also for a program that only reads.
- * On real virtual machines, whose host is in a network of its own with a server beside it.
+ * A resume breaks the sandbox's outgoing connections, also for a program that only reads. On real
+ * virtual machines, whose host is in a network of its own with a server.
  */
 import { type ChildProcess, execFile, spawn } from "node:child_process";
 import { once } from "node:events";
@@ -19,10 +19,10 @@ const run = promisify(execFile);
 const whyNot = await hostNetworkProblem();
 if (whyNot !== undefined) process.stderr.write(`connections.test.ts is skipped: ${whyNot}\n`);
 
-/** Of documentation; not private, so a guest may reach it. */
+/** Address for documentation (RFC 5737); not private, so a guest may reach it. */
 const SERVER = "203.0.113.10";
 const PORT = 8080;
-/** Takes connections, and says nothing on them. */
+/** Accepts connections, and sends nothing. */
 const SILENT = `
 import socket
 server = socket.create_server(("${SERVER}", ${PORT}))
@@ -30,7 +30,7 @@ print("ready", flush=True)
 connections = []
 while True: connections.append(server.accept())
 `;
-/** Reads from all of them until each has told what became of it. */
+/** Opens connections, and reads from each until its outcome is known. */
 const READERS = `
 import json, socket, threading
 outcomes = {}
@@ -107,7 +107,7 @@ const inside = ({ hosts }: HostNetwork, at: number): string[] => {
   return ["nsenter", `--net=/run/netns/${namespace}`];
 };
 
-/** The second host is what the first one has for an internet. */
+/** Starts the server in the network of the second host, which is the first host's internet. */
 async function serve(network: HostNetwork): Promise<ChildProcess> {
   const command = async (at: number, line: string) => {
     const [program = "", ...args] = inside(network, at);
@@ -126,7 +126,10 @@ async function serve(network: HostNetwork): Promise<ChildProcess> {
   return child;
 }
 
-/** Its agent anew, with everybody else at the other end of its cable. */
+/**
+ * Restarts the host's agent in a network of its own, with all other programs at the other end of a
+ * cable.
+ */
 async function moveHost({ fleet }: TestFleet, network: HostNetwork): Promise<void> {
   const component = fleet.component("host-1");
   const address = network.hosts[0]?.address ?? "";

@@ -1,7 +1,8 @@
 /**
- * Many of the same: a sandbox that is paused and resumed over and over, and sandboxes that come and
- * go by the dozen. What must not change does not, and what must not grow does not. A run with --all
- * does a few; TORPOR_TEST_CYCLES and TORPOR_TEST_CHURN do as many as they say (docs/testing.md).
+ * Many repetitions: a sandbox that is paused and resumed over and over, and sandboxes that come and
+ * go by the dozen. What must not change does not change, and what must not grow does not grow. A
+ * run with --all does a few; TORPOR_TEST_CYCLES and TORPOR_TEST_CHURN set the numbers
+ * (docs/testing.md).
  */
 import { spawnSync } from "node:child_process";
 import { readdirSync } from "node:fs";
@@ -16,15 +17,14 @@ const CHURN = Number(process.env["TORPOR_TEST_CHURN"] ?? 10);
 const WORKERS = Math.min(10, Math.ceil(CHURN / 5));
 const CYCLE_LIMIT_MS = 60_000;
 /**
- * By which snapshots of one sandbox differ: what its guest has in its page cache; and logs. Less
+ * Allowed difference between snapshots of one sandbox, from the guest's page cache and logs. Less
  * than one snapshot.
  */
 const SLACK_BYTES = 128 * 1024 ** 2;
 
 let fleet: TestFleet;
 beforeAll(async () => {
-  // Swept all the time: what earlier snapshots have left in the store goes as soon as it is for
-  // nothing.
+  // A sweep every second removes earlier snapshots from the store as soon as they are garbage.
   fleet = await startVmFleet({
     hosts: 1,
     schedulers: 1,
@@ -39,8 +39,8 @@ const hostDir = () => join(fleet.fleet.dir, "hosts/host-1");
 const agentPid = () => fleet.fleet.component("host-1").process?.pid ?? 0;
 const openFiles = () => readdirSync(`/proc/${agentPid()}/fd`).length;
 /**
- * Of the host's own disk and of the store. Files that go while it looks make du complain, and it
- * counts the others.
+ * Bytes on the host's own disk and in the store. du complains about files that vanish while it
+ * reads, and counts the others.
  */
 const allocatedBytes = () =>
   spawnSync(
@@ -86,7 +86,7 @@ test(
         status: "paused",
       });
       expect(await processes()).toBe(0);
-      // The copy to the store ends by itself; until then it holds files open.
+      // The copy to the store continues after the pause, and holds files open until its end.
       await until(
         "the copy in the store",
         async () => (await fleet.call("GET", path)).body["durability"] === "replicated",

@@ -1,6 +1,6 @@
 /**
- * File calls on a guest's own disk: what they have answered for is on it, and what it cannot do
- * they say.
+ * File calls on a guest's own disk: a call that was acknowledged is on the disk, and a call that
+ * cannot succeed reports why.
  */
 import { createHash, randomBytes } from "node:crypto";
 import { listVmProcesses } from "@torpor/fleet";
@@ -25,7 +25,7 @@ const SHORT = "short\n";
 const LONG = "written by the API\n".repeat(20_000);
 const BYTES = randomBytes(3_000_000);
 
-/** Its answer: "200", or with the code of an error. */
+/** Returns "200", or the status, code and message of an error. */
 async function call(method: string, path: string, body?: string | FormData): Promise<string> {
   const response = await fetch(new URL(path, String(sandbox["public_host"])), {
     method,
@@ -93,7 +93,7 @@ test("a VM that is killed right after an answer has lost nothing that it said", 
 test("a full disk is the same answer to every call that needs room", async () => {
   const free = "$(df --output=avail -B1 /workspace | tail -1)";
   await shell(`fallocate -l $((${free} - 8388608)) full; dd if=/dev/zero of=rest bs=64k`);
-  // The last blocks of all: those of directories.
+  // Directories take the last free blocks.
   await shell(`python3 -c "import os\nfor i in range(10**6): os.mkdir(f'many{i}')"`);
   const full = "400 FILE_OPERATION_FAILED the disk is full; remove something first";
   expect(await makeDirectory("new/deep/er")).toBe(full);

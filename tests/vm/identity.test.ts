@@ -1,6 +1,6 @@
 /**
- * What a sandbox is made of that is its own: randomness, names, files; and what a pause, a stop or
- * the end of the whole fleet leaves of it. On real virtual machines.
+ * What belongs to one sandbox only (randomness, names, files), and what is left of it after a
+ * pause, a stop or the end of the whole fleet. On real virtual machines.
  */
 import { execFile } from "node:child_process";
 import { readdir } from "node:fs/promises";
@@ -39,7 +39,7 @@ const python = async (sandbox: Body, code: string) => {
 const shell = async (sandbox: Body, command: string) =>
   String((await post(sandbox, "/commands/run", { command }))["stdout"]).trim();
 
-/** In the first cell, in children that it forks, and in ones that multiprocessing makes. */
+/** Draws in the first cell, in children that the cell forks, and in multiprocessing's children. */
 const DRAWS = `
 import json, multiprocessing, os, random, secrets, ssl, socket, tempfile, uuid
 import numpy
@@ -70,10 +70,7 @@ print(json.dumps({**names, "cell": draw(), "forked": [forked(), forked()], "proc
 const SHELL = "echo $RANDOM-$RANDOM-$RANDOM; mktemp; mktemp -u; cat /proc/sys/kernel/random/uuid";
 const NODE = `const c = require("crypto");
 console.log([c.randomUUID(), c.randomBytes(8).toString("hex"), Math.random(), c.webcrypto.randomUUID()].join("\\n"))`;
-/**
- * What a client of TLS begins with: its random, and its half of a key. The agent's own, by a
- * callback.
- */
+/** Records the TLS client hello of the agent's callback: its random, and its half of a key. */
 const LISTEN = `
 import socket, threading
 server = socket.create_server(("127.0.0.1", 9443))
@@ -83,13 +80,13 @@ def take():
     connection.close()
 threading.Thread(target=take, daemon=True).start()`;
 
-/** Every text and number in it, with where it was. */
+/** Every string and number in a value, with its path. */
 function leaves(value: unknown, path = ""): [string, string][] {
   if (typeof value !== "object" || value === null) return [[path, String(value)]];
   return Object.entries(value).flatMap(([name, entry]) => leaves(entry, `${path}/${name}`));
 }
 
-/** All that is drawn at random for a sandbox that has just been made. */
+/** Everything that is drawn at random for a new sandbox. */
 async function drawn(sandbox: Body): Promise<[string, string][]> {
   const draws = JSON.parse(await python(sandbox, DRAWS)) as unknown;
   const background = await post(sandbox, "/commands/background", { command: "true" });
@@ -192,7 +189,7 @@ describe("names", () => {
   );
 });
 
-/** Last: it ends the fleet. */
+/** Last, because this test ends the fleet. */
 test("FL2: what was written before the fleet is ended is on the disk", async () => {
   const sandbox = await create();
   const trap =

@@ -1,4 +1,4 @@
-/** What is in the sandbox (docs/sandbox-api.md): what common programs expect of a machine. */
+/** The contents of the sandbox (docs/sandbox-api.md): what common programs expect of a machine. */
 import { Sandbox } from "@hopx-ai/sdk";
 import { startVmFleet, type TestFleet, until } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -177,8 +177,8 @@ describe("what is installed", () => {
     await shell("tar cz -C /tmp -f /tmp/greet.tgz greet");
   });
 
-  // A minute and more. That files stay is seen by tests/vm/snapshots.test.ts, that pip and npm work
-  // by packages/guest-agent/test/installed.vm.test.ts.
+  // Takes more than a minute. tests/vm/snapshots.test.ts tests that files stay, and
+  // packages/guest-agent/test/installed.vm.test.ts that pip and npm work.
   test(
     "by pip and npm is there at once, and after stop and start",
     { tags: ["exhaustive"], timeout: 900_000 },

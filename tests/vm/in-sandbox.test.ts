@@ -20,7 +20,7 @@ afterAll(async () => {
 
 const newSandbox = () =>
   Sandbox.create({ template: "code-interpreter", apiKey: fleet.apiKey, baseURL: fleet.url });
-/** One call of the agent, with what the SDK does not show. */
+/** Calls the agent, and returns also what the SDK does not show. */
 const post = async (path: string, body: Body, target = sandbox): Promise<Body> => {
   const view = await fleet.call("GET", `/v1/sandboxes/${target.sandboxId}`);
   const { body: token } = await fleet.call(
@@ -224,7 +224,7 @@ describe("what users run may fail, the sandbox may not", () => {
     await expect(sandbox.env.update({ MORE: "x".repeat(100_000) })).rejects.toThrow("disk is full");
     expect(await sandbox.env.getAll()).toMatchObject({ KEPT: "1" });
     expect(await python("print('runs')")).toBe("runs");
-    // A start on a disk that is full, with a new kernel.
+    // A start with a full disk, and with a new Python kernel.
     await operation(sandbox, "stop");
     expect((await operation(sandbox, "start")).body).toMatchObject({ status: "running" });
     expect(await python("print('starts')")).toBe("starts");

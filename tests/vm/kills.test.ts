@@ -1,6 +1,6 @@
 /**
  * kill -9 in the middle of a pause and of a resume, on real virtual machines: the operation ends,
- * the sandbox is what the API says, and its memory is what it was.
+ * the sandbox has the state that the API reports, and its memory is unchanged.
  */
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
@@ -18,7 +18,7 @@ afterAll(async () => {
 });
 
 type Body = Record<string, unknown>;
-/** What the SDKs do on 503 and on broken connections: send it again. */
+/** Repeats a request on 5xx and on broken connections, as the SDKs do. */
 async function insist(
   what: () => Promise<{ status: number; body: Body }>,
 ): Promise<{ status: number; body: Body }> {
@@ -32,7 +32,7 @@ async function insist(
   );
 }
 
-/** A snapshot is being written, or a VMM reads one, and the point of no return is still ahead. */
+/** A snapshot is being written or read, and the point of no return is still ahead. */
 async function isInTheMiddle(sandboxId: string, verb: Verb): Promise<boolean> {
   const names = await readdir(join(fleet.fleet.dir, "hosts/host-1/vm", sandboxId));
   return verb === "pause"
@@ -47,11 +47,11 @@ interface Begun {
   sandbox: Body;
   path: string;
   operationPath: string;
-  /** The answer to the verb when it is sent again. */
+  /** Response to the verb, which is sent a second time. */
   waiting: Promise<{ status: number; body: Body }>;
 }
 
-/** A sandbox that remembers x = 42, on the host that may be the victim, with `verb` under way. */
+/** Creates a sandbox with x = 42 on the host that may be the victim, and begins `verb`. */
 async function begin(verb: Verb): Promise<Begun> {
   const created = await fleet.call("POST", "/v1/sandboxes", {
     body: { template_name: "code-interpreter" },
@@ -68,7 +68,7 @@ async function begin(verb: Verb): Promise<Begun> {
   return { sandbox, path, operationPath: `/v1/operations/${String(operation["id"])}`, waiting };
 }
 
-/** False when it was over before it was seen: on a busy machine the look comes late. */
+/** False when the operation ended before a poll saw it under way, as on a busy machine. */
 async function isCaught({ sandbox, operationPath }: Begun, verb: Verb): Promise<boolean> {
   const seen = await until("the host is in the middle of it", async () => {
     if (await isInTheMiddle(String(sandbox["id"]), verb)) return "caught";
@@ -112,7 +112,7 @@ async function survives(victim: string, verb: Verb): Promise<void> {
   await fleet.call("DELETE", path);
 }
 
-/** On simulated VMs the ordinary run has each of them (tests/system/crashes.test.ts). */
+/** The ordinary run does both verbs on simulated VMs (tests/system/crashes.test.ts). */
 const DRAWN = VERBS[Math.floor(draws("kills")() * VERBS.length)] ?? VERBS[0];
 
 test("S33, S39, VP1: kill -9 of host-1 in the middle of a pause or a resume, as the seed draws", () =>

@@ -25,7 +25,7 @@ const status = async (sandbox: Sandbox) =>
 
 test("a server in the guest is a preview, also one that listens on the guest's loopback alone; it survives a pause, and traffic wakes it", async () => {
   const sandbox = await newSandbox();
-  // Nobody else listens there on every address of the machine, the sandbox's among them.
+  // No other program has this port on all addresses of the machine, the sandbox's among them.
   const [port] = await claimPorts(1);
   await patch(sandbox, { auto_resume: true });
   await sandbox.commands.run(

@@ -1,6 +1,6 @@
 /**
- * What a snapshot has to keep, what it must not repeat, and when it must not be used; on real
- * virtual machines.
+ * What a snapshot must keep, what it must not repeat, and when it must not be used; on real virtual
+ * machines.
  */
 import { copyFile, open, readdir, rename, rm, stat, truncate } from "node:fs/promises";
 import { join } from "node:path";

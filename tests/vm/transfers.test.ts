@@ -1,6 +1,6 @@
 /**
- * Large and long: files of 200 MB, terminals that are resized without end, clients that leave in
- * the middle. What carries them (gateway, node-agent) must neither grow nor keep anything.
+ * Large and long transfers: files of 200 MB, terminals that are resized without end, clients that
+ * leave in the middle. Gateway and node-agent must neither grow nor keep anything.
  */
 import { createHash, randomBytes } from "node:crypto";
 import { readdirSync } from "node:fs";
@@ -37,7 +37,7 @@ const carriers = () =>
     pid: fleet.fleet.component(name).process?.pid ?? 0,
   }));
 
-/** By how much each process that carries grew at most while `body` ran, in bytes. */
+/** Largest growth of each carrying process while `body` ran, in bytes. */
 async function growthDuring(body: () => Promise<void>): Promise<Record<string, number>> {
   const before = carriers().map(({ name, pid }) => ({
     name,
@@ -58,7 +58,7 @@ async function growthDuring(body: () => Promise<void>): Promise<Record<string, n
   return Object.fromEntries(before.map(({ name, most }) => [name, most]));
 }
 
-/** multipart/form-data as the SDK sends it, made while it is sent. */
+/** multipart/form-data as the SDK sends it, generated while it is sent. */
 function upload(boundary: string, hash: ReturnType<typeof createHash>): ReadableStream<Uint8Array> {
   const block = randomBytes(MIB);
   let left = FILE_BYTES;
@@ -135,8 +135,8 @@ test(
   { tags: ["exhaustive"] },
   async () => {
     const descriptors = () => carriers().map(({ pid }) => readdirSync(`/proc/${pid}/fd`).length);
-    // The gateway's connections to its database come and go with the load: as many as it will need,
-    // and time for idle ones to end.
+    // The gateway's connections to its database come and go with the load. These commands open as
+    // many as the test needs, and the wait at the end is long enough for idle ones to end.
     await Promise.all(Array.from({ length: 20 }, () => shell("true")));
     const before = descriptors();
     const sockets = await Promise.all(Array.from({ length: 8 }, () => open("/execute/stream")));

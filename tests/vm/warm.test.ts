@@ -1,4 +1,4 @@
-/** Virtual machines that are kept warm, on real ones; the rules are in warm-pool.it.test.ts. */
+/** Warm VMs, on real virtual machines; the rules are tested in warm-pool.it.test.ts. */
 import { startVmFleet, type TestFleet, until } from "@torpor/testkit";
 import { afterAll, beforeAll, expect, test } from "vitest";
 

@@ -1,7 +1,7 @@
 /**
- * A create without Idempotency-Key whose client never got the answer: nobody knows the sandbox's
- * id, and the SDK sends another create. So it is deleted, through the same door as a user's delete,
- * with an event that says why.
+ * Deletes the sandbox of a create without Idempotency-Key whose client never got the response: no
+ * client knows the sandbox's id, and the SDK sends another create. The delete takes the same code
+ * path as a user's; `system:abandoned-create` requests it.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { acceptRequest, forOrganization } from "@torpor/db";
@@ -22,9 +22,9 @@ interface Abandoned {
 }
 
 /**
- * Queues the delete; an outage of the database is waited out for a few minutes. Resolves when done
- * or given up; never throws. It is the gateway's own work: where its client's requests get no turn
- * at the database any more, this does.
+ * Queues the delete, and retries for about two and a half minutes while the database fails.
+ * Resolves when the delete is queued or given up; never rejects. Runs in the gateway's own lane,
+ * and so gets a slot at the database even when the lane of the client's requests gets none.
  */
 export async function deleteAbandoned(
   deps: AbandonDependencies,

@@ -1,8 +1,8 @@
 /**
- * The public API, without listening: tests exercise exactly what production runs.
+ * The public API, without a listener: tests exercise exactly what production runs.
  *
- * AP1  Every answer is JSON with a request id, in its header `x-request-id` and in its body; also
- *      what HTTP itself refuses.
+ * AP1  Every response is JSON with a request id, in the header `x-request-id` and in the body; so
+ *      are the refusals of HTTP itself.
  * AP2  Every route below /v1 is behind the API key, counts against its budget, and needs the scope
  *      that it declares: the hooks are on the subtree.
  */
@@ -57,7 +57,7 @@ import { transitionRoutes } from "./routes/transitions.ts";
 import { assertScope, requireDeclaredScope } from "./scopes.ts";
 import { findUnstorableText, validatorCompiler } from "./validation.ts";
 
-/** For a client to send a whole request in. */
+/** Time for a client to send a whole request. */
 const REQUEST_LIMIT_MS = 30_000;
 const KEEP_ALIVE_MS = 65_000;
 
@@ -132,20 +132,20 @@ async function registerV1(v1: FastifyInstance, deps: Dependencies): Promise<void
     try {
       await auth.authenticate(request);
     } catch (error) {
-      // Guesses count too, for their sender.
+      // A failed authentication counts too, against the budget of its address.
       reply.headers(await deps.limiter.take(`address ${request.ip}`));
       throw error;
     }
     deps.connections.know(request.raw);
     const { apiKeyId, scopes } = auth.ownerOf(request);
-    // A refusal for want of a scope counts too.
+    // Before the scope is checked: a refused request counts too.
     reply.headers(await deps.limiter.take(`api-key ${apiKeyId}`));
     deps.underWay.begin(`api-key ${apiKeyId}`, reply.raw);
     if (!request.is404) assertScope(request.routeOptions.config.scopes, scopes);
   });
   v1.addHook("onSend", auditor(deps, auth.findOwner));
   v1.setNotFoundHandler(answerUnknownPath);
-  // Here, as what was set before a body is lost while it comes.
+  // Here and not in `onRequest`: the async context of that hook is lost while a body is read.
   v1.addHook("preValidation", (request, _reply, done) =>
     inLane(`api-key ${auth.ownerOf(request).apiKeyId}`, done),
   );
@@ -175,9 +175,7 @@ async function registerV1(v1: FastifyInstance, deps: Dependencies): Promise<void
   await v1.register(auditRoutes, { deps });
 }
 
-/**
- * The one route below /v1 whose clients have no API key. Who guesses tokens is counted by address.
- */
+/** Registers the one route below /v1 without an API key. Its clients are counted by address. */
 async function registerJoin(app: FastifyInstance, deps: Dependencies): Promise<void> {
   const inLaneOfAddress = (request: FastifyRequest, _reply: FastifyReply, done: () => void) =>
     inLane(`address ${ownerOfAddress(request.ip)}`, done);
@@ -185,7 +183,7 @@ async function registerJoin(app: FastifyInstance, deps: Dependencies): Promise<v
   app.addHook("onRequest", async (request, reply) => {
     reply.headers(await deps.limiter.take(`address ${ownerOfAddress(request.ip)}`));
   });
-  // Again, as what was set before a body is lost while it comes.
+  // Again: the async context of `onRequest` is lost while a body is read.
   app.addHook("preValidation", inLaneOfAddress);
   app.addHook(
     "onSend",
@@ -195,8 +193,8 @@ async function registerJoin(app: FastifyInstance, deps: Dependencies): Promise<v
 }
 
 /**
- * An `onSend` hook: what was asked, by whom, and what came of it is in the log before the answer is
- * sent.
+ * An `onSend` hook: writes the request, its sender and its outcome to the audit log before the
+ * response is sent.
  */
 function auditor(
   deps: Dependencies,
@@ -205,7 +203,7 @@ function auditor(
   return async (request: FastifyRequest, reply: FastifyReply, payload: unknown) => {
     const { method, ip: address, id: requestId } = request;
     const { statusCode: status } = reply;
-    // Before the answer is looked into, which may be long.
+    // Before the payload is parsed, which may be long.
     if (!isAudited(method, status, null)) return;
     const { code, resource } = outcomeOf(payload);
     if (!isAudited(method, status, code)) return;
@@ -220,7 +218,7 @@ function answerUnknownPath(request: FastifyRequest, reply: FastifyReply): Fastif
   return reply.status(unknown.status).send(errorBody(unknown, request.id));
 }
 
-/** Codes of the framework that a client can cause. */
+/** Codes of Fastify that a client can cause. */
 const FRAMEWORK_ERRORS: Partial<Record<string, (error: FastifyError) => ApiError>> = {
   FST_ERR_CTP_BODY_TOO_LARGE: (cause) =>
     new ApiError("PAYLOAD_TOO_LARGE", "The body is too large.", {

@@ -1,10 +1,11 @@
 /**
- * The audit log: what was asked of this gateway, by whom, and what came of it.
+ * The audit log: the requests to this gateway that change something, with sender and outcome.
  *
- * AU1  A request that changes something is in the log before its answer is sent, unless the log is
- *      behind: with no database there would be no answer either. What is behind is written later.
- * AU2  Nothing of a body is kept: it may hold secrets.
- * AU3  Whoever is refused writes no more than so many entries: the edge does not count strangers.
+ * AU1  A request that changes something is in the log before its response is sent, unless the log
+ *      is behind: without a database there would be no response either. The rest is written later.
+ * AU2  No part of a body is kept: it may hold secrets.
+ * AU3  Refused requests of one key or address write a limited number of entries per minute: the
+ *      edge has no rate limit for strangers.
  */
 import type { IncomingHttpHeaders } from "node:http";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -19,7 +20,10 @@ import type { FastifyBaseLogger } from "fastify";
 import { RateLimiterMemory } from "rate-limiter-flexible";
 
 export interface AuditLog {
-  /** Resolves when the entry is in the database, or after a while. Never rejects. */
+  /**
+   * Resolves when the entry is in the database, after `waitMs`, or at once while the log is behind.
+   * Never rejects.
+   */
   note(entry: NewAuditEntry): Promise<void>;
 }
 
@@ -27,7 +31,7 @@ const WAIT_MS = 1_000;
 const RETRY_MS = 1_000;
 const BATCH = 200;
 const MAX_WAITING = 10_000;
-/** Of one key, or without one of one address. */
+/** Entries for refused requests, per API key, or per address where the key is unknown. */
 const REFUSALS_PER_MINUTE = 60;
 const MAX_TEXT_LENGTH = 512;
 
@@ -39,14 +43,14 @@ interface Waiting {
 export interface AuditDependencies {
   db: Database;
   log: FastifyBaseLogger;
-  /** Between two attempts while the database is away. */
+  /** Time between two attempts while the database fails. */
   retryMs?: number;
-  /** An answer does not wait longer for its entry. */
+  /** Longest wait of a response for its entry. */
   waitMs?: number;
 }
 
 export interface AuditWriter extends AuditLog {
-  /** Writes what waits, if the database lets it. */
+  /** Tries once more to write the waiting entries. */
   close(): Promise<void>;
 }
 
@@ -62,7 +66,7 @@ export function createAuditLog(deps: AuditDependencies): AuditWriter {
       while (waiting.length > 0) {
         const batch = waiting.slice(0, BATCH);
         const entries = batch.map(({ entry }) => entry);
-        // Of everybody's requests, whoever's began it.
+        // A lane of its own: the batch has entries of all clients, whichever request began it.
         await inLane("audit log", () => insertAuditEntries(db, entries));
         isBehind = false;
         for (const { written } of waiting.splice(0, batch.length)) written();
@@ -76,7 +80,7 @@ export function createAuditLog(deps: AuditDependencies): AuditWriter {
   const write = () => {
     writing ??= writeAll().finally(() => {
       writing = undefined;
-      // What came after the last look.
+      // Entries that came after the last batch.
       if (waiting.length > 0 && !isBehind) write();
     });
   };
@@ -99,7 +103,7 @@ export function createAuditLog(deps: AuditDependencies): AuditWriter {
       const isWritten = new Promise<void>((resolve) => {
         waiting.push({ entry, written: resolve });
       });
-      // While it is behind, the timer of the last failure tries again.
+      // While the log is behind, the timer of the last failure retries.
       if (isBehind) return;
       write();
       await Promise.race([isWritten, sleep(waitMs, undefined, { ref: false })]);
@@ -112,14 +116,14 @@ export function createAuditLog(deps: AuditDependencies): AuditWriter {
   };
 }
 
-/** Reads are not audited unless they are refused, nor is what comes over the rate limit. */
+/** Excludes reads, unless they are refused, and requests over the rate limit. */
 export function isAudited(method: string, status: number, code: string | null): boolean {
   if (code === "RATE_LIMIT_EXCEEDED") return false;
   const isRead = method === "GET" || method === "HEAD" || method === "OPTIONS";
   return !isRead || status === 401 || status === 403;
 }
 
-/** What an answer says of itself: why it is a refusal, and what the request was about. */
+/** Reads the error code and the id of the resource from a response body. */
 export function outcomeOf(payload: unknown): { code: string | null; resource: string | null } {
   const none = { code: null, resource: null };
   if (typeof payload !== "string" || !payload.startsWith("{")) return none;
@@ -135,7 +139,7 @@ type Noted = Pick<
   "address" | "method" | "path" | "resource" | "status" | "code" | "requestId"
 >;
 
-/** `owner` undefined: of the key that was sent, if any, nothing is known. */
+/** `owner` undefined: the request has no API key, or an unknown one. */
 export function auditEntry(
   owner: ApiKeyOwner | undefined,
   headers: IncomingHttpHeaders,

@@ -1,4 +1,4 @@
-/** API keys: every route below `/v1` runs behind one hook, so that none can forget it. */
+/** API keys: every route below `/v1` runs behind one hook, so that no route can forget it. */
 import {
   type ApiKeyOwner,
   type Database,
@@ -11,21 +11,24 @@ import type { IncomingHttpHeaders } from "node:http";
 import type { Guesses } from "./guesses.ts";
 import { noApiKey, wrongApiKey } from "./errors.ts";
 
-/** A revoked key works for so long at most. */
+/** Longest time that a revoked key still works. */
 const CACHED_MS = 5_000;
 const CACHED_KEYS = 1_000;
 const MAX_KEY_LENGTH = 512;
-/** More than the minute that the database goes by, so that it takes what is sent here. */
+/** Longer than the minute within which the database ignores a second use (`recordApiKeyUse`). */
 const NOTE_USE_EVERY_MS = 61_000;
 const NOTED_KEYS = 10_000;
 
 export interface ApiKeys {
   /**
-   * The owner of a key; undefined when it is unknown, revoked or expired. Throws the 429 of an
-   * address that sends too many of these.
+   * Returns the owner of a key; undefined when the key is unknown, revoked or expired. Throws the
+   * 429 for an address that sends too many such keys.
    */
   find(apiKey: string, address: string): Promise<ApiKeyOwner | undefined>;
-  /** Whether what was got with this key, or with one that it replaced, is still good. */
+  /**
+   * True while this key, or a key that a rotation made of it, is good. Otherwise the tokens and
+   * links that the key got have ended.
+   */
   isGood(id: number): Promise<boolean>;
 }
 
@@ -35,16 +38,16 @@ interface KeyDependencies {
   guesses: Guesses;
 }
 
-/** Looks keys up, remembers good ones for a few seconds, and notes that they were used. */
+/** Looks keys up, caches good ones for a few seconds, and records their use. */
 export function createApiKeys(deps: KeyDependencies, now: () => number = Date.now): ApiKeys {
   const known = new Map<string, { owner: ApiKeyOwner; untilMs: number }>();
-  /** Those that are being looked up: what comes together is one look. */
+  /** Look-ups under way, by key: concurrent requests share one. */
   const asked = new Map<string, Promise<ApiKeyOwner | undefined>>();
   const noteUse = createUseNotes(deps, now);
   const lookUp = async (apiKey: string, address: string) => {
     const askedMs = now();
     const look = () => findApiKey(deps.db, apiKey);
-    // One that was good is no guess, whatever else comes from its address.
+    // A key that was good is no guess, whatever else comes from its address.
     const owner = await (known.has(apiKey) ? look() : deps.guesses.judge(address, look));
     if (owner === undefined) {
       known.delete(apiKey);
@@ -83,7 +86,7 @@ export function createApiKeys(deps: KeyDependencies, now: () => number = Date.no
   };
 }
 
-/** Of each key once in a while. Nobody waits for it: a use that cannot be noted is only logged. */
+/** Records the use of a key once in a while. No request waits for it; a failure is only logged. */
 function createUseNotes(
   { db, log }: Omit<KeyDependencies, "guesses">,
   now: () => number,
@@ -101,11 +104,11 @@ function createUseNotes(
 }
 
 export interface Authenticator {
-  /** To be registered as `onRequest` hook. Throws the 401. */
+  /** The `onRequest` hook. Throws the 401. */
   authenticate: (request: FastifyRequest) => Promise<void>;
-  /** Who sent an authenticated request. */
+  /** The owner of the key of an authenticated request. */
   ownerOf: (request: FastifyRequest) => ApiKeyOwner;
-  /** Who sent any request; undefined: nobody who is known. */
+  /** The same for any request; undefined when it is not authenticated. */
   findOwner: (request: FastifyRequest) => ApiKeyOwner | undefined;
 }
 

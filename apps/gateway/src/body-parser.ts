@@ -2,8 +2,8 @@ import type { FastifyInstance } from "fastify";
 import { ApiError } from "./errors.ts";
 
 /**
- * JSON alone, and an empty body is no body: the SDKs send `Content-Type: application/json` with
- * nothing behind it on pause, resume and the like.
+ * Accepts only JSON, and reads an empty body as no body: the SDKs send
+ * `Content-Type: application/json` with an empty body on pause, resume and the like.
  */
 export function acceptJson(app: FastifyInstance): void {
   const parseJson = app.getDefaultJsonParser("error", "error");

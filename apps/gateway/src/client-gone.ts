@@ -1,6 +1,6 @@
 import type { FastifyReply, FastifyRequest } from "fastify";
 
-/** Aborts when the client's connection closes before the whole answer was handed to it. */
+/** Aborts when the client's connection closes before the whole response is written. */
 export function clientGone(request: FastifyRequest, reply: FastifyReply): AbortSignal {
   if (request.raw.socket.destroyed) return AbortSignal.abort();
   const controller = new AbortController();

@@ -1,11 +1,11 @@
 /**
- * How many connections without a credential an address may have, so that nobody takes a gateway's,
- * or a sandbox's, from others by opening them and saying nothing.
+ * Limits the connections without a credential of each address, so that no client takes the
+ * connections of a gateway, or of a sandbox, from others by opening idle ones.
  *
  * CL1  A connection counts until a request on it has shown a good credential.
- * CL2  Over the limit the one that has waited longest without a request is closed; where all have
- *      one under way, the new one is.
- * CL3  A trusted proxy's connections are of many clients, and do not count.
+ * CL2  Over the limit, the connection that has been without a request for longest is closed; if all
+ *      have a request under way, the new one is closed.
+ * CL3  Connections of a trusted proxy carry many clients, and do not count.
  */
 import type { IncomingMessage, Server, ServerResponse } from "node:http";
 import type { Socket } from "node:net";
@@ -30,7 +30,9 @@ export interface ConnectionLimitsOptions {
 export class ConnectionLimits {
   private readonly options: ConnectionLimitsOptions;
   private readonly connections = new Map<string, Connection>();
-  /** Those that count, by owner: the one that has been without a request for longest first. */
+  /**
+   * Connections that count, by owner: the one that has been without a request for longest first.
+   */
   private readonly counted = new Map<string, Set<Connection>>();
   private reportedAtMs = -Infinity;
 
@@ -38,7 +40,7 @@ export class ConnectionLimits {
     this.options = options;
   }
 
-  /** Counts the connections of a server, which may have begun to listen. */
+  /** Counts the connections of a server, which may already be listening. */
   watch(server: Pick<Server, "on">): void {
     if (this.options.perAddress === 0) return;
     server.on("connection", (socket: Socket) => this.add(socket));
@@ -54,7 +56,7 @@ export class ConnectionLimits {
     });
   }
 
-  /** CL1 */
+  /** Stops counting a connection that has shown a good credential (CL1). */
   know({ socket }: Pick<IncomingMessage, "socket">): void {
     const connection = this.connections.get(nameOf(socket));
     if (connection !== undefined) this.uncount(connection);
@@ -63,7 +65,7 @@ export class ConnectionLimits {
   private add(socket: Socket): void {
     const { perAddress, proxies } = this.options;
     const address = socket.remoteAddress;
-    // A closed one was refused by a listener before this one.
+    // A destroyed socket was refused by an earlier listener.
     if (socket.destroyed || address === undefined || proxies.trusts(address)) return;
     const owner = ownerOfAddress(address);
     const counted = this.counted.get(owner) ?? new Set();
@@ -86,7 +88,7 @@ export class ConnectionLimits {
   private endRequest(connection: Connection): void {
     connection.requests -= 1;
     const counted = this.counted.get(connection.owner);
-    // It is the last that is without a request now.
+    // Moved to the end: it has been without a request for the shortest time.
     if (counted?.delete(connection) === true) counted.add(connection);
   }
 
@@ -107,7 +109,7 @@ export class ConnectionLimits {
   }
 }
 
-/** The same for a connection and for the TLS that is in it. */
+/** The same name for a connection and for the TLS socket on it. */
 function nameOf({ remoteAddress, remotePort, localAddress, localPort }: Socket): string {
   return `${remoteAddress} ${remotePort} ${localAddress} ${localPort}`;
 }

@@ -1,11 +1,11 @@
 import { invalidRequest } from "./errors.ts";
 
-/** Opaque to clients; it holds the key of the last row of a page. */
+/** Encodes the key of the last row of a page; opaque to clients. */
 export function encodeCursor(key: string): string {
   return Buffer.from(key).toString("base64url");
 }
 
-/** Throws the 400 of a cursor that was not given out here. */
+/** Throws the 400 for a cursor without a valid key. */
 export function decodeCursor(cursor: string, isKey: (text: string) => boolean): string {
   const key = Buffer.from(cursor, "base64url").toString("utf8");
   if (!isKey(key))

@@ -1,6 +1,6 @@
 import { sqlState } from "@torpor/db";
 
-/** Codes of the driver and of the socket below it: there is no usable connection. */
+/** Codes of the driver and of its socket: there is no usable connection. */
 const CONNECTION_CODES = new Set([
   "ECONNREFUSED",
   "ECONNRESET",
@@ -22,7 +22,7 @@ const CONNECTION_CODES = new Set([
  */
 const OUTAGE_CLASSES = new Set(["08", "40", "53", "57"]);
 
-/** True when a query failed because the database is not there, not because of what was asked. */
+/** True when a query failed because the database is away, not because of the query. */
 export function isDatabaseOutage(error: unknown): boolean {
   const state = sqlState(error);
   if (state !== undefined && OUTAGE_CLASSES.has(state.slice(0, 2))) return true;

@@ -1,11 +1,13 @@
 /**
- * Whose turn it is at the database. The pool serves whoever comes first: a flood of one API key, or
- * of strangers of one address, would make everybody wait behind it. Here each waits for its own.
+ * Fair slots at the database. The pool itself serves first come, first served: a flood of one API
+ * key, or of strangers from one address, would delay all others. Here each lane waits only for
+ * itself.
  *
- * DT1  A lane is an API key, or an address of which no key is known yet. Turns go round the lanes.
+ * DT1  A lane is an API key, or an address while its key is unknown. Slots go round robin over
+ *      lanes.
  * DT2  No lane has all connections, so that another's first query does not wait for a slow one.
- * DT3  Whoever has waited too long, or comes to a lane that is full, is answered 503 or 429.
- * DT4  The health report waits for nobody: one connection is its own. It asks once at a time.
+ * DT3  A request that has waited too long gets a 503; a request in a full lane gets a 429.
+ * DT4  The health report never waits: one connection is its own. It runs one query at a time.
  */
 import { AsyncLocalStorage } from "node:async_hooks";
 import { Lanes } from "@torpor/bus";
@@ -15,19 +17,19 @@ import { tooManyRequests } from "./errors.ts";
 const WAIT_LIMIT_MS = 20_000;
 const WAITING_PER_LANE = 5_000;
 const SHARE_OF_A_LANE = 0.75;
-/** For what the gateway does by itself. */
+/** The gateway's own work. */
 const OWN_LANE = "gateway";
 const HEALTH_LANE = "health";
 
 const current = new AsyncLocalStorage<string>();
 
-/** What `body` asks of the database, then and later, is asked in this lane. */
+/** Runs `body`; its queries, then and later, are in this lane. */
 export const inLane = <T>(lane: string, body: () => T): T => current.run(lane, body);
 
-/** The same for what the gateway does by itself, on whosever behalf it began. */
+/** The same for the gateway's own work, whichever client's request began it. */
 export const inOwnLane = <T>(body: () => T): T => inLane(OWN_LANE, body);
 
-/** What `ping` says; those who ask while it asks get the same answer. */
+/** Lets concurrent calls share the result of one `ping`. */
 export function createHealthPing(ping: () => Promise<void>): () => Promise<void> {
   let asking: Promise<void> | undefined;
   return async () => {
@@ -36,7 +38,7 @@ export function createHealthPing(ping: () => Promise<void>): () => Promise<void>
   };
 }
 
-/** For a pool of so many connections, two or more. */
+/** `connections`: the size of the pool, two or more. */
 export function createDatabaseTurns(connections: number, waitLimitMs = WAIT_LIMIT_MS): TakeTurn {
   const lanes = new Lanes({
     atOnce: connections - 1,
@@ -69,6 +71,6 @@ export function createDatabaseTurns(connections: number, waitLimitMs = WAIT_LIMI
   };
 }
 
-/** Read as an outage, which it is for whoever waited. */
+/** Has the code of an outage, so that the client gets a 503. */
 const waitedTooLong = (ms: number) =>
   Object.assign(new Error(`the database was busy for ${ms / 1000} s`), { code: "ETIMEDOUT" });

@@ -15,21 +15,24 @@ import type { SandboxEvents } from "./sandbox-events.ts";
 import type { Tokens } from "./tokens.ts";
 import type { UnderWay } from "./under-way.ts";
 
-/** What the public API is made from. */
+/** Dependencies of the public API. */
 export interface Dependencies {
   db: Database;
   log: FastifyBaseLogger;
   tokens: Tokens;
   previewLinks: PreviewLinks;
-  /** For environment variables, in the database. */
+  /** Encrypts environment variables for the database. */
   envelope: Envelope;
   events: SandboxEvents;
   /**
-   * Publishes committed outbox rows at once; what fails is left to the scheduler's relay. Never
-   * throws, and nobody waits for it.
+   * Publishes committed outbox rows at once; the scheduler's relay publishes what fails. Never
+   * throws, and no request waits for it.
    */
   publishCommitted(messages: OutboxRow[]): Promise<void>;
-  /** Asks the schedulers; "no answer" within 2 s, also while the bus is away. */
+  /**
+   * Requests a placement from a scheduler; `no_answer` after at most 2 s, also while the bus is
+   * away.
+   */
   requestPlacement(question: PlacementQuestion): Promise<RequestReply<PlacementReply>>;
   edge: Pick<Edge, "publicHost" | "previewOrigin">;
   limiter: RateLimiter;
@@ -39,20 +42,24 @@ export interface Dependencies {
   underWay: UnderWay;
   proxies: Proxies;
   connections: Pick<ConnectionLimits, "watch" | "know">;
-  /** Region of sandboxes that ask for none. */
+  /** Region of a create that names none. */
   region: string;
   /**
-   * For the health report, and for how often a request that waits looks: nothing that changes a
-   * sandbox needs the bus.
+   * For the health report, and for the interval at which a waiting request reads: no request that
+   * changes a sandbox needs the bus.
    */
   busConnected(): boolean;
-  /** Of a message, at most, as far as the servers have said; undefined: they have not yet. */
+  /**
+   * Largest message that the NATS servers take, in bytes; undefined until they have reported it.
+   */
   maxMessageBytes(): number | undefined;
-  /** For the health report, and not in the way of anybody's queries (DT4). */
+  /** For the health report, outside all lanes (DT4). */
   pingDatabase(): Promise<void>;
-  /** Aborted when the process is asked to stop: from then on its health report says so. */
+  /** Aborted when the process is asked to stop: from then on the health report is `draining`. */
   draining: AbortSignal;
-  /** Aborted when the time for what is under way is over: waiting requests then answer at once. */
+  /**
+   * Aborted when the time for requests under way is over: waiting requests then respond at once.
+   */
   stopping: AbortSignal;
   limits: GatewayLimits;
 }
@@ -60,15 +67,12 @@ export interface Dependencies {
 export interface GatewayLimits {
   /**
    * How long a request waits for its operation to end. Below the 60 s after which the Python SDK
-   * gives up and sends again.
+   * gives up and sends the request again.
    */
   waitMs: number;
-  /**
-   * How often a waiting request looks at the operation's row when no event wakes it; one that has
-   * waited for long looks less often.
-   */
+  /** How often a waiting request reads the operation's row without an event. */
   lookEveryMs: number;
-  /** The same while the bus is away, and no event can. */
+  /** The same while the bus is away, and no event can come. */
   lookWithoutBusEveryMs: number;
   /**
    * Time limit of a create, below `waitMs`: a create without Idempotency-Key always ends before its
@@ -76,8 +80,8 @@ export interface GatewayLimits {
    */
   createDeadlineMs: number;
   /**
-   * Time limit of what else needs a place on a host (resume, start): without capacity the answer is
-   * 429, not a wait without end.
+   * Time limit of the other operations that need a host (resume, start): without capacity the
+   * response is a 429, not an endless wait.
    */
   placedDeadlineMs: number;
   /** How long traffic waits at the edge for its paused sandbox to be resumed. */

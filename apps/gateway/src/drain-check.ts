@@ -1,7 +1,6 @@
 /**
- * Has everything on a host somewhere to go? Asked before a drain begins, of the rules that place:
- * which hosts could take it at all, whatever is free on them now. So they are judged as if they
- * were empty.
+ * Checks, before a drain begins, whether every sandbox on the host could be placed on another one.
+ * The placement rules decide over hosts as if they were empty: hosts may be full only for now.
  */
 import {
   readSnapshot,
@@ -20,12 +19,12 @@ export interface Unplaceable {
   region: string;
   /** Other hosts with a running lease. */
   hosts: number;
-  /** How many of them cannot take it, by reason (docs/placement.md). */
+  /** Number of those hosts that cannot take the sandboxes, by reason (docs/placement.md). */
   reasons: Record<string, number>;
   message: string;
 }
 
-/** With what its anti-affinity key keeps it from. */
+/** With the hosts that its anti-affinity key excludes. */
 export type Need = SandboxNeed & { occupiedHostIds: string[] };
 
 export async function findUnplaceable(db: Database, host: HostRow): Promise<Unplaceable[]> {
@@ -50,7 +49,7 @@ export function unplaceableFrom(
     .map((other) => ({ ...other, vcpuUsed: 0, memoryMibUsed: 0, diskMibUsed: 0 }));
   const fleet = new FleetView(empty);
   return needs.flatMap((need) => {
-    // What runs is resumed from a snapshot that this host will write.
+    // A running sandbox is resumed from a snapshot that this host will write.
     const driverFingerprint = need.runs
       ? host.driverFingerprint
       : (need.snapshotFingerprint ?? undefined);

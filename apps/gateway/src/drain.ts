@@ -1,12 +1,12 @@
 /**
- * The end of a gateway that is asked to stop, so that no client needs to know of it.
+ * Stops a gateway without its clients noticing.
  *
- * GD1  The health report says so first, and for `delayMs` all goes on as before: whoever balances
- *      over gateways has time to look elsewhere.
- * GD2  Then no connection is taken any more. Those that there are carry what is under way to its
- *      answer, which closes them.
- * - What has none after `answerMs` is told to come again (503, nothing of the operation is undone),
- *   and streams are cut.
+ * GD1  The health report is `draining` first. For `delayMs` the gateway works as before, so that
+ *      balancers have time to choose other gateways.
+ * GD2  Then no connection is accepted any more. Each existing connection carries the request under
+ *      way to its response, and closes.
+ * - A request without a response after `answerMs` gets a 503 (its operation continues), and streams
+ *   are cut.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import type { FastifyInstance } from "fastify";
@@ -17,14 +17,11 @@ interface Drain {
   edge: Pick<Edge, "drain">;
   delayMs: number;
   answerMs: number;
-  /** Aborted when `answerMs` are over: what still waits answers at once (Dependencies.stopping). */
+  /** Aborted after `answerMs`: requests that still wait respond at once (Dependencies.stopping). */
   giveUp: AbortController;
 }
 
-/**
- * Resolves when nothing of the API is under way any more. What the edge then still carries is the
- * caller's to cut.
- */
+/** Resolves when no API request is under way. The caller cuts what the edge still carries. */
 export async function drain({ app, edge, delayMs, answerMs, giveUp }: Drain): Promise<void> {
   await sleep(delayMs);
   const isOver = new Promise((resolve) =>

@@ -1,12 +1,12 @@
 /**
- * Every error that the control plane and the edge answer with. Their codes: ERROR_CODES in
- * contracts.
+ * Every error that the control plane and the edge return. Their codes: ERROR_CODES in contracts.
  *
- * The SDKs judge by text and status, so:
- * E1  Nothing but an outage is a 5xx: the SDKs send those again, body and all.
- * E2  "not found" stands in the 404 of a sandbox alone; elsewhere the JS SDK would take it for a
+ * The SDKs decide by text and status, so:
+ * E1  Only an outage, an internal error, and an operation that has not ended are a 5xx: the SDKs
+ *     send the request again, body and all.
+ * E2  Only the 404 of a sandbox contains "not found"; elsewhere the JS SDK would take it for a
  *     missing file.
- * E3  "limit" and "quota" stand in the messages of RESOURCE_LIMIT_ERROR and QUOTA_EXCEEDED alone:
+ * E3  Only the messages of RESOURCE_LIMIT_ERROR and QUOTA_EXCEEDED contain "limit" and "quota":
  *     ComputeSDK takes them for an exhausted quota, the Python SDK a 403 with "limit".
  */
 import { type ApiErrorBody, ERROR_CODES, type ErrorCode } from "@torpor/contracts";
@@ -17,7 +17,7 @@ interface Extra {
   cause?: unknown;
 }
 
-/** Answered to the client as it is: the message is for its eyes. */
+/** An error whose message is for the client, and sent as it is. */
 export class ApiError extends Error {
   override readonly name = "ApiError";
   readonly status: number;
@@ -38,14 +38,14 @@ export class ApiError extends Error {
   }
 }
 
-/** The one that an error was made of: what a query fails with comes wrapped. */
+/** The ApiError inside an error: a query wraps what it fails with. */
 export function apiErrorIn(error: unknown): ApiError | undefined {
   for (let current = error; current instanceof Error; current = current.cause)
     if (current instanceof ApiError) return current;
   return undefined;
 }
 
-/** The superset that the JS SDK (top level) and the Python SDK (`error`) both read. */
+/** The body that both the JS SDK (top level) and the Python SDK (`error`) can read. */
 export function errorBody(
   error: Pick<ApiError, "code" | "message" | "details">,
   requestId: string,
@@ -55,7 +55,7 @@ export function errorBody(
   return { error: shared, ...shared };
 }
 
-/** `fields` names what is wrong: path of the field within the request, and why. */
+/** `fields`: for each wrong field, its path within the request and the reason. */
 export function invalidRequest(
   fields: { field: string; message: string }[],
   code: ErrorCode = "INVALID_REQUEST",
@@ -83,7 +83,7 @@ export const unknownTemplate = (asked: string, known: string[]) =>
     },
   );
 
-/** Calls of the SDKs that would build templates. */
+/** For SDK calls that would build templates. */
 export const templatesAreNotBuilt = () =>
   new ApiError(
     "FORBIDDEN",
@@ -115,8 +115,8 @@ export const keyReused = () =>
   );
 
 /**
- * The repeat of a request whose sandbox is gone: its first answer would be taken for what is there
- * now.
+ * For the repeat of a request whose sandbox is gone: the client would take the first response for
+ * the present state.
  */
 export const sandboxDeleted = (sandboxId: string, operation: { id: string; kind: string }) =>
   new ApiError(
@@ -139,7 +139,7 @@ export const replicationInProgress = (sandboxId: string, waitedMs: number) =>
     { headers: { "retry-after": "1" } },
   );
 
-/** The process was told to stop while the request waited; another gateway takes the repeat. */
+/** The process was asked to stop while the request waited; another gateway takes the repeat. */
 export const stopping = () =>
   new ApiError("SERVICE_UNAVAILABLE", "This gateway is being stopped. Send the request again.", {
     headers: { "retry-after": "1" },
@@ -173,8 +173,8 @@ export const internalError = (cause: unknown) =>
   );
 
 /**
- * Over the rate, or too many at once (E3: the word itself stands in the code alone). The Python SDK
- * waits for as long as the details say.
+ * Over the rate, or too many at once. Only the code contains "limit" (E3). The Python SDK waits for
+ * `retry_after_seconds`.
  */
 export const tooManyRequests = (
   message: string,
@@ -186,11 +186,11 @@ export const tooManyRequests = (
     headers: { ...headers, "retry-after": String(retryAfterSeconds) },
   });
 
-/** What an organization may have is used up, and does not come back by itself. */
+/** A quota is used up, and waiting does not free it. */
 export const quotaExceeded = (message: string, extra: Pick<Extra, "headers" | "details">) =>
   new ApiError("QUOTA_EXCEEDED", message, extra);
 
-/** A 503, because nothing was carried out: it is safe to send again. */
+/** A 503, because the request had no effect: it is safe to send again. */
 export const hostUnreachable = (cause: unknown) =>
   new ApiError(
     "SERVICE_UNAVAILABLE",
@@ -201,7 +201,7 @@ export const hostUnreachable = (cause: unknown) =>
     },
   );
 
-/** No 5xx: the request may have been carried out, and the SDKs would send it again. */
+/** No 5xx: the request may have had an effect, and the SDKs would send it again. */
 export const connectionLost = (cause: unknown) =>
   new ApiError(
     "CONNECTION_LOST",
@@ -216,14 +216,14 @@ export const noSandboxToken = () =>
   );
 export const wrongSandboxToken = () =>
   new ApiError("INVALID_TOKEN", "The token was not issued for this sandbox.");
-/** Read by people: it is a browser that is shown it. */
+/** A text for people: a browser shows it. */
 export const wrongPreviewLink = () =>
   new ApiError(
     "INVALID_TOKEN",
     "This link has expired, or is not for this preview. Ask whoever gave it to you for a new one.",
   );
 
-/** What a client sent is repeated to it, but not at any length. */
+/** Cuts a client's text that a message repeats. */
 function clip(text: string): string {
   return text.length <= 64 ? text : `${text.slice(0, 64)}…`;
 }

@@ -1,32 +1,32 @@
 /**
- * What a host that joins is given: a certificate, where this fleet has an authority of its own, and
- * where the NATS servers are.
+ * The identity of a host that joins: a certificate, where this fleet has an authority of its own,
+ * and the addresses of the NATS servers.
  */
 import { X509Certificate } from "node:crypto";
 import type { Authority } from "@torpor/identity/authority";
 
 export interface FleetIdentity {
-  /** Of the NATS servers, as hosts reach them. */
+  /** URL of the NATS servers, as hosts reach them. */
   natsUrl: string;
-  /** Whom hosts are to trust; null: they are told otherwise. */
+  /** The authorities for hosts to trust; null: hosts are configured by other means. */
   authoritiesPem: string | null;
-  /** Whether this gateway certifies hosts. */
+  /** True if this gateway certifies hosts. */
   hasAuthority: boolean;
-  /** Undefined: it is no request, or not signed by its key. */
+  /** Returns undefined for text that is no certificate request, or not signed by its own key. */
   certify(requestPem: string, hostId: string): Promise<Certified | undefined>;
 }
 
 interface Certified {
-  /** Of the key that it is for (packages/identity, `keyIn`). */
+  /** Digest of the certified key (packages/identity, `keyIn`). */
   keySha256: string;
-  /** Null: this fleet's authority is another's. */
+  /** Null: an authority elsewhere certifies the hosts of this fleet. */
   certificatePem: string | null;
   expiresAt: Date | null;
 }
 
 interface FleetAuthority {
   authority: Authority;
-  /** That a certificate is good. */
+  /** Validity of a certificate, in days. */
   days: number;
 }
 

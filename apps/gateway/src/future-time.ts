@@ -1,6 +1,6 @@
 import { invalidRequest } from "./errors.ts";
 
-/** A time of a request that has to lie ahead, in RFC 3339. Throws the 400 that names the field. */
+/** Parses a time in RFC 3339 that must be in the future. Throws the 400 that names the field. */
 export function futureTime(field: string, text: string): Date {
   const timeMs = /^\d{4}-\d\d-\d\dT/.test(text) ? Date.parse(text) : Number.NaN;
   if (timeMs > Date.now()) return new Date(timeMs);

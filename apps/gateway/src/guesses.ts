@@ -1,7 +1,6 @@
 /**
- * Wrong API keys, and wrong links to previews, counted by the address that they come from, before
- * the database is asked about them: whoever tries some, or goes on with one that is good no more,
- * is told to wait.
+ * Counts wrong API keys, and wrong preview links, by the address that sends them: guesses, and
+ * credentials that have ended. An address with too many gets a 429 before the database is read.
  */
 import { RateLimiterMemory, RateLimiterRes } from "rate-limiter-flexible";
 import { tooManyRequests } from "./errors.ts";
@@ -11,22 +10,23 @@ const WINDOW_S = 60;
 
 export interface Guesses {
   /**
-   * Looks a credential up; undefined: it was wrong. Throws the 429 without a look after too many.
+   * Looks a credential up; undefined: it is wrong. After too many wrong ones, throws the 429
+   * without the look-up.
    */
   judge<T>(address: string, lookUp: () => Promise<T | undefined>): Promise<T | undefined>;
 }
 
-/** Of what, as the message calls them. */
+/** The kind of credential, as the message calls it. */
 export type Guessed = "API keys" | "links";
 
-/** `perMinute` 0: as many as one likes. Counted by this process for itself. */
+/** `perMinute` 0: no limit. Each process counts for itself. */
 export function createGuesses(perMinute: number, of: Guessed): Guesses {
   if (perMinute === 0) return { judge: async (_address, lookUp) => await lookUp() };
   const limiter = new RateLimiterMemory({ points: perMinute, duration: WINDOW_S });
   return {
     async judge(address, lookUp) {
       const owner = ownerOfAddress(address);
-      // Counted first: those that come together do not pass together.
+      // Counted before the look-up: concurrent guesses must not pass together.
       await limiter.consume(owner).catch((rejected: unknown) => {
         throw rejected instanceof RateLimiterRes ? tooManyGuesses(of, rejected) : rejected;
       });

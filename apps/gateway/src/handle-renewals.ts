@@ -1,10 +1,10 @@
 /**
- * Hosts renew their certificates over the bus, where the NATS servers say who asks. Answered by
- * gateways that have the fleet's authority; in a fleet without, nobody is there.
+ * Renews certificates of hosts over the bus, where the NATS servers authenticate the host. Gateways
+ * with the fleet's authority handle the request; in a fleet without one, no gateway does.
  *
- * RN1  A host gets its own name, whatever its request says, for the key that it joined with: a
- *      certificate alone is worth nothing to whoever has another key.
- * RN2  One that is revoked or retired gets none.
+ * RN1  A host gets only its own name, whatever its request contains, and only for the key that it
+ *      joined with: a certificate is worth nothing without its key.
+ * RN2  A revoked or retired host gets no certificate.
  */
 import { handleRequests, type Bus } from "@torpor/bus";
 import {
@@ -22,7 +22,7 @@ import { createRateLimiter, type RateLimiter } from "./rate-limit.ts";
 
 const decodeRequest = decoder(CertificateRequest);
 const QUEUE = "gateways";
-/** Of one host. One is needed in months; a signature costs a gateway's processor some. */
+/** Requests of one host per minute. A host needs one in months; a signature costs CPU time. */
 const PER_MINUTE = 6;
 
 interface RenewalDeps {
@@ -31,12 +31,12 @@ interface RenewalDeps {
   log: Logger;
 }
 
-/** Returns how to stop. */
+/** Returns the function that stops it. */
 export function handleRenewals(bus: Bus, deps: RenewalDeps): () => Promise<void> {
   if (!deps.fleetIdentity.hasAuthority) return async () => {};
   const limiter = createRateLimiter(PER_MINUTE);
   return handleRequests(bus, {
-    pattern: patterns.asks("certificate"),
+    pattern: patterns.requests("certificate"),
     queue: QUEUE,
     decode: decodeRequest,
     handle: async (request, subject) => await renew(deps, limiter, hostIdOf(subject), request),

@@ -1,4 +1,4 @@
-/** How this gateway is, for its own health port and for `GET /health` of the API. */
+/** The health of this gateway, for its own health port and for `GET /health` of the API. */
 import { withTimeLimit } from "@torpor/service";
 import type { Dependencies } from "./deps.ts";
 
@@ -6,8 +6,8 @@ const PING_LIMIT_MS = 1_000;
 
 interface HealthReport {
   /**
-   * `draining`: it is about to stop; no request should be sent here. `degraded`: a part that it
-   * needs does not answer.
+   * `draining`: the gateway is about to stop; send no request here. `degraded`: the database or the
+   * bus is away.
    */
   status: "ok" | "degraded" | "draining";
   database: "connected" | "unreachable";

@@ -1,9 +1,9 @@
-/** Schemas of how hosts join. */
+/** Schemas for the admission of hosts. */
 import { HostId } from "@torpor/contracts";
 import { type Static, Type } from "typebox";
 import { Nullable, PAGE, PAGE_QUERY } from "./schemas.ts";
 
-/** A name or an address, as in a URL. */
+/** A host name or an address, as in a URL. */
 const AddressHost = Type.String({
   minLength: 1,
   maxLength: 253,

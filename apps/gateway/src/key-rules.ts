@@ -1,4 +1,6 @@
-/** Who may make, rotate and revoke which API key. Reasons, or undefined: it may. */
+/**
+ * The API keys that a key may create, rotate and revoke. Each check returns undefined if it may.
+ */
 import type { Scope } from "@torpor/contracts";
 import type { ApiKeyOwner } from "@torpor/db";
 
@@ -10,9 +12,9 @@ export interface Grant {
 
 export type KeyProblem =
   | { kind: "scope"; scope: Scope }
-  /** The key would be good for longer than the one that asks for it. */
+  /** The new key would outlast the key of the request. */
   | { kind: "outlasts"; until: Date }
-  /** To this key, there is no such key. */
+  /** The key of the request may not learn that the other key exists. */
   | { kind: "unknown" };
 
 type Asking = Pick<ApiKeyOwner, "organizationId" | "scopes" | "expiresAt">;
@@ -23,8 +25,8 @@ const lacking = (owner: Asking, scopes: readonly Scope[]) =>
   scopes.find((scope) => !owner.scopes.includes(scope));
 
 /**
- * Whoever gets a secret can do what its key can. So a key gives only what it has: no other scope,
- * no other organization unless it is an operator's, and no longer life.
+ * The holder of a secret can do what its key can. So a key gives only what it has: no other scope,
+ * no other organization unless it is an operator's, and no later expiry.
  */
 export function checkGrant(owner: Asking, asked: Asked): KeyProblem | undefined {
   if (asked.organizationId !== owner.organizationId && !isOperator(owner))
@@ -37,13 +39,16 @@ export function checkGrant(owner: Asking, asked: Asked): KeyProblem | undefined 
   return outlasts ? { kind: "outlasts", until } : undefined;
 }
 
-/** A rotation shows the secret of a key that is there. */
+/** A rotation returns a secret with the rights of an existing key, so it follows the same rule. */
 export function checkRotation(owner: Asking, key: Asked): KeyProblem | undefined {
   const isForeign = key.organizationId !== owner.organizationId && !isOperator(owner);
   return isForeign ? { kind: "unknown" } : checkGrant(owner, key);
 }
 
-/** An operator ends any key; others those of their organization that can do no more than they. */
+/**
+ * An operator may revoke any key; other keys only those of their organization whose scopes they
+ * have.
+ */
 export function checkRevocation(owner: Asking, key: Asked): KeyProblem | undefined {
   if (isOperator(owner)) return undefined;
   if (key.organizationId !== owner.organizationId) return { kind: "unknown" };

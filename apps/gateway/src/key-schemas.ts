@@ -4,14 +4,14 @@ import { API_KEY_STATUSES } from "@torpor/db";
 import { type Static, Type } from "typebox";
 import { Nullable, PAGE, PAGE_QUERY } from "./schemas.ts";
 
-/** Printed in tables and typed on command lines. */
+/** Names are printed in tables and typed on command lines. */
 const Name = Type.String({
   minLength: 1,
   maxLength: 64,
   pattern: "^[A-Za-z0-9](?:[A-Za-z0-9 ._:@/-]*[A-Za-z0-9])?$",
   description: "Letters and digits, and between them spaces and ._:@/-",
 });
-/** Of one that is there, which may be older than the rule for names. */
+/** Name of an existing organization, which may be older than the rule for names. */
 const OrganizationName = Type.String({ minLength: 1, maxLength: 256 });
 
 const MAX_OVERLAP_SECONDS = 24 * 3600;

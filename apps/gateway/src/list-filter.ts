@@ -1,6 +1,6 @@
 /**
- * Which of a list is asked for. A parameter that nobody knows is refused: a filter that is ignored
- * lists everything, and what is then done to all of it was meant for a few.
+ * Filters of lists. An unknown parameter is refused: if a filter is ignored, the list has
+ * everything, and the client does to all what it meant for a few.
  */
 import { LISTED_STATES, type ListedState } from "@torpor/contracts";
 import type { FastifyRequest } from "fastify";
@@ -9,7 +9,9 @@ import { invalidRequest } from "./errors.ts";
 const METADATA = /^metadata\[(.{1,128})\]$/u;
 const MAX_METADATA_FILTERS = 16;
 
-/** A `preValidation` hook. Routes that take `metadata[…]` say so in their query's schema. */
+/**
+ * A `preValidation` hook. A route takes `metadata[…]` if the schema of its query has `metadata`.
+ */
 export async function refuseUnknownParameters(request: FastifyRequest): Promise<void> {
   if (request.is404) return;
   const schema = request.routeOptions.schema?.querystring as QuerySchema | undefined;
@@ -29,7 +31,7 @@ interface QuerySchema {
   properties?: Record<string, unknown>;
 }
 
-/** `running,paused`. Throws the 400 of one that there is not. */
+/** Parses `running,paused`. Throws the 400 for an unknown state. */
 export function statesIn(text: string | undefined): ListedState[] | undefined {
   if (text === undefined) return undefined;
   const names = text.split(",").map((name) => name.trim());
@@ -40,7 +42,10 @@ export function statesIn(text: string | undefined): ListedState[] | undefined {
   throw invalidRequest([{ field: "status", message }]);
 }
 
-/** `metadata[name]=value`, all of which must hold. Throws the 400 of too many. */
+/**
+ * Parses `metadata[name]=value`, all of which must hold. Throws the 400 for too many, or for a name
+ * that is given twice.
+ */
 export function metadataIn(query: object): Record<string, string> | undefined {
   const asked = Object.entries(query).flatMap(([parameter, value]) => {
     const name = METADATA.exec(parameter)?.[1];

@@ -63,13 +63,13 @@ const files = configured(() => shareOpenFiles(config, openFileLimit()));
 const log = createLogger({ name: "gateway", level: config.LOG_LEVEL });
 const decodeEvent = decoder(SandboxEventMessage);
 const decodePlacement = decoder(PlacementReply);
-const ASK_LIMIT_MS = 2_000;
-/** Of the grace: for the last answers, and for closing what is left. */
+const REQUEST_LIMIT_MS = 2_000;
+/** Part of the grace, for the last responses and for closing what is left. */
 const CLOSE_MS = 1_500;
 const EDGE_EVERY_MS = 2_000;
 /**
- * Twice that, and what is known of a key for 5 s: so long a stream outlives what it was opened
- * with.
+ * A stream outlives its credential by at most twice this interval and the 5 s for which keys are
+ * cached.
  */
 const STREAMS_EVERY_MS = 2_000;
 const UNREACHABLE =
@@ -86,7 +86,7 @@ await runService(
     });
     const db = forEveryOrganization(database.db);
     onClose({ what: "database", close: () => database.close() });
-    // Not waited for: it may be started later.
+    // Not awaited: the database may be started later.
     void databaseProblem(db).then((problem) => {
       if (problem !== undefined) log.error({ problem }, UNREACHABLE);
     });
@@ -147,7 +147,7 @@ await runService(
       log,
       audit,
       events,
-      // Not waited for: the scheduler's relay is the safety net.
+      // Not awaited: the scheduler's relay is the safety net.
       publishCommitted: async (rows: OutboxRow[]) => void publisher?.publish(rows),
       draining: signal,
       stopping: giveUp.signal,
@@ -188,7 +188,7 @@ await runService(
       log,
     });
     onClose({ what: "edge rounds", close: () => rounds.ended });
-    // Until the last stream is cut, which is later than the process is asked to stop.
+    // Runs until the last stream is cut, which is later than the process is asked to stop.
     const cut = new AbortController();
     const looks = startReconciler({
       name: "open streams",
@@ -207,8 +207,8 @@ await runService(
       requestPlacement: async (question) => {
         if (bus === undefined)
           return { kind: "no_answer", cause: new Error("the bus has not been reached yet") };
-        return await request(bus, subjects.controlAsk("placement"), question, {
-          timeoutMs: ASK_LIMIT_MS,
+        return await request(bus, subjects.controlRequest("placement"), question, {
+          timeoutMs: REQUEST_LIMIT_MS,
           decode: decodePlacement,
         });
       },

@@ -1,14 +1,14 @@
-/** What HTTP itself refuses is answered as everything else is: with JSON and a request id. */
+/** Refuses malformed HTTP in the form of every other refusal: JSON with a request id. */
 import { randomUUID } from "node:crypto";
 import { STATUS_CODES } from "node:http";
 import type { Socket } from "node:net";
 import { MAX_HEADER_BYTES } from "@torpor/contracts";
 import { ApiError, errorBody } from "./errors.ts";
 
-/** For the client to read the answer in; what it still sends meanwhile is thrown away. */
+/** Time for the client to read the response; what it still sends is discarded. */
 const LINGER_MS = 2_000;
 
-/** Answers, and closes the connection: nobody knows where the next request would begin. */
+/** Responds, and closes the connection: the start of the next request cannot be known. */
 export function refuseMalformedHttp(
   cause: Error & { code?: string },
   socket: Socket,
@@ -29,7 +29,7 @@ export function refuseMalformedHttp(
     "connection: close",
   ];
   socket.end(`${head.join("\r\n")}\r\n\r\n${body}`);
-  // Closed with bytes unread, it would be reset, which can take the answer from the client.
+  // A socket that is closed with unread bytes is reset, and the client may lose the response.
   socket.resume();
   const limit = setTimeout(() => socket.destroy(), LINGER_MS);
   socket.once("close", () => clearTimeout(limit));

@@ -3,8 +3,8 @@ import { invalidRequest } from "./errors.ts";
 const NAME = /^[^\p{Cc}]{1,128}$/u;
 
 /**
- * Throws the 400 of what the schema cannot judge: names that do not print, and what hides in a
- * record that is not of its type.
+ * Throws the 400 for what the schema cannot check: names that do not print, and values of another
+ * type.
  */
 export function checkMetadata(
   metadata: Record<string, unknown>,

@@ -1,27 +1,27 @@
 /**
- * How many open files the gateway's parts may have. A process that has none left opens no
- * connection, not even to its database: so each part is given its share before anything is opened.
+ * Divides the open files of the process among the gateway's parts. A process without free files
+ * opens no connection, not even to its database, so the shares are fixed before anything is opened.
  */
 import { readFileSync } from "node:fs";
 import { ConfigurationError } from "@torpor/service";
 import type { GatewayConfig } from "./config.ts";
 
-/** Files of the runtime, logs, the bus, the health port, look-ups of names. */
+/** Files of the runtime, logs, the bus, the health port and name look-ups. */
 const OWN_FILES = 256;
-/** As many of each kind are useful on one machine. */
+/** More of each kind are of no use on one machine. */
 const MOST_CONNECTIONS = 20_000;
 const LEAST_CONNECTIONS = 256;
 const MOST_PREVIEW_FILES = 16_000;
 const LEAST_PREVIEW_FILES = 1_000;
-/** Of what nobody has asked for. */
+/** Share of the files above the minimum that goes to connections. */
 const SHARE_OF_CONNECTIONS = 0.75;
-/** One to the API, and at the edge the client's and the one to the host. */
+/** One for the API; at the edge, one to the client and one to the host. */
 const FILES_PER_CONNECTION = 3;
 
 export interface OpenFiles {
-  /** Of all clients, to the API and to the edge each. */
+  /** Connections of all clients, to the API and to the edge each. */
   connections: number;
-  /** For listening on previews' ports, and for asking hosts about them. */
+  /** Files to listen on previews' ports, and for requests to hosts about those ports. */
   previews: number;
 }
 
@@ -30,7 +30,7 @@ type Asked = Pick<
   "CONNECTIONS_MAX" | "CONNECTIONS_PER_ADDRESS" | "DATABASE_POOL_MAX" | "PUBLIC_DOMAIN"
 >;
 
-/** Throws ConfigurationError when `limit` is too low for what is asked. */
+/** Throws ConfigurationError when `limit` is too low for the configuration. */
 export function shareOpenFiles(asked: Asked, limit: number): OpenFiles {
   const { CONNECTIONS_MAX: max, CONNECTIONS_PER_ADDRESS: perAddress } = asked;
   const hasPreviews = asked.PUBLIC_DOMAIN === undefined;
@@ -52,7 +52,7 @@ const tooLow = (limit: number, least: number, wanted: number) =>
   `LimitNOFILE=${wanted} of a systemd unit, or --ulimit nofile=${wanted} of a container), or lower ` +
   "CONNECTIONS_MAX or CONNECTIONS_PER_ADDRESS";
 
-/** Of this process; the runtime has raised its soft limit to the hard one. */
+/** The soft limit of this process, which the runtime has raised to the hard one. */
 export function openFileLimit(limits = readFileSync("/proc/self/limits", "utf8")): number {
   const soft = /^Max open files\s+(\d+|unlimited)/m.exec(limits)?.[1];
   if (soft === undefined) throw new Error("/proc/self/limits names no limit of open files");

@@ -12,11 +12,10 @@ import { createTokens } from "./tokens.ts";
 import { UnderWay } from "./under-way.ts";
 
 /**
- * The description of the API as JSON text, generated from the routes' schemas. It connects to
- * nothing.
+ * The description of the API as JSON text, generated from the routes' schemas. Needs no database.
  */
 export async function openApiDocument(): Promise<string> {
-  // Connections are made on first use, and a description is none.
+  // The pool connects on first use, and a description makes no query.
   const database = openDatabase("postgres://127.0.0.1/unused");
   const apiKeys = { isGood: async () => false };
   const app = buildApp({

@@ -1,5 +1,5 @@
-/** What the end of an operation means for the request that asked for it. */
-import type { Cause } from "@torpor/contracts";
+/** The end of an operation, as the outcome of the request that asked for it. */
+import { type Cause, isRefusedForNow } from "@torpor/contracts";
 import {
   findSandbox,
   findSandboxRow,
@@ -12,8 +12,8 @@ import type { Dependencies } from "./deps.ts";
 import { ApiError, sandboxDeleted } from "./errors.ts";
 
 /**
- * Returns when the sandbox was brought where it was wanted; throws the 409 or 429 otherwise, never
- * a 5xx: the SDKs would send the request again.
+ * Returns when the sandbox reached the target of the operation; throws the 409 or 429 otherwise,
+ * never a 5xx: the SDKs would send the request again.
  */
 export async function assertReached(
   deps: Pick<Dependencies, "db">,
@@ -24,8 +24,8 @@ export async function assertReached(
 }
 
 /**
- * An operation that was given up, while the sandbox got there by another: then nothing went wrong
- * for whoever asked.
+ * True for an operation that was given up while the sandbox reached its target by another: for the
+ * client, nothing went wrong.
  */
 async function isWhereItWasWanted(
   deps: Pick<Dependencies, "db">,
@@ -63,15 +63,14 @@ function failureOf(operation: OperationRow): ApiError {
   };
   const headers: Record<string, string> =
     retryAfterSeconds === undefined ? {} : { "retry-after": String(retryAfterSeconds) };
-  return new ApiError(
-    { code, status: noCapacity || code === "RATE_LIMIT_EXCEEDED" ? 429 : 409 },
-    message,
-    { details, headers },
-  );
+  return new ApiError({ code, status: isRefusedForNow(code) ? 429 : 409 }, message, {
+    details,
+    headers,
+  });
 }
 
 /**
- * Throws the 410 of a request that was carried out, and is repeated after its sandbox was deleted.
+ * Throws the 410 for the repeat of a request that succeeded, if its sandbox has been deleted since.
  */
 export async function assertStillThere(
   deps: Pick<Dependencies, "db">,
@@ -84,7 +83,7 @@ export async function assertStillThere(
     throw sandboxDeleted(operation.sandboxId, operation);
 }
 
-/** The sandbox as it is now. Throws the 410 of one that has been deleted since. */
+/** The sandbox as it is now. Throws the 410 if it has been deleted since. */
 export async function createdSandbox(
   deps: Pick<Dependencies, "db">,
   operation: OperationRow,

@@ -2,7 +2,7 @@ import { encodeCursor } from "./cursor.ts";
 
 interface PageOf<Row, View> {
   limit: number;
-  /** Of a row, for the cursor of the page after it. */
+  /** Key of a row, for the cursor of the next page. */
   keyOf: (row: Row) => string | number;
   view: (row: Row) => View;
   url: string;
@@ -10,7 +10,7 @@ interface PageOf<Row, View> {
 }
 
 /**
- * A page of a list, as clients get it. `rows` are one more than `limit` where another page follows.
+ * A page of a list, as clients get it. `rows` has one more than `limit` if another page follows.
  */
 export function pageOf<Row, View>(rows: readonly Row[], page: PageOf<Row, View>) {
   const shown = rows.slice(0, page.limit);

@@ -1,7 +1,7 @@
 /**
- * What a sandbox asks of its host, and whether any host of the fleet could ever meet it. What none
- * could is refused at once, with what there is: it would only wait for capacity that cannot come.
- * Hosts count here whether they are full, cordoned or lost: those are things that pass.
+ * The needs of a sandbox, and whether any host of the fleet could ever meet them. If none could,
+ * the create is refused at once, with what the hosts have: it would only wait for capacity that
+ * cannot come. Hosts count also while they are full, cordoned or lost: those states pass.
  */
 import type { CreateSandboxBody, SandboxPlacement, PlacementQuestion } from "@torpor/contracts";
 import {
@@ -15,7 +15,7 @@ import {
 import type { Dependencies } from "./deps.ts";
 import { type ApiError, invalidRequest, unknownTemplate } from "./errors.ts";
 
-/** What is asked of the host, as the row of the sandbox has it. */
+/** The needs, as the row of the sandbox has them. */
 type Wanted = Omit<Exclude<PlacementQuestion["about"], { sandboxId: string }>, "organizationId">;
 
 /** Values that a message names; more are only counted. */
@@ -39,7 +39,7 @@ export async function templateOf(
   );
 }
 
-/** The fields that count; undefined when none does. */
+/** The fields that are set; undefined when none is. */
 export function placementIn({ placement }: CreateSandboxBody): SandboxPlacement | undefined {
   const { labels = {}, anti_affinity } = placement ?? {};
   const hasLabels = Object.keys(labels).length > 0;
@@ -69,7 +69,7 @@ export function wantedOf(
   };
 }
 
-/** Throws the 400 of what no host that is registered could take, were it empty. */
+/** Throws the 400 if no registered host could take the sandbox even when empty. */
 export async function checkPlaceable(
   deps: Pick<Dependencies, "db" | "region">,
   wanted: Wanted,
@@ -78,7 +78,7 @@ export async function checkPlaceable(
   const hosts = await listHosts(deps.db);
   const refused =
     refuseRegion(deps, hosts, wanted) ?? refuseLabels(hosts, wanted) ?? refuseSize(hosts, wanted);
-  // None: the hosts of the region are yet to come, or have come just now.
+  // No reason: the region has no hosts yet, or a fitting one has just come.
   if (refused !== undefined) throw refused;
 }
 

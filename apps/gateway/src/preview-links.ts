@@ -1,9 +1,9 @@
 /**
- * What opens a preview in a browser, which sends no header of ours: a link, and the session that
- * it is exchanged for. Both are JWTs for one port of one sandbox, signed with a key that signs
- * nothing else: none of them is a sandbox token, nor one of them the other. They end when the
- * sandbox's tokens are revoked, or the API key that got the link ends. Those of 0.1.0 name no key,
- * and outlive it.
+ * Links and sessions that open a preview in a browser, which sends no header of Torpor's. A link is
+ * exchanged for a session. Both are JWTs for one port of one sandbox, signed with a key that signs
+ * nothing else: neither is good as a sandbox token, or in place of the other. Both end when the
+ * sandbox's tokens are revoked, or when the API key that got the link ends. Those of 0.1.0 name no
+ * key, and outlive it.
  */
 import { createHash } from "node:crypto";
 import type { SandboxRow } from "@torpor/db";
@@ -22,28 +22,26 @@ export interface Preview {
 }
 
 interface LinkTerms {
-  /** For so long the link can be opened. */
+  /** Time in which the link can be opened. */
   linkSeconds: number;
-  /** For so long the browser that opened it may use the preview. */
+  /** Time for which the browser that opened the link may use the preview. */
   sessionSeconds: number;
 }
 
-/** What a session is good for, and until when. */
+/** The rights of a session, and the time of its end. */
 export interface SessionGrant extends TokenGrant {
   expiresAtMs: number;
 }
 
 export interface PreviewLinks {
-  /** `apiKeyId`: whose key gets it. */
+  /** `apiKeyId`: the key that gets the link. */
   issue(
     preview: Preview,
     terms: LinkTerms & { apiKeyId: number },
   ): Promise<{ token: string; expiresAt: Date }>;
-  /**
-   * The session that a link is good for; undefined: it is good no more, or not for this preview.
-   */
+  /** Exchanges a link for a session; undefined: the link has ended, or is not for this preview. */
   open(token: string, preview: Preview): Promise<{ session: string; seconds: number } | undefined>;
-  /** Undefined: it is no session of this preview, or good no more. */
+  /** Undefined: the session has ended, or is not for this preview. */
   grantOf(session: string, preview: Preview): Promise<SessionGrant | undefined>;
 }
 
@@ -97,7 +95,7 @@ export function createPreviewLinks(
   };
 }
 
-/** Each is signed with one. */
+/** Every session is signed with an expiry. */
 const expiryIn = ({ exp = 0 }: JWTPayload) => exp * 1000;
 
 const keyOf = (secret: string) =>

@@ -1,6 +1,6 @@
 /**
- * Who a request is from. A proxy before the gateways says it in headers, which anybody can send:
- * they are believed of the networks of TRUST_PROXY alone.
+ * The client of a request. A proxy in front of the gateways names the client in headers, which any
+ * client can send: only those from the networks of TRUST_PROXY are trusted.
  */
 import type { IncomingMessage } from "node:http";
 import { TLSSocket } from "node:tls";
@@ -11,17 +11,17 @@ import ipaddr from "ipaddr.js";
 type Sent = Pick<IncomingMessage, "headers" | "socket">;
 
 export interface Proxies {
-  /** Whether what is said from this address is believed. */
+  /** True if headers from this address are trusted. */
   trusts(address: string): boolean;
   /** The address of the client. */
   clientOf(request: Sent): string;
   /** The client, and the trusted proxies that its request went through: the nearest last. */
   chainOf(request: Sent): string[];
-  /** Of the URL that the client asked for; undefined: nobody who is believed says. */
+  /** Scheme of the URL that the client requested; undefined: no trusted source names it. */
   schemeOf(request: Sent): "http" | "https" | undefined;
 }
 
-/** `10.0.0.0/8,fd00::/8`; empty: nobody is believed. Throws ConfigurationError. */
+/** `networks`: `10.0.0.0/8,fd00::/8`; empty: no address is trusted. Throws ConfigurationError. */
 export function createProxies(networks: string): Proxies {
   const trusts = compile(networks);
   const chainOf = (request: Sent) =>
@@ -56,11 +56,11 @@ function compile(networks: string): (address: string) => boolean {
 }
 
 /**
- * Whose an address is: what one client can easily have many of is one. By IPv6 that is a network of
- * 64 bits, and on this machine all of 127.0.0.0/8.
+ * The owner of an address: addresses of which one client can easily have many are one owner. With
+ * IPv6 that is a network of 64 bits, and on this machine all of 127.0.0.0/8.
  */
 export function ownerOfAddress(address: string): string {
-  // The zone of a link-local address is a name of this machine's, and may be any.
+  // The zone of a link-local address is the name of a local interface, in any form.
   const [bare = ""] = address.split("%", 1);
   if (!ipaddr.isValid(bare)) return bare;
   const parsed = ipaddr.process(bare);

@@ -1,7 +1,7 @@
 import { QUOTA_NAMES, type QuotaName } from "@torpor/contracts";
 import { type TInteger, type TNull, Type, type TUnion } from "typebox";
 
-/** Postgres and JSON both count that far, and no fleet does. */
+/** Largest integer of Postgres, which no fleet reaches. */
 const MAX_LIMIT = 2 ** 31 - 1;
 
 const DESCRIPTION: Record<QuotaName, string> = {

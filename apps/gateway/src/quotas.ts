@@ -1,8 +1,8 @@
 /**
- * Quotas as clients see them: in headers, and in the refusal of what would go beyond them.
+ * Quotas as clients see them: in headers, and in the refusal of what would exceed them.
  *
- * The headers are those of draft-ietf-httpapi-ratelimit-headers: `RateLimit-Policy` says what there
- * is (q, within w seconds), `RateLimit` what is left of it (r), quota by quota.
+ * The headers are those of draft-ietf-httpapi-ratelimit-headers: `RateLimit-Policy` has each quota
+ * (q, within w seconds), `RateLimit` what is left of it (r).
  */
 import { QUOTA_NAMES, type QuotaName } from "@torpor/contracts";
 import {
@@ -19,7 +19,7 @@ const CREATES_WITHIN_S = 60;
 /** Operations begin within moments, unless the fleet is full. */
 const RETRY_WAITING_S = 1;
 
-/** Nothing of an organization without quotas. */
+/** No headers for an organization without quotas. */
 export function quotaHeaders(standing: QuotaStatus | undefined): Record<string, string> {
   if (standing === undefined) return {};
   const { limits, used } = standing;
@@ -37,7 +37,7 @@ export function quotaHeaders(standing: QuotaStatus | undefined): Record<string, 
   };
 }
 
-/** For the answer to what was accepted. What a repeat joins has been counted before. */
+/** Headers for the response to an accepted request. A repeat has been counted before. */
 export async function quotaHeadersOf(
   { db }: Pick<Dependencies, "db">,
   organizationId: number,
@@ -59,10 +59,7 @@ const ADVICE: Record<Exclude<QuotaName, "creates_per_minute" | "waiting_operatio
   disk_mb: "Delete a sandbox",
 };
 
-/**
- * What time alone gives back is a 429 with Retry-After; for the rest somebody has to do something:
- * a 403.
- */
+/** A quota that time frees is a 429 with Retry-After. For the others a user has to act: a 403. */
 export function quotaRefused(refusal: QuotaRefusal): ApiError {
   const { quota, limit, needed, used } = refusal;
   const headers = quotaHeaders(refusal);

@@ -1,8 +1,7 @@
 /**
- * How many requests per minute: a budget per API key on the control plane, and per sandbox or API
- * key at the edge, counted by each gateway process for itself in windows of a minute.
- * `@fastify/rate-limit` knows Fastify's routes alone; the edge is a plain HTTP server, so both
- * count with one library.
+ * Requests per minute: a budget per API key on the control plane, and per sandbox or API key at the
+ * edge. Each gateway process counts for itself, in windows of a minute. `@fastify/rate-limit` works
+ * only for Fastify's routes, and the edge is a plain HTTP server, so both count with one library.
  */
 import { RateLimiterMemory, RateLimiterRes } from "rate-limiter-flexible";
 import { tooManyRequests } from "./errors.ts";
@@ -11,13 +10,13 @@ const WINDOW_S = 60;
 
 export interface RateLimiter {
   /**
-   * Takes one request from the budget. Returns the headers that tell the client what is left;
-   * throws the 429 when nothing is.
+   * Takes one request from the budget. Returns the headers with what is left; throws the 429 when
+   * nothing is.
    */
   take(budget: string): Promise<Record<string, string>>;
 }
 
-/** `perMinute` 0: no budget is kept, and no headers are sent. */
+/** `perMinute` 0: no limit, and no headers. */
 export function createRateLimiter(perMinute: number): RateLimiter {
   if (perMinute === 0) return { take: async () => ({}) };
   const limiter = new RateLimiterMemory({ points: perMinute, duration: WINDOW_S });

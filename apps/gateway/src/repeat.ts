@@ -2,7 +2,10 @@ import { type AcceptedOperation, findRepeat, forOrganization, type Requester } f
 import type { Dependencies } from "./deps.ts";
 import { keyReused } from "./errors.ts";
 
-/** What was accepted of this request before. Throws the 422 of a key that was sent with another. */
+/**
+ * The operation that was accepted for this request before. Throws the 422 for an Idempotency-Key
+ * that was sent with another request.
+ */
 export async function repeatOf(
   deps: Pick<Dependencies, "db">,
   requester: Requester,

@@ -1,6 +1,6 @@
 /**
- * What a client says about a request beside its body: who it is, the key that makes it repeatable,
- * and whether it waits.
+ * The parts of a request besides its body: the identity of the client, the key that makes the
+ * request repeatable, and whether the client waits.
  */
 import { createHash } from "node:crypto";
 import type { ApiKeyOwner, Requester } from "@torpor/db";
@@ -11,8 +11,8 @@ import { invalidRequest } from "./errors.ts";
 const KEY = /^[\x21-\x7e]{1,255}$/;
 
 /**
- * Who asks, and how a repeat of the request is known. `body` holds the fields that count: unknown
- * ones are ignored, here too. Throws the 400 of a malformed key.
+ * The sender of a request, and what a repeat is recognized by. `body` holds the fields that count:
+ * unknown ones are ignored here too. Throws the 400 for a malformed key.
  */
 export function requesterOf(
   request: FastifyRequest,
@@ -40,22 +40,22 @@ export function requesterOf(
   return { ...requester, idempotencyKey, requestSha256 };
 }
 
-/** RFC 7240: the client wants the operation, not its end. */
+/** `Prefer: respond-async` (RFC 7240): the client wants the operation, not its end. */
 export function prefersAsync(request: FastifyRequest): boolean {
   return /(^|[\s,])respond-async([\s,;]|$)/i.test(String(request.headers["prefer"] ?? ""));
 }
 
 const MIN_WAIT_MS = 3_000;
 /**
- * An operation that needs a place gives up before its request does, so that the request can say
- * why.
+ * An operation that needs a host gives up before its request does, so that the response has the
+ * reason.
  */
 const MIN_DEADLINE_LEAD_MS = 2_000;
 const MAX_DEADLINE_LEAD_MS = 5_000;
 
 /**
- * The limits of this request. RFC 7240, `Prefer: wait=<seconds>`: a client that is less patient
- * than this gateway says so.
+ * The limits of this request. `Prefer: wait=<seconds>` (RFC 7240) lowers them for a client that is
+ * less patient than this gateway.
  */
 export function limitsOf(request: FastifyRequest, limits: GatewayLimits): GatewayLimits {
   const seconds = /(?:^|[\s,])wait=(\d{1,6})(?:[\s,;]|$)/i.exec(
@@ -74,7 +74,7 @@ export function limitsOf(request: FastifyRequest, limits: GatewayLimits): Gatewa
   };
 }
 
-/** The same value whatever the order of its names. */
+/** Sorts the names of a value, whose order must not count. */
 function sorted(value: unknown): unknown {
   if (typeof value !== "object" || value === null || Array.isArray(value)) return value;
   const entries = Object.entries(value).toSorted(([a], [b]) => (a < b ? -1 : 1));

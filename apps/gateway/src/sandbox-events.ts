@@ -1,6 +1,6 @@
 /**
- * What the gateway hears of the fleet's events: wake-ups, never facts. Whoever is woken looks at
- * the database; a lost event costs the interval at which it looks anyway.
+ * Events of the fleet, which only wake: a woken request reads the database. A lost event costs the
+ * interval at which the request reads anyway.
  */
 import type { SandboxEventMessage } from "@torpor/contracts";
 import { ENDED_STATUSES } from "@torpor/state-machine";
@@ -13,14 +13,15 @@ export interface SandboxEvents {
   /** Called for all events until the returned function is called. */
   watchAll(listener: Listener): () => void;
   /**
-   * Whether the end of that operation was heard, maybe before anybody watched. Of the newest alone.
+   * True if the end of the operation was received, maybe before `watch`. Only the newest ends are
+   * remembered.
    */
   hasEnded(operationId: string): boolean;
   /** Hands an event to its listeners. */
   emit: (event: SandboxEventMessage) => void;
 }
 
-/** More than a gateway hears of while one of its requests is between its accept and its wait. */
+/** More than a gateway receives between the accept of one of its requests and its wait. */
 const REMEMBERED_ENDS = 4_096;
 const ENDED: ReadonlySet<string> = new Set(ENDED_STATUSES);
 

@@ -1,13 +1,11 @@
-/**
- * Schemas of what only the gateway speaks: operator resources, and the pieces shared by its routes.
- */
+/** Schemas that only the gateway uses: operator resources, and the parts that its routes share. */
 import { ApiErrorBody } from "@torpor/contracts";
 import { type Static, Type } from "typebox";
 
 export const Nullable = <T extends Parameters<typeof Type.Union>[0][number]>(schema: T) =>
   Type.Union([schema, Type.Null()]);
 
-/** Of a list that is read by pages. */
+/** Query of a list that is read in pages. */
 export const PAGE_QUERY = {
   limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000, default: 100 })),
   cursor: Type.Optional(
@@ -15,7 +13,7 @@ export const PAGE_QUERY = {
   ),
 };
 
-/** What a page has beside its `data` (page.ts). */
+/** Fields of a page besides its `data` (page.ts). */
 export const PAGE = {
   object: Type.Literal("list"),
   has_more: Type.Boolean(),
@@ -24,12 +22,12 @@ export const PAGE = {
   request_id: Type.String(),
 };
 
-/** Every route may answer with these. */
+/** Responses that every route may give. */
 export const ERRORS = { "4xx": ApiErrorBody, "5xx": ApiErrorBody } as const;
 
 export const IdParams = Type.Object({ id: Type.String() });
 
-/** Headers that a route reads; judged by requester.ts, here for the description of the API. */
+/** Headers that a route reads. requester.ts checks them; the schema only describes them. */
 export const TermsHeaders = Type.Object({
   "idempotency-key": Type.Optional(
     Type.String({

@@ -1,15 +1,15 @@
 /**
- * Which scope of an API key each route below /v1 needs: declared in the route's `config`, enforced
- * by one hook (app.ts).
+ * The scope of an API key that each route below /v1 needs: declared in the route's `config`,
+ * enforced by one hook (app.ts).
  *
  * SC1  A route that declares none cannot be registered.
- * SC2  A scope implies no other. An operator's key that is to read sandboxes has `read` too.
+ * SC2  A scope implies no other. An operator's key that is to read sandboxes needs `read` too.
  */
 import type { Scope } from "@torpor/contracts";
 import type { RouteOptions } from "fastify";
 import { ApiError } from "./errors.ts";
 
-/** Any one of them is enough; a refusal names the first. */
+/** Any of these scopes is enough; a refusal names the first. */
 export type NeededScopes = readonly [Scope, ...Scope[]];
 
 declare module "fastify" {
@@ -21,19 +21,21 @@ declare module "fastify" {
 /** For a route's `config`. */
 export const needs = (...scopes: [Scope, ...Scope[]]) => ({ scopes });
 
-/** The scope that a key with these would need; undefined: it may. */
+/** The scope that a key with `owned` lacks; undefined when it may pass. */
 export function findMissingScope(needed: NeededScopes, owned: readonly Scope[]): Scope | undefined {
   return needed.some((scope) => owned.includes(scope)) ? undefined : needed[0];
 }
 
-/** Throws the 403 of a key that may not. A route without a declaration lets nobody in. */
+/**
+ * Throws the 403 for a key without a needed scope. A route without a declaration refuses every key.
+ */
 export function assertScope(needed: NeededScopes | undefined, owned: readonly Scope[]): void {
   if (needed === undefined) throw new Error("a route below /v1 declares no scope");
   const missing = findMissingScope(needed, owned);
   if (missing !== undefined) throw scopeMissing(missing, owned);
 }
 
-/** The SDKs hand a 403 on as it is, and send it once (docs/api.md, "Keys"). */
+/** The SDKs pass a 403 on as it is, and do not retry (docs/api.md, "Keys"). */
 export const scopeMissing = (missing: Scope, owned: readonly Scope[], what = "This request") =>
   new ApiError(
     "SCOPE_MISSING",

@@ -2,12 +2,12 @@
  * Sandbox tokens: JWT, HS256, `sub` = sandbox id, `org` = organization, `gen` = generation of the
  * sandbox's tokens, `key` = API key that got it.
  *
- * They carry no expiry: a live SDK object never changes the token it was built with. A token is
+ * Tokens carry no expiry: a live SDK object never changes the token it was built with. A token is
  * good until its sandbox is deleted, the sandbox's tokens are revoked, or the key that got it ends.
- * `expiresAt` is what clients are told, so that they do not refresh all the time.
+ * Clients get an `expiresAt` only so that they do not refresh all the time.
  *
- * TK1  `kid` names the secret that a token was signed with. The first secret signs, all verify: one
- *      is exchanged without the end of a token.
+ * TK1  `kid` names the secret that a token was signed with. The first secret signs, all verify: a
+ *      secret can be replaced without ending a token.
  * TK2  Tokens of 0.1.0 have neither `kid`, `gen` nor `key`: any of the secrets may have signed
  *      them, they are of generation 0, and they outlive the key that got them.
  */
@@ -21,7 +21,7 @@ const ISSUER = "torpor";
 const TOLD_LIFETIME_MS = 30 * 24 * 3600 * 1000;
 const MIN_SECRET_BYTES = 32;
 const KEY_ID_DIGITS = 16;
-/** Good signatures stay good, and each costs a fifth of what a gateway does for a small request. */
+/** Verified tokens are cached: a verification costs a fifth of the work for a small request. */
 const MAX_VERIFIED = 10_000;
 
 type TokenSandbox = Pick<SandboxRow, "id" | "tokenGeneration">;
@@ -31,13 +31,13 @@ export interface Tokens {
     sandbox: TokenSandbox,
     owner: Pick<ApiKeyOwner, "organizationId" | "apiKeyId">,
   ): Promise<{ token: string; expiresAt: Date }>;
-  /** What a token is good for; undefined: it is not for that sandbox, or good no more. */
+  /** The grant of a token; undefined: the token has ended, or is not for that sandbox. */
   grantOf(token: string, sandbox: TokenSandbox): Promise<TokenGrant | undefined>;
 }
 
 export interface TokenGrant {
   generation: number;
-  /** The key that got it; undefined in tokens of 0.1.0 (TK2). */
+  /** The key that got the token; undefined in tokens of 0.1.0 (TK2). */
   apiKeyId: number | undefined;
 }
 
@@ -46,7 +46,7 @@ interface SigningKey {
   bytes: Uint8Array;
 }
 
-/** `accepted`: secrets that signed before, or will. Throws when one is too short to sign with. */
+/** `accepted`: former and future signing secrets. Throws when a secret is too short. */
 export function createTokens(
   secret: string,
   apiKeys: Pick<ApiKeys, "isGood">,
@@ -56,7 +56,7 @@ export function createTokens(
   const known = [signing, ...accepted.map(signingKey)];
   const verified = new Recent<JWTPayload>(MAX_VERIFIED);
   const claimsOf = async (token: string, sandboxId: string) => {
-    // No token is kept: whoever reads the memory learns none.
+    // Only a digest is kept: a dump of the memory reveals no token.
     const digest = createHash("sha256").update(token).digest("base64");
     const claims = verified.get(digest) ?? (await verify(token, sandboxId, known));
     if (claims?.sub !== sandboxId) return undefined;
@@ -86,7 +86,7 @@ export function createTokens(
   };
 }
 
-/** Ours have none; one that ends, or begins, is looked at each time. */
+/** Torpor's tokens have no times; a token with one is verified each time. */
 const hasNoTime = ({ exp, nbf }: JWTPayload) => exp === undefined && nbf === undefined;
 
 function signingKey(secret: string): SigningKey {
@@ -95,12 +95,12 @@ function signingKey(secret: string): SigningKey {
       `a token secret has fewer than ${MIN_SECRET_BYTES} bytes: generate a longer one`,
     );
   const bytes = createHash("sha256").update(`torpor sandbox token ${secret}`).digest();
-  // Says nothing of the key: a digest of it, and not all of that.
+  // Part of a digest of the key, which reveals nothing of it.
   const digest = createHash("sha256").update("torpor key id").update(bytes).digest("hex");
   return { id: digest.slice(0, KEY_ID_DIGITS), bytes };
 }
 
-/** The claims of a token for that sandbox that one of the keys signed. */
+/** The claims of a token for that sandbox; undefined when none of the keys signed it. */
 async function verify(
   token: string,
   sandboxId: string,
@@ -113,13 +113,13 @@ async function verify(
       const { kid = key.id } = protectedHeader;
       if (kid === key.id) return payload;
     } catch {
-      // Another one may have signed it.
+      // Another key may have signed it.
     }
   }
   return undefined;
 }
 
-/** A token without a generation is of the first one: of before tokens could be revoked. */
+/** A token without a generation is older than the revocation of tokens, and of generation 0. */
 export const grantIn = ({ gen = 0, key }: JWTPayload): TokenGrant => ({
   generation: Number(gen),
   apiKeyId: key === undefined ? undefined : Number(key),

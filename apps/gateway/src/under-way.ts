@@ -1,5 +1,5 @@
 /**
- * How many requests are under way at once: what waits for an operation, or streams, costs memory.
+ * Limits the requests under way: a request that waits for an operation, or streams, costs memory.
  */
 import type { ServerResponse } from "node:http";
 import type { Duplex } from "node:stream";
@@ -11,14 +11,12 @@ export class UnderWay {
   private readonly most: number;
   private readonly counts = new Map<string, number>();
 
-  /** Of one budget; 0: no bound. */
+  /** `most`: requests of one budget at once; 0: no limit. */
   constructor(most: number) {
     this.most = most;
   }
 
-  /**
-   * Counts a request until what answers it closes. Throws the 429 when there are as many already.
-   */
+  /** Counts a request until its response closes. Throws the 429 at the limit. */
   begin(budget: string, answer: ServerResponse | Duplex): void {
     if (this.most === 0 || answer.closed || answer.destroyed) return;
     const count = this.counts.get(budget) ?? 0;

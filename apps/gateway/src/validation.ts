@@ -1,6 +1,6 @@
 /**
- * Requests are checked against their schemas as they came: a body is never coerced, a query string
- * is text and is converted. Problems name the field.
+ * Checks requests against their schemas. A body is never coerced; a query string is text, and is
+ * converted. Problems name the field.
  */
 import { Compile } from "typebox/compile";
 import { IsObject, type TSchema } from "typebox";
@@ -50,10 +50,7 @@ function converted(schema: TSchema, value: unknown): unknown {
 
 const MAX_PROBLEMS = 5;
 
-/**
- * One problem per field: the first that says something (a union repeats itself for each of its
- * members).
- */
+/** One problem per field: the first with a useful message. A union reports one for each member. */
 function fieldProblems(errors: SchemaError[], part: string): FieldProblem[] {
   const byField = new Map<string, FieldProblem>();
   for (const error of errors) {
@@ -72,8 +69,8 @@ function toProblems(error: SchemaError, part: string): FieldProblem[] {
     additionalProperties?: string[];
     allowedValues?: unknown[];
   };
-  // Null is never the only thing that may stand there: what the other member of its union says is
-  // what helps.
+  // Null is never the only type of a field: the message of the union's other member is the useful
+  // one.
   if (error.keyword === "anyOf" || error.keyword === "boolean" || params.type === "null") return [];
   if (params.requiredProperties !== undefined)
     return params.requiredProperties.map((name) => ({
@@ -97,8 +94,8 @@ function toProblems(error: SchemaError, part: string): FieldProblem[] {
 
 /**
  * Path of a string (or name) that Postgres cannot store: with a NUL character, or with half a
- * surrogate pair. Undefined when all is well. It looks as deep as requests have fields that are
- * stored; deeper down there are only unknown ones, which are ignored.
+ * surrogate pair; undefined when there is none. The search is as deep as requests have fields that
+ * are stored; deeper ones are unknown, and ignored.
  */
 export function findUnstorableText(value: unknown, path = "", depth = 3): string | undefined {
   if (typeof value === "string") return isStorable(value) ? undefined : path;

@@ -1,13 +1,13 @@
 /**
- * Waits for an operation to end, for a request that answers when it has.
+ * Waits for an operation to end, for a request that responds when it has.
  *
- * W1  The operation's row decides, and nothing else: an event only makes the next look sooner. So a
- *     lost event, an outage of NATS or the death of another process costs at most one interval.
- * -   A database that does not answer costs latency, not the answer: the wait goes on until its own
- *     limit.
- * -   The wait never ends the operation, whatever ends the wait.
- * W4  What waits costs nothing but its looks: one when the end is heard, and one an interval, which
- *     is long while events come, and short while the bus is away.
+ * W1  Only the operation's row decides: an event only makes the next read sooner. So a lost event,
+ *     an outage of NATS or the death of another process costs at most one interval.
+ * -   A database that does not reply costs latency, not the response: the wait continues until its
+ *     own limit.
+ * -   The end of a wait never ends the operation.
+ * W4  A waiting request costs nothing but its reads: one when the end is announced, and one an
+ *     interval, which is long while the bus is connected, and short while it is away.
  */
 import type { SandboxEventMessage } from "@torpor/contracts";
 import { findOperationEnd, forOrganization, type OperationRow } from "@torpor/db";
@@ -29,20 +29,20 @@ export type WaitDependencies = Pick<
   "db" | "events" | "log" | "stopping" | "limits" | "busConnected"
 >;
 
-/** What is looked for, and when. */
+/** The result that a request waits for, and when to read it. */
 interface Watched<T> {
   sandboxId: string;
   /** Undefined: not yet. */
   look: () => Promise<T | undefined>;
-  /** Whether it may have come by this event. */
+  /** True if the event may announce the result. */
   wakes: (event: SandboxEventMessage) => boolean;
-  /** It may be there already. */
+  /** True if the result may be there before the first event. */
   looksAtOnce: () => boolean;
 }
 
 /**
- * Waits at most `limits.waitMs`, and no longer than the client or this process does. `isNew`: this
- * request has just made it, so that nothing is to be seen before an event says so.
+ * Waits at most `limits.waitMs`, and ends sooner when the client leaves or the process stops.
+ * `isNew`: this request has just created the operation, so the first read waits for an event.
  */
 export async function waitForOperation(
   deps: WaitDependencies,
@@ -61,7 +61,10 @@ export async function waitForOperation(
   return waited.kind === "seen" ? { kind: "ended", operation: waited.value } : waited;
 }
 
-/** It says so itself, or that another goes on: one that was replaced has no event of its own. */
+/**
+ * True for the end of the operation, or when another one executes: an operation that was replaced
+ * has no event of its own.
+ */
 function mayEnd(event: SandboxEventMessage, operationId: string): boolean {
   if (endsOperation(event, operationId)) return true;
   if (event.operationId === operationId) return false;
@@ -69,8 +72,8 @@ function mayEnd(event: SandboxEventMessage, operationId: string): boolean {
 }
 
 /**
- * Waits until `look` finds something in the database: after each event that wakes it, and in any
- * case again and again (W1).
+ * Waits until `look` finds a result in the database: reads after each event that wakes it, and at
+ * each interval (W1).
  */
 export async function waitFor<T>(
   deps: WaitDependencies,
@@ -86,7 +89,7 @@ export async function waitFor<T>(
   const interrupts = AbortSignal.any([gone, deps.stopping]);
   interrupts.addEventListener("abort", alarm.ring);
   try {
-    // Asked only now, when no event can be missed any more.
+    // Checked after the watch has begun, so that no event is missed.
     if (watched.looksAtOnce() || interrupts.aborted) alarm.ring();
     for (;;) {
       const leftMs = limitAt - performance.now();
@@ -106,10 +109,10 @@ export async function waitFor<T>(
 const intervalMs = ({ limits, busConnected }: WaitDependencies) =>
   busConnected() ? limits.lookEveryMs : limits.lookWithoutBusEveryMs;
 
-/** Sooner than the database client gives up a silent server: the next look asks anew. */
+/** Shorter than the database client's limit for a silent server: the next read tries again. */
 const LOOK_LIMIT_MS = 3_000;
 
-/** What `look` finds; undefined also when the database did not answer in time. */
+/** The result of `look`; undefined also when the database does not reply in time. */
 async function inTime<T>(
   { log }: WaitDependencies,
   { sandboxId, look }: Watched<T>,
@@ -131,7 +134,7 @@ async function inTime<T>(
   }
 }
 
-/** A sleep that can be cut short. A ring while nobody sleeps cuts the next sleep. */
+/** A sleep that a ring ends early. A ring between two sleeps ends the next one. */
 function createAlarm() {
   let rung = false;
   let wake: (() => void) | undefined;

@@ -1,5 +1,5 @@
 /**
- * `wait_for=replicated`: the pause has ended, and the request waits on until its snapshot is in the
+ * `wait_for=replicated`: after the pause has ended, the request waits until its snapshot is in the
  * store too.
  */
 import { findSandbox, forOrganization, type SandboxView } from "@torpor/db";
@@ -9,8 +9,8 @@ import { type WaitDependencies, waitFor } from "./wait-for-operation.ts";
 type Reached = { kind: "replicated" } | { kind: "refused"; error: ApiError };
 
 /**
- * Returns when it is replicated; throws the 409 when it cannot be, the 503 when it takes longer
- * than the request may.
+ * Returns when the snapshot is in the store; throws the 404 or 409 when it will not be, the 503
+ * when it takes longer than the request may.
  */
 export async function waitForReplica(
   deps: WaitDependencies,

@@ -1,5 +1,6 @@
 /**
- * Creates that get no turn at the database: what was begun is deleted, what was not is left alone.
+ * Creates that get no slot at the database: one that has begun is deleted, one that has not is left
+ * alone.
  */
 import {
   createTemplate,
@@ -18,7 +19,7 @@ const TEMPLATE = "code-interpreter";
 const started = new AsyncDisposableStack();
 let database: TestDatabase;
 let app: ReturnType<typeof appWith>;
-/** By the number of the turn since it was set. */
+/** True if a slot is refused, by its number since `turns` was set to 0. */
 let isRefused: (turn: number) => boolean = () => false;
 let turns = 0;
 let accepted = () => {};
@@ -62,13 +63,13 @@ afterAll(async () => {
 beforeEach(async () => {
   isRefused = () => false;
   accepted = () => {};
-  // The key is known from now on.
+  // Caches the key.
   await app.inject({ url: "/v1/sandboxes", headers: { "x-api-key": "test-key" } });
   await database.sql`DELETE FROM operations`;
 });
 
 test("a create that was refused its turn was not begun: nothing is asked to delete it", async () => {
-  // Its template and the hosts are looked up; the third turn is the transaction's.
+  // The first two slots read the template and the hosts; the third is the transaction's.
   turns = 0;
   isRefused = (turn) => turn >= 3;
   expect((await create()).statusCode).toBe(429);

@@ -1,4 +1,4 @@
-/** What is audited, and how its entries get into the database; the database is scripted. */
+/** Requests that are audited, and how entries get into the database, which is scripted. */
 import type { Database, NewAuditEntry } from "@torpor/db";
 import { pino } from "pino";
 import { beforeEach, describe, expect, test, vi } from "vitest";
@@ -90,7 +90,7 @@ describe("the log", () => {
         },
       }),
     } as unknown as Database;
-    // Whoever waits for the time to be over does not end before the test.
+    // A wait that is longer than the test: only the entry itself ends it.
     audit = createAuditLog({ db, log, retryMs: 5, waitMs: 600_000 });
   });
   const ids = () => written.map(({ requestId }) => requestId);

@@ -1,7 +1,4 @@
-/**
- * How long a key is remembered, and how often its use is noted; the database is scripted, and so is
- * the clock.
- */
+/** How long a key is cached, and how often its use is recorded. Database and clock are scripted. */
 import type { Database } from "@torpor/db";
 import { pino } from "pino";
 import { beforeEach, describe, expect, test } from "vitest";

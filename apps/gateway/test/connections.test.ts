@@ -1,7 +1,4 @@
-/**
- * An address that opens connections and says nothing costs itself alone. Real servers, real
- * sockets.
- */
+/** An address that opens idle connections costs only itself. Real servers, real sockets. */
 import { once } from "node:events";
 import { createServer, type Server } from "node:http";
 import { type AddressInfo, connect, type Socket } from "node:net";
@@ -32,7 +29,7 @@ afterEach(() => {
   server.close();
 });
 
-/** Resolves when the server has taken it. */
+/** Resolves when the server has accepted the connection. */
 async function open(): Promise<Socket> {
   const taken = once(server, "connection");
   const socket = connect((server.address() as AddressInfo).port, "127.0.0.1");
@@ -58,7 +55,7 @@ const isClosed = async (socket: Socket) => {
 
 test("CL2: over the limit the one without a request for longest goes, and the newest comes in", async () => {
   const [first, second, third] = [await open(), await open(), await open()];
-  // Now it is the second that has waited longest.
+  // Now the second has been without a request for longest.
   expect(await get(first)).toMatch(/200/);
   const fourth = await open();
   expect(await isClosed(second)).toBe(true);

@@ -1,4 +1,4 @@
-/** Turns at the database: each waits for its own. What the database does is scripted here. */
+/** Slots at the database: each lane waits only for itself. The database is scripted. */
 import { expect, test } from "vitest";
 import { createDatabaseTurns, createHealthPing, inLane, inOwnLane } from "../src/database-turns.ts";
 import { createGuesses } from "../src/guesses.ts";
@@ -8,11 +8,11 @@ function gate(): [() => void, Promise<void>] {
   return [resolve, promise];
 }
 
-/** One more is the health report's. */
+/** One more connection is the health report's. */
 const turnsAt = (connections: number, waitLimitMs?: number) =>
   createDatabaseTurns(connections + 1, waitLimitMs);
 
-/** Work that ends when it is told to, in the order in which it began. */
+/** Work that `endOne` ends, in the order in which it began. */
 function scripted(connections: number, waitLimitMs?: number) {
   const takeTurn = turnsAt(connections, waitLimitMs);
   const begun: string[] = [];
@@ -25,7 +25,7 @@ function scripted(connections: number, waitLimitMs?: number) {
         return name;
       }),
     );
-    // What is left when a test ends has waited too long some time later.
+    // Work that is left at the end of a test is rejected later, when it has waited too long.
     asked.catch(() => {});
     return asked;
   };
@@ -96,7 +96,7 @@ test("a lane goes with what was begun in it, also when its turn comes by the end
   const other = inLane("api-key 2", () =>
     takeTurn(async () => {
       await ended;
-      // Waits behind what is in this lane already, and not in the first one's, which has its turn.
+      // Waits in its own lane, and not in that of api-key 1, whose end frees the slot.
       void note("second of 2");
     }),
   );

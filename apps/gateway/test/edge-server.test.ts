@@ -1,6 +1,4 @@
-/**
- * Which connections the edge takes, by the address of this machine that they came to. Real sockets.
- */
+/** The connections that the edge accepts, by their local address. Real sockets. */
 import { once } from "node:events";
 import { createServer as createListener, type AddressInfo, connect, type Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -56,7 +54,7 @@ async function open(host: string, port = edgePort()): Promise<Socket> {
   return socket;
 }
 
-/** The answer, or nothing when the connection was closed instead. */
+/** The body of the response; empty when the connection was closed instead. */
 async function get(socket: Socket, path = "/"): Promise<string> {
   socket.write(`GET ${path} HTTP/1.1\r\nhost: h\r\n\r\n`);
   const answered = once(socket, "data").then(([data]) => String(data).split("\r\n\r\n")[1] ?? "");
@@ -82,7 +80,7 @@ test("one address has no more than its share, and takes none from another", asyn
   const first = [await open("127.64.0.1"), await open("127.64.0.1")];
   expect(await get(await open("127.64.0.1"))).toBe("");
   expect(await get(await open("127.64.0.2"))).toMatch(/^127\.64\.0\.2/);
-  // There is room again when one has left.
+  // A connection that has ended makes room.
   first[0]?.destroy();
   await once(first[0] as Socket, "close");
   await expect.poll(async () => await get(await open("127.64.0.1"))).toMatch(/^127\.64\.0\.1/);

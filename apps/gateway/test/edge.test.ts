@@ -8,7 +8,7 @@ import { ApiError } from "../src/errors.ts";
 import { createProxies, ownerOfAddress } from "../src/proxies.ts";
 
 const ID = "1763309903rt5vs4lm";
-const door = (host?: string) =>
+const endpoint = (host?: string) =>
   endpointOf(
     { headers: host === undefined ? {} : { host } },
     { domain: "example.com", publicOrigin: { scheme: "https", port: 443 } },
@@ -20,7 +20,7 @@ describe("host names", () => {
     [`7777-${ID}.eu-1.vms.example.com:8443`, 7777],
     [`80-${ID}.EU-1.VMS.Example.com`, 80],
   ])("%s leads to port %d", (host, port) => {
-    expect(door(host)).toMatchObject({ port });
+    expect(endpoint(host)).toMatchObject({ port });
   });
 
   test.each([
@@ -35,7 +35,7 @@ describe("host names", () => {
     `3000-${ID}.eu-1.vmsXexample.com`,
     "3000-short.eu-1.vms.example.com",
   ])("%s leads nowhere, and the answer says how names look", (host) => {
-    const refused = door(host);
+    const refused = endpoint(host);
     expect(refused).toBeInstanceOf(ApiError);
     expect(refused).toMatchObject({
       status: 404,
@@ -155,7 +155,7 @@ describe("headers on the way in", () => {
     ["2001:db8:1:2::3", "2001:db8:1:3::3", false],
   ])("%s and %s are one owner's: %s", (one, other, same) => {
     expect(ownerOfAddress(one) === ownerOfAddress(other)).toBe(same);
-    // Link-local ones come with the name of an interface.
+    // Link-local addresses come with the name of an interface.
     for (const zone of ["%eth0.100", "%br-abc"])
       expect(ownerOfAddress(`fe80::1${zone}`)).toBe(ownerOfAddress("fe80::2"));
   });
@@ -183,7 +183,7 @@ describe("auto-resume", () => {
   test("WK2: 64 wait for one sandbox, the next is turned away, and there is room again when they have ended", async () => {
     let answer: (error: Error) => void = () => {};
     const database = new Promise<never>((_, reject) => (answer = reject));
-    // It is asked a turn later, when it has failed already.
+    // The waker awaits it a tick later, when it may have been rejected already.
     database.catch(() => {});
     const limits = { autoResumeWaitMs: 1_000 };
     const waker = new Waker({

@@ -1,4 +1,4 @@
-/** A flood of one API key at a real database, and another's request beside it. */
+/** A flood of one API key at a real database, and another key's request during it. */
 import { setTimeout as sleep } from "node:timers/promises";
 import { findApiKey, openDatabase, pingDatabase } from "@torpor/db";
 import { type Databases, sharedPostgres } from "@torpor/testkit";
@@ -16,7 +16,7 @@ afterAll(async () => {
   await server[Symbol.asyncDispose]();
 });
 
-/** How much of a flood was answered before another key's query and transaction were. */
+/** The part of a flood that ended before another key's query and transaction. */
 async function answeredBefore(isFair: boolean): Promise<number> {
   const fair = isFair ? { takeTurn: createDatabaseTurns(CONNECTIONS) } : {};
   const url = await server.database();
@@ -31,7 +31,7 @@ async function answeredBefore(isFair: boolean): Promise<number> {
       }),
     );
     await inLane("api-key 2", async () => {
-      // As rows and as arrays: the driver is asked differently.
+      // As rows and as arrays: the driver is called differently.
       await pingDatabase(database.db);
       expect(await findApiKey(database.db, "guess")).toBeUndefined();
       await database.db.transaction(pingDatabase);

@@ -1,4 +1,4 @@
-/** Who gets another certificate of a gateway, over a real bus and a real database. */
+/** Renewals of certificates by a gateway, over a real bus and with a real database. */
 import { X509Certificate } from "node:crypto";
 import { request, type Bus, connectBus } from "@torpor/bus";
 import { CertificateReply, decoder, subjects } from "@torpor/contracts";
@@ -41,7 +41,7 @@ beforeAll(async () => {
     fleetIdentity: fleetIdentity(nats.url, null, { authority, days: DAYS }),
     log: silentLog(),
   });
-  // A question that is asked before the server knows of the subscription is heard by nobody.
+  // A request that comes before the server knows of the subscription finds no handler.
   await control.connection.flush();
   for (const hostId of HOSTS) await join(hostId);
 });
@@ -65,13 +65,13 @@ async function join(hostId: string): Promise<void> {
   await joinHost(database.db, joining, new Date(Date.now() + 1_000));
 }
 
-/** As the host `asker`, which may say that it is another. */
+/** Sends a request as the host `asker`, which may name another host. */
 async function renew(asker: string, given: { hostId?: string; request?: string } = {}) {
   const { hostId = asker, request: certificateRequest = requests.get(asker) ?? "" } = given;
   const bus = await connectBus({ ...nats.as(asker), name: asker, hostId: asker });
   const question = { type: "certificate", version: 1, hostId, certificateRequest };
   const options = { timeoutMs: 10_000, decode: decodeReply };
-  const reply = await request(bus, subjects.ask(asker, "certificate"), question, options);
+  const reply = await request(bus, subjects.request(asker, "certificate"), question, options);
   await bus.close();
   return reply.kind === "answer" ? reply.value : reply;
 }
@@ -88,13 +88,13 @@ test("RN1: a host gets its own name, for its own key, again and again, and where
     dataPlaneHost: "10.0.0.7",
     revokedAt: null,
   });
-  // Its answer may have been lost.
+  // The first reply may have been lost.
   expect(await renew("host-a")).toMatchObject({ granted: true });
   expect(await renew("host-a", { hostId: "host-b" })).toEqual(refused("may not speak for"));
   const { requestPem: request } = await createRequest();
   expect(await renew("host-a", { request })).toEqual(refused("another key"));
   expect(await renew("host-a", { request: "what" })).toEqual(refused("no request"));
-  // A flood of one costs no signatures, and the others nothing.
+  // A flood of one host costs no signatures, and the others nothing.
   for (let times = 0; times < 6; times += 1) await renew("host-a");
   expect(await renew("host-a")).toEqual(refused("Try again in"));
   expect(await renew("host-b")).toMatchObject({ granted: true });

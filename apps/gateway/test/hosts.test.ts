@@ -41,20 +41,20 @@ const need = (given: Partial<Need> = {}): Need => ({
   ...given,
 });
 const here = host("here");
-const stranded = (needs: Need[], others: PlacementHost[]) =>
+const unplaceable = (needs: Need[], others: PlacementHost[]) =>
   unplaceableFrom({ id: "here", driverFingerprint: "f1" }, needs, [here, ...others]);
 
 describe("the last host for its sandboxes", () => {
   test("is not last when another ready host could take them, full or not", () => {
-    expect(stranded([need()], [host("there", { memoryMibUsed: 4096 })])).toEqual([]);
-    expect(stranded([], []), "nor when it has none").toEqual([]);
+    expect(unplaceable([need()], [host("there", { memoryMibUsed: 4096 })])).toEqual([]);
+    expect(unplaceable([], []), "nor when it has none").toEqual([]);
   });
 
   test("is last when there is no other ready host", () => {
-    expect(stranded([need()], [])).toMatchObject([
+    expect(unplaceable([need()], [])).toMatchObject([
       { sandboxes: 3, hosts: 0, message: expect.stringMatching(/There is no other host/) },
     ]);
-    expect(stranded([need()], [host("there", { state: "cordoned" })])).toMatchObject([
+    expect(unplaceable([need()], [host("there", { state: "cordoned" })])).toMatchObject([
       {
         hosts: 1,
         reasons: { host_not_ready: 1 },
@@ -82,26 +82,26 @@ describe("the last host for its sandboxes", () => {
     ],
     ["memory", { memoryMibCapacity: 511 }, {}, /less than 512 MiB of memory/],
   ])("says why none can, as placement does: %s", (reason, given, needs, message) => {
-    expect(stranded([need(needs)], [host("there", given)])).toMatchObject([
+    expect(unplaceable([need(needs)], [host("there", given)])).toMatchObject([
       { reasons: { [reason]: 1 }, message: expect.stringMatching(message) },
     ]);
     expect(
-      stranded([need(needs)], [host("there", given), host("other", { hasFence: true })]),
+      unplaceable([need(needs)], [host("there", given), host("other", { hasFence: true })]),
       "another can",
     ).toEqual([]);
   });
 
   test("of different needs names those that nobody meets", () => {
     const needs = [need(), need({ region: "us", count: 1 }), need({ runs: false })];
-    expect(stranded(needs, [host("there")])).toMatchObject([{ sandboxes: 1, region: "us" }]);
+    expect(unplaceable(needs, [host("there")])).toMatchObject([{ sandboxes: 1, region: "us" }]);
   });
 
   test("what is paused needs what its own snapshot needs, what is stopped no VMM at all", () => {
     const there = [host("there", { restorableFingerprints: ["f2"] })];
     expect(
-      stranded([need({ runs: false, snapshotFingerprint: "f2" }), need({ runs: false })], there),
+      unplaceable([need({ runs: false, snapshotFingerprint: "f2" }), need({ runs: false })], there),
     ).toEqual([]);
-    expect(stranded([need({ runs: false, snapshotFingerprint: "f1" })], there)).toMatchObject([
+    expect(unplaceable([need({ runs: false, snapshotFingerprint: "f1" })], there)).toMatchObject([
       { reasons: { fingerprint: 1 } },
     ]);
   });

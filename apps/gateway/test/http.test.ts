@@ -1,6 +1,6 @@
 /**
- * What the API says when it refuses, without a database: the requests here are judged before one is
- * asked.
+ * Refusals of the API that need no database: these requests are refused before the first query, or
+ * by its failure.
  */
 import type { Database } from "@torpor/db";
 import type { FastifyInstance } from "fastify";
@@ -16,10 +16,7 @@ const OWNER = {
   goodForMs: null,
 };
 
-/**
- * Knows the API key, and nothing else: any other question fails as it does while the database is
- * away.
- */
+/** Knows only the API key: any other query fails as it does while the database is away. */
 function databaseAway(): Database {
   let asked = 0;
   const refused = Object.assign(new Error("connect ECONNREFUSED"), { code: "ECONNREFUSED" });
@@ -36,7 +33,7 @@ let app: FastifyInstance;
 beforeAll(async () => {
   app = appWith({ db: databaseAway() });
   await app.ready();
-  // Remembers the key while the database knows it.
+  // Caches the key while the database knows it.
   await app.inject({ method: "GET", url: "/v1/sandboxes/x", headers: { "x-api-key": KEY } });
 });
 afterAll(async () => {
@@ -189,7 +186,7 @@ describe("S52: what is wrong with a request is named by field", () => {
         headers: { "x-api-key": KEY },
         payload: { template_name: "x", env_vars: { A: "x".repeat(bytes) } },
       });
-    // Remembers the key.
+    // Caches the key.
     await small.inject({ method: "GET", url: "/v1/sandboxes/x", headers: { "x-api-key": KEY } });
     const refused = await create(20_000);
     expect([refused.statusCode, refused.json()]).toMatchObject([
@@ -206,7 +203,7 @@ describe("S52: what is wrong with a request is named by field", () => {
         },
       },
     ]);
-    // It comes as far as the database, which is away.
+    // This request gets as far as the database, which is away.
     expect((await create(15_000)).statusCode).toBe(503);
     await small.close();
   });
@@ -226,7 +223,7 @@ describe("S52: what is wrong with a request is named by field", () => {
       "INVALID_REQUEST",
       "env_vars must be at most 262144 bytes as JSON text, and is 310091",
     ]);
-    // All is well with it; here is no database.
+    // The request is valid; only the database is missing.
     expect(await say(200 * 1024)).toEqual([503, "SERVICE_UNAVAILABLE", expect.any(String)]);
   });
 

@@ -1,6 +1,4 @@
-/**
- * What is open at the edge ends with what it was opened with. The database's answers are scripted.
- */
+/** Streams at the edge end with their credential. The database is scripted. */
 import { PassThrough } from "node:stream";
 import type { StreamCredential } from "@torpor/db";
 import { expect, test } from "vitest";

@@ -30,7 +30,7 @@ describe("an operation that failed", () => {
   const ended = (error: OperationRow["error"]) =>
     ({ id: "op_1", kind: "create", status: "cancelled", error, explain: null }) as OperationRow;
   const answer = async (error: OperationRow["error"]) => {
-    // Where the sandbox is: nowhere.
+    // A database without the sandbox.
     const db = {
       select: () => ({ from: () => ({ where: () => Promise.resolve([]) }) }),
     } as unknown as Dependencies["db"];

@@ -1,5 +1,5 @@
 /**
- * How a browser passes where `preview_access` is `token`: links, their cookies, and sub-protocols.
+ * Access of a browser where `preview_access` is `token`: links, their cookies, and sub-protocols.
  */
 import { describe, expect, onTestFinished, test } from "vitest";
 import { localHeaders, publicLocations } from "../src/edge/preview-host.ts";
@@ -103,7 +103,7 @@ test("wrong links are counted by their address, before the database is asked; go
   let asked = 0;
   const sandbox = { ...preview.sandbox, previewAccess: "token" };
   const find = async () => ((asked += 1), { sandbox }) as never;
-  const door = { name: "n", port: 3000, scheme: "https", find } as const;
+  const endpoint = { name: "n", port: 3000, scheme: "https", find } as const;
   const linkGuesses = createGuesses(3, "links");
   const deps = { db: {} as never, previewLinks: links, linkGuesses, proxies: createProxies("") };
   const openedFrom = async (remoteAddress: string, token: string) => {
@@ -113,7 +113,7 @@ test("wrong links are counted by their address, before the database is asked; go
       headers: {},
       socket: { remoteAddress },
     };
-    return await openLink(deps, door, incoming as never, true);
+    return await openLink(deps, endpoint, incoming as never, true);
   };
   const { token } = await links.issue(preview, TERMS);
   for (let times = 0; times < 5; times += 1)
@@ -147,7 +147,7 @@ describe("the address of a link", () => {
 });
 
 describe("a session's cookie", () => {
-  const door = { name: "n", port: 3000, scheme: "https", find: async () => undefined } as const;
+  const endpoint = { name: "n", port: 3000, scheme: "https", find: async () => undefined } as const;
   const host = `3000-${ID}.eu.vms.example.com`;
   const makeSession = async () => {
     const { token } = await links.issue(preview, TERMS);
@@ -157,7 +157,7 @@ describe("a session's cookie", () => {
     (await sessionOf(
       links,
       preview.sandbox,
-      { ...door, port },
+      { ...endpoint, port },
       { headers: { host, ...headers } },
     )) !== undefined;
 
@@ -203,8 +203,8 @@ describe("a session's cookie", () => {
       limiter: { take: async () => ({}) },
       underWay: { begin: () => {} },
     };
-    const found = { ...door, find: async () => ({ sandbox }) };
-    const admitted = await admit(deps as never, { door: found, incoming } as never);
+    const found = { ...endpoint, find: async () => ({ sandbox }) };
+    const admitted = await admit(deps as never, { endpoint: found, incoming } as never);
     expect(admitted).toMatchObject({ isUser: true, passesCredentials: true });
     const credential = { sandboxId: ID, generation: 0, gotWithKeyId: 7 };
     const { expiresAtMs } = (await links.grantOf(session, preview)) ?? {};
@@ -239,15 +239,16 @@ describe("a token as a sub-protocol", () => {
 });
 
 describe("preview_host: localhost", () => {
-  const door = { name: "n", port: 3000, scheme: "https", find: async () => undefined } as const;
-  const headersOf = (headers: Record<string, string>) => localHeaders(door, { headers } as never);
+  const endpoint = { name: "n", port: 3000, scheme: "https", find: async () => undefined } as const;
+  const headersOf = (headers: Record<string, string>) =>
+    localHeaders(endpoint, { headers } as never);
 
   test("the host, and the page's own origin, are those inside; another origin stays", () => {
     const host = "3000-x.eu.vms.example.com";
     const own = { host: "localhost:3000", origin: "http://localhost:3000" };
     expect(headersOf({ host, origin: `https://${host}` })).toEqual(own);
     expect(headersOf({ host, origin: "https://other" })).toEqual({ host: "localhost:3000" });
-    const browserLike = localHeaders({ ...door, port: 80 }, { headers: { host } } as never);
+    const browserLike = localHeaders({ ...endpoint, port: 80 }, { headers: { host } } as never);
     expect(browserLike).toEqual({ host: "localhost" });
   });
 
@@ -261,6 +262,6 @@ describe("preview_host: localhost", () => {
   ])("a redirect to %s leads to %s", (location, seen) => {
     const asked = { scheme: "https", host: "p.example" };
     const raw = ["X", "http://localhost:3000/", "Location", location];
-    expect(publicLocations(raw, door, asked)).toEqual([...raw.slice(0, 3), seen]);
+    expect(publicLocations(raw, endpoint, asked)).toEqual([...raw.slice(0, 3), seen]);
   });
 });

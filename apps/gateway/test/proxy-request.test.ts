@@ -1,6 +1,6 @@
 /**
- * One request from the edge to a host's data plane, over real connections: when one is kept, and
- * what is done when it breaks.
+ * Proxy requests from the edge to a host's data plane, over real connections: when one is kept, and
+ * what happens when it breaks.
  */
 import { once } from "node:events";
 import { createServer, type IncomingMessage, type Server } from "node:http";
@@ -10,10 +10,10 @@ import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
 import { proxyRequest } from "../src/edge/proxy-request.ts";
 import { type AgentTarget, targetOf } from "../src/edge/target.ts";
 
-/** What the host's data plane saw: which connection, and what came over it. */
+/** The requests that the host's data plane got, each with its connection. */
 const seen: { connection: number; method: string; body: string }[] = [];
 const connections: Socket[] = [];
-/** Breaks the connection of these, by method, as often as said. */
+/** Connections that are still to break, by method. */
 let breaks: Record<string, number> = {};
 
 const host = createServer((incoming, response) => {
@@ -28,14 +28,14 @@ const host = createServer((incoming, response) => {
   });
 });
 host.on("connection", (socket) => connections.push(socket));
-/** The edge's own listener, whose requests are sent on. */
+/** The edge's listener, which sends requests on. */
 const edge = createServer((incoming, response) => {
-  const exchanged = proxyRequest(incoming, target(), {
+  const proxied = proxyRequest(incoming, target(), {
     extra: {},
     passesCredentials: false,
     signal: new AbortController().signal,
   });
-  void exchanged.then(async (one) => {
+  void proxied.then(async (one) => {
     if (one.kind === "answered") response.end(await text(one.answer));
     else response.writeHead(503).end(one.kind);
   });

@@ -1,4 +1,4 @@
-/** What clients are told of quotas: what is left, and why and until when something is refused. */
+/** Quotas as clients see them: what is left, and why and until when a request is refused. */
 import { QUOTA_NAMES } from "@torpor/contracts";
 import type { QuotaRefusal, QuotaUse } from "@torpor/db";
 import { describe, expect, test } from "vitest";

@@ -13,7 +13,7 @@ import { createProxies } from "../src/proxies.ts";
 import { UnderWay } from "../src/under-way.ts";
 import { appWith } from "./support/app.ts";
 
-/** The whole of it: a route that is new, or needs another scope, changes this table on purpose. */
+/** All routes: a new one, or one that needs another scope, changes this table on purpose. */
 const NEEDED: Record<string, Scope[]> = {
   "GET /v1/sandboxes": ["read"],
   "GET /v1/sandboxes/:id": ["read"],
@@ -63,10 +63,10 @@ const NEEDED: Record<string, Scope[]> = {
   "GET /v1/organizations/:id/quotas": ["read", "operator"],
   "PUT /v1/organizations/:id/quotas": ["operator"],
 };
-/** The last has a token of its own, that lets a host join once. */
+/** The last one takes a token of its own, which lets a host join once. */
 const OPEN = ["GET /health", "GET /openapi.json", "POST /v1/host-admissions"];
 
-/** Knows one key with these scopes, whatever it is; nothing else can be asked of it. */
+/** A database that returns one key with these scopes, whatever the key is, and fails otherwise. */
 function knows(scopes: Scope[]): Database {
   const owner = { apiKeyId: 7, organizationId: 1, scopes, expiresAt: null, goodForMs: null };
   let asked = 0;
@@ -88,7 +88,7 @@ test("AP2: every route declares the scope of the table, for HEAD as for GET; /he
   );
   const isOpen = ([route]: readonly [string, unknown]) =>
     [...OPEN, ...OPEN.map((open) => open.replace("GET", "HEAD"))].includes(route);
-  // What Fastify adds by itself for each GET.
+  // Fastify adds a HEAD route for each GET.
   const heads = Object.entries(NEEDED).flatMap(([route, scopes]) =>
     route.startsWith("GET ") ? [[route.replace("GET", "HEAD"), scopes] as const] : [],
   );
@@ -179,11 +179,11 @@ describe("at the edge", () => {
       streams: { watch: () => {} },
     } as unknown as RouteDependencies;
     const found = async () => ({ sandbox }) as never;
-    const door = { name: "sandbox", port, scheme: "http" as const, find: found };
+    const endpoint = { name: "sandbox", port, scheme: "http" as const, find: found };
     const headers = { "x-api-key": "key" };
     const incoming = { method: "POST", url: "/execute", headers, socket: {} };
     return await admit(deps, {
-      door,
+      endpoint,
       incoming: incoming as never,
       answer: {} as never,
       requestId: "req",

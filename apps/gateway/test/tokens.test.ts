@@ -1,6 +1,6 @@
 /**
- * Sandbox tokens: for whom they are good, how the secret that signs them is exchanged, and how they
- * end.
+ * Sandbox tokens: the sandbox that they are good for, the replacement of the signing secret, and
+ * their end.
  */
 import { createHash } from "node:crypto";
 import { decodeJwt, decodeProtectedHeader, SignJWT } from "jose";
@@ -22,7 +22,7 @@ const issue = async (tokens: Tokens, sandbox = mine, apiKeyId = 3) =>
 const isFor = async (tokens: Tokens, token: string, sandbox: typeof mine) =>
   (await tokens.grantOf(token, sandbox)) !== undefined;
 
-/** As gateways of 0.1.0 sign them. */
+/** A token as gateways of 0.1.0 sign it. */
 async function oldToken(secret: string, claims = {}, sandboxId = mine.id): Promise<string> {
   const key = createHash("sha256").update(`torpor sandbox token ${secret}`).digest();
   const jwt = new SignJWT({ org: 7, ...claims }).setProtectedHeader({ alg: "HS256" });
@@ -73,7 +73,7 @@ test("TK1: a secret is exchanged in three steps, and no token ends or is refused
   const [first, second, third] = issued.map((token) => decodeProtectedHeader(token).kid);
   expect(second).toBe(first);
   expect(third).not.toBe(first);
-  // Gateways are restarted one by one: those of a step meet tokens of the one before and after.
+  // Gateways are restarted one by one: a gateway gets tokens of the step before and after its own.
   for (const [at, tokens] of fleets.entries())
     for (const token of issued.slice(Math.max(0, at - 1), at + 2))
       expect(await isFor(tokens, token, mine)).toBe(true);

@@ -1,6 +1,6 @@
 /**
- * What a request that waits asks of the database, and when. A real Postgres; events as the bus
- * would bring them.
+ * The reads of a waiting request, and their times. A real Postgres; events as the bus would deliver
+ * them.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { newOperationId, type SandboxEventMessage } from "@torpor/contracts";
@@ -19,7 +19,7 @@ import { DEFAULT_LIMITS } from "../src/deps.ts";
 import { createSandboxEvents, type SandboxEvents } from "../src/sandbox-events.ts";
 import { waitForOperation } from "../src/wait-for-operation.ts";
 
-/** Longer than any of these tests: what is seen was not seen by looking again. */
+/** Longer than any of these tests: no read is due to the interval. */
 const NEVER_MS = 600_000;
 
 const started = new AsyncDisposableStack();
@@ -46,7 +46,7 @@ beforeEach(async () => {
   operation = accepted.operation;
 });
 
-/** Counts what is read. */
+/** Counts the reads. */
 const counted = () =>
   ({
     select: (fields: Parameters<Database["select"]>[0]) => {

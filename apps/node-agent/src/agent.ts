@@ -1,6 +1,4 @@
-/**
- * The node-agent without its process: supervisor, bus loops and data plane, over a given driver.
- */
+/** The node-agent without its process: supervisor, bus loops and data plane on a given driver. */
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { type Bus, consume } from "@torpor/bus";
@@ -50,13 +48,14 @@ export interface AgentOptions {
   config: NodeAgentConfig;
   driver: Driver;
   isolation: Isolation;
-  /** Where snapshots are kept; undefined: on this host alone. */
+  /** Store of snapshots; undefined: snapshots stay on this host only. */
   blobs: Blobs | undefined;
   /**
-   * Taken in place of tickets, and shown to hosts that know none: in fleets with programs of 0.1.0.
+   * Shared key of fleets with programs of 0.1.0: accepted in place of tickets, and shown to hosts
+   * that know no tickets.
    */
   hostKey: string | undefined;
-  /** Undefined: the data plane is plain HTTP. */
+  /** TLS of the fleet; undefined: the data plane is plain HTTP. */
   tls: FleetTls | undefined;
   bus: Bus;
   signal: AbortSignal;
@@ -68,7 +67,7 @@ export interface Agent {
   membership: Membership;
   fence: FenceLink;
   work: HostWork;
-  /** Undefined: it has none. */
+  /** Certificate of this host; undefined if the fleet has no TLS. */
   certificate: HostCertificate | undefined;
   close(): Promise<void>;
 }
@@ -140,7 +139,8 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
     { dataPlaneUrl, ticketKey, commandKey: commandKey.publicKey },
     [
       ...(await restorableImages(await listFormerImages(config.IMAGES_DIR, images), driver)),
-      // Last: a control plane of before makes its template of the last one of a name.
+      // Linked images come last: an older control plane makes its template from the last image of a
+      // name.
       ...images,
     ],
   );
@@ -182,7 +182,7 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
       decode: decodeCommand,
       handle: async (command) => {
         if (command.hostId !== config.HOST_ID) return "reject";
-        // Of a kind that it does not know: the supervisor answers that.
+        // The kind may be unknown: the supervisor then fails the operation.
         const accepted = await supervisor.submit(command as VmCommand);
         log.info(
           {
@@ -225,7 +225,7 @@ const sweepOptions = ({ config, bus, signal, log }: AgentOptions) => ({
   log,
 });
 
-/** Those from which sandboxes begin at once. */
+/** Images with a golden snapshot for this driver. */
 async function restorableImages(images: Image[], driver: Driver): Promise<Image[]> {
   const golden = await Promise.all(
     images.map(async (image) => (await findGolden(image, driver)) !== undefined),

@@ -1,7 +1,7 @@
 /**
- * Removes what VMs have left on this host, once the agent and its VMs have ended:
- * `node collect.ts`, with the agent's environment. The agent does the same for itself when it
- * starts; this is for one that will not start again. VMs that run keep what is theirs.
+ * Removes what VMs left on this host, once the agent and its VMs have ended: `node collect.ts`,
+ * with the agent's environment. The agent does the same when it starts; this program is for an
+ * agent that will not start again. What running VMs use stays.
  */
 import { configFrom } from "./config.ts";
 import { endVmm, findLiveRun } from "./drivers/vmm-process.ts";
@@ -16,7 +16,7 @@ const quiet = { info: () => {}, warn: () => {} };
 
 const store = new VmStore(config.DATA_DIR);
 await store.prepare();
-// Nobody's: what keeps them warm does so for an agent that runs.
+// Warm VMs serve only a running agent.
 const live: Vm[] = [];
 for (const vm of await leftWarm(config.DATA_DIR)) {
   await dropWarm({ end: endVmm }, vm).catch((error: unknown) => {

@@ -1,8 +1,8 @@
 /**
- * The program that is installed on hosts,
- * `torpor-node-agent [run | prepare | shut-down | collect | check | join]`, bundled to one file by
- * build.ts. Without an argument it is the agent. Each part is loaded only when it is asked for: a
- * check has to work where the agent could not even be configured.
+ * The program that is installed on hosts, `torpor-node-agent [run | prepare | shut-down | collect |
+ * check | join]`, bundled to one file by build.ts. Without an argument the program runs the agent.
+ * Each part is loaded only when it is named: a check has to work where the agent's configuration is
+ * invalid.
  */
 import { flushCompileCache } from "node:module";
 
@@ -24,5 +24,5 @@ if (load === undefined) {
   process.exit(2);
 }
 await load();
-// Kept now, not when the process ends: it may end without a chance to.
+// Written now, because the process may be killed before a regular exit.
 flushCompileCache();

@@ -9,7 +9,7 @@ const Environment = Type.Object({
   LOG_LEVEL: LogLevel,
   HOST_ID: Type.String({ pattern: "^[a-z0-9][a-z0-9-]{0,62}$", default: hostIdFrom(hostname()) }),
   REGION: Type.String({ default: "local" }),
-  /** `name=value,name=value`: what sandboxes may ask of their host. */
+  /** Labels that sandboxes may require of their host: `name=value,name=value`. */
   HOST_LABELS: Type.String({ default: "" }),
   NATS_URL: Type.String({ pattern: "^(nats|tls)://", default: "nats://127.0.0.1:4222" }),
   ...NATS_CREDENTIALS,
@@ -18,31 +18,31 @@ const Environment = Type.Object({
   DATA_PLANE_HOST: Type.String({ default: "127.0.0.1" }),
   DATA_PLANE_PORT: Type.Integer({ minimum: 0, maximum: 65_535, default: 9401 }),
   /**
-   * Where gateways reach the data plane, when that is not the address it listens on: behind a
+   * URL of the data plane for gateways, if it differs from the listening address: behind a
    * forwarded port, or bound to every address.
    */
   DATA_PLANE_URL: Type.Optional(Type.String({ pattern: "^https?://" })),
-  /** Of fleets in which a program is of 0.1.0: taken, and shown, in place of tickets. */
+  /** Shared key of fleets with programs of 0.1.0: accepted, and shown, in place of tickets. */
   HOST_DATA_KEY_FILE: Type.Optional(Type.String()),
   ...TLS_SETTINGS,
   DATA_DIR: Type.String({ default: "/var/lib/torpor" }),
   IMAGES_DIR: Type.String({ default: "/var/lib/torpor/images" }),
   /**
-   * Where snapshots are kept beside the host that took them: nowhere, a directory that hosts share,
+   * Second place of snapshots, besides the host that took them: none, a directory that hosts share,
    * or a bucket (docs/snapshots.md).
    */
   SNAPSHOT_STORE: Type.Enum(["none", "file", "s3"], { default: "none" }),
   SNAPSHOT_STORE_DIR: Type.Optional(Type.String({ pattern: "^/" })),
-  /** Of any server that speaks S3; default: AWS. */
+  /** URL of a server that speaks S3; default: AWS. */
   S3_ENDPOINT: Type.Optional(Type.String({ pattern: "^https?://" })),
   S3_REGION: Type.String({ default: "us-east-1" }),
   S3_BUCKET: Type.Optional(Type.String({ minLength: 1 })),
-  /** Before every key: one for each fleet that uses the bucket. */
+  /** Prefix of every key: one for each fleet that uses the bucket. */
   S3_PREFIX: Type.String({ default: "torpor/", pattern: "^([A-Za-z0-9!_.*'()-]+/)*$" }),
   /** JSON: {"accessKeyId": "…", "secretAccessKey": "…"}; default: what the AWS SDK finds. */
   S3_CREDENTIALS_FILE: Type.Optional(Type.String()),
   SNAPSHOT_SWEEP_SECONDS: Type.Integer({ minimum: 1, default: 600 }),
-  /** What is for nothing stays in the store for so long. */
+  /** Unreferenced objects stay in the store for at least this long. */
   SNAPSHOT_GRACE_SECONDS: Type.Integer({ minimum: 1, default: 3_600 }),
   DRIVER: Type.Enum(["qemu", "cloud-hypervisor", "simulated"], { default: "qemu" }),
   QEMU_ACCELERATOR: Type.Enum(["auto", "kvm", "tcg"], { default: "auto" }),
@@ -53,20 +53,20 @@ const Environment = Type.Object({
    */
   CLOUD_HYPERVISOR_BIN: Type.Optional(Type.String()),
   CLOUD_HYPERVISOR_DIR: Type.Optional(Type.String()),
-  /** Whether the kernel keeps Cloud Hypervisor to its VM's files. */
+  /** Confines Cloud Hypervisor to the files of its VM, by Landlock. */
   CLOUD_HYPERVISOR_LANDLOCK: Type.Enum(["auto", "on", "off"], { default: "auto" }),
   /** VMMs run as this user where the agent is root. */
   VMM_UID: Type.Integer({ minimum: 1, default: 64_055 }),
   /**
-   * How VMs are kept from everything else (host/isolation). auto: namespaces where the machine has
-   * what they need.
+   * Isolation of VMs (host/isolation). auto: namespaces where the machine has what they need, else
+   * plain.
    */
   ISOLATION: Type.Enum(["auto", "namespaces", "plain"], { default: "auto" }),
   /** Addresses between VMs' namespaces and the host, two per VM. */
   VM_NETWORK_CIDR: Type.String({ default: "10.213.0.0/16" }),
   /** Namespaces that are kept ready for the next VMs. */
   VM_NETWORK_POOL: Type.Integer({ minimum: 0, maximum: 64, default: 2 }),
-  /** off: no guest reaches the internet, whatever its sandbox says. */
+  /** off: no guest reaches the internet, even if its sandbox may. */
   EGRESS: Type.Enum(["on", "off"], { default: "on" }),
   /** Name servers of guests, with commas between them; default: the machine's. */
   EGRESS_DNS: Type.Optional(Type.String()),
@@ -76,7 +76,7 @@ const Environment = Type.Object({
   CAPACITY_MEMORY_MIB: Type.Integer({ minimum: 128, default: 4096 }),
   CAPACITY_DISK_MIB: Type.Integer({ minimum: 128, default: 65_536 }),
   /**
-   * Creates, starts and resumes that are carried out at once; the others wait in their order. One
+   * Creates, starts and resumes that run at the same time; the others wait in their order. One
    * start keeps a processor busy.
    */
   STARTS_AT_ONCE: Type.Integer({
@@ -84,13 +84,16 @@ const Environment = Type.Object({
     maximum: MAX_STARTS_AT_ONCE,
     default: Math.min(availableParallelism(), MAX_STARTS_AT_ONCE),
   }),
-  /** VMs that are kept restored for the creates to come; 0: none. */
+  /** VMs that are kept warm for future creates, at most; 0: none. */
   WARM_POOL_MAX: Type.Integer({ minimum: 0, maximum: 64, default: 0 }),
   SHUTDOWN_GRACE_MS: Type.Integer({ minimum: 100, default: 10_000 }),
 });
 export type NodeAgentConfig = Static<typeof Environment>;
 
-/** The first label of a machine's name, as far as an id may hold it. */
+/**
+ * Host id from a machine's name: its first label, with the characters and length that an id may
+ * have.
+ */
 export function hostIdFrom(machineName: string): string {
   const [label = ""] = machineName.toLowerCase().split(".");
   return (
@@ -119,7 +122,9 @@ export function configFrom(env: NodeJS.ProcessEnv): NodeAgentConfig {
 const SHAPE =
   "must be name=value pairs with commas between them; names and values are 1 to 63 letters, digits, dots, dashes and underscores, names may have slashes too";
 
-/** Of a name that is given twice, the later value counts. Throws ConfigurationError. */
+/**
+ * Labels of HOST_LABELS; if a name is repeated, the later value counts. Throws ConfigurationError.
+ */
 export function labelsOf({
   HOST_LABELS: text,
 }: Pick<NodeAgentConfig, "HOST_LABELS">): Record<string, string> {

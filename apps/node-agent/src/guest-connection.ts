@@ -1,27 +1,25 @@
-/**
- * A connection into a guest, whichever VMM carries it. Each is used once: none survives a pause.
- */
+/** Connections into a guest, over any VMM. Each connection is used once: none survives a pause. */
 import { connect, type Socket } from "node:net";
 
-/** Where a guest's agent is reached on this host. */
+/** Address of a guest agent on this host. */
 export type GuestAddress =
   | { kind: "tcp"; host: string; port: number }
   /**
-   * Cloud Hypervisor's hybrid vsock: a UNIX socket that is told the guest's port first (its own
-   * documentation of vsock).
+   * Cloud Hypervisor's hybrid vsock: a UNIX socket, on which the client first sends the guest's
+   * port (see the vsock documentation of Cloud Hypervisor).
    */
   | { kind: "vsock"; socketPath: string; port: number };
 
 const CONNECT_LIMIT_MS = 10_000;
-/** `OK <port>\n`; a guest cannot make it longer, a broken VMM could. */
+/** Limit of `OK <port>\n`: a guest cannot make the greeting longer, a broken VMM could. */
 const MAX_GREETING_BYTES = 32;
 
-/** Those over TCP, by the address that they lead to. */
+/** Open TCP connections, by host address. */
 const connections = new Map<string, Set<Socket>>();
 
 /**
- * Breaks the connections to an address that is gone. The end of a namespace is told to nobody: its
- * guest sends no more, not even an end, and whoever waits for an answer would wait for good.
+ * Destroys the connections to an address that is gone. After the end of a namespace its guest sends
+ * nothing, not even a FIN, so a client that waits for a response would wait forever.
  */
 export function breakConnections(host: string): void {
   for (const socket of connections.get(host) ?? []) socket.destroy(new Error("the VM has ended"));
@@ -37,8 +35,8 @@ function remember(host: string, socket: Socket): void {
 }
 
 /**
- * Throws when there is no connection within `limitMs`: a guest that stands still takes none, and
- * says nothing.
+ * Connects to a guest. Throws if there is no connection within `limitMs`: a guest whose vCPUs are
+ * paused neither accepts nor refuses one.
  */
 export async function connectGuest(
   address: GuestAddress,
@@ -56,8 +54,8 @@ export async function connectGuest(
         () => reject(new Error(`the guest took no connection within ${limitMs} ms`)),
         limitMs,
       );
-      // It stays: an error without a listener would end the agent. Whoever gets the socket adds a
-      // listener of its own.
+      // This listener stays: an error without a listener would end the agent. The caller adds its
+      // own.
       socket.on("error", (cause) =>
         reject(new Error(`the guest cannot be reached: ${cause.message}`, { cause })),
       );
@@ -79,10 +77,7 @@ export async function connectGuest(
   }
 }
 
-/**
- * Asks for the port and takes in the answer's line alone: the bytes after it are the guest's
- * already.
- */
+/** Requests the port and reads only the line of the reply: the bytes after it are the guest's. */
 function waitForGuest(
   socket: Socket,
   port: number,

@@ -31,8 +31,8 @@ export async function listImages(imagesDir: string): Promise<Image[]> {
 }
 
 /**
- * Images that no template points at any more: sandboxes that began with them are still there, and a
- * template may name them again.
+ * Images that no template points at any more. Sandboxes that began with such an image may still
+ * exist, and a template may name the image again.
  */
 export async function listFormerImages(imagesDir: string, linked: Image[]): Promise<Image[]> {
   const known = new Set(linked.map(({ sha256 }) => sha256));
@@ -42,7 +42,8 @@ export async function listFormerImages(imagesDir: string, linked: Image[]): Prom
 }
 
 /**
- * Any image by digest, also one that no template points at any more. Undefined when it is not here.
+ * Image with this digest, also if no template points at it. Undefined if this host does not hold
+ * it.
  */
 export async function findImage(imagesDir: string, sha256: string): Promise<Image | undefined> {
   const dir = join(imagesDir, sha256);

@@ -58,7 +58,7 @@ await runService(log, { graceMs: config.SHUTDOWN_GRACE_MS }, async (signal, onCl
     log.warn(
       "SNAPSHOT_STORE is not set: what is paused here is on this host's disk alone, and is lost with it (docs/snapshots.md)",
     );
-  // Not waited for: it may be started later, and what runs here must not wait for it.
+  // Not awaited: the store may come up later, and running sandboxes must not wait for it.
   void snapshotStore.problem().then((problem) => {
     if (problem !== undefined)
       log.error(

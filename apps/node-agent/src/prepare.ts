@@ -17,8 +17,8 @@ const LOCK_LIMIT_MS = 1_200_000;
 const given = configFrom(process.env);
 const scratchDir = join(given.IMAGES_DIR, ".scratch");
 /**
- * What it makes on the host is its own, not that of an agent that may run: named by another
- * directory, nothing kept ready, no way out.
+ * Configuration apart from that of an agent that may run: another directory, which gives other
+ * names on the host, no prepared namespaces, and no egress.
  */
 const config = { ...given, DATA_DIR: scratchDir, VM_NETWORK_POOL: 0, EGRESS: "off" as const };
 const say = (line: string) => process.stdout.write(`  ${line}\n`);

@@ -1,10 +1,10 @@
 /**
- * Shuts down the guests of this host, as a stop of their sandboxes does: once the agent has ended,
- * and before what is left of their VMMs is ended too. `torpor-node-agent shut-down`, with the
- * agent's environment.
+ * Shuts down the guests of this host, as a stop of their sandboxes does: after the agent has ended,
+ * and before the remaining VMMs are ended. `torpor-node-agent shut-down`, with the agent's
+ * environment.
  *
- * All at once, each for a bounded time. Prints one line per sandbox whose guest did not answer, or
- * did not end.
+ * All guests are shut down at the same time, each within a limit. The program prints one line for
+ * each sandbox whose guest did not reply, or did not end.
  */
 import { messageOf, waitUntilGone } from "@torpor/service";
 import { configFrom } from "./config.ts";
@@ -12,7 +12,7 @@ import { findGuestAddress, findLiveRun } from "./drivers/vmm-process.ts";
 import { httpGuest } from "./lifecycle/guest.ts";
 import { VmStore } from "./lifecycle/record.ts";
 
-/** As a stop waits (operations/stop.ts). */
+/** Same limit as for a stop (operations/stop.ts). */
 const END_LIMIT_MS = 20_000;
 
 const store = new VmStore(configFrom(process.env).DATA_DIR);

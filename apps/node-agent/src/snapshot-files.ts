@@ -1,12 +1,12 @@
 /**
- * Whether the files of a snapshot are what its manifest says. Each answers with the end of a
- * sentence about the snapshot, or undefined when nothing is wrong.
+ * Checks of a snapshot's files against its manifest. Each function returns the end of a sentence
+ * about the snapshot, or undefined if nothing is wrong.
  */
 import { join } from "node:path";
 import type { SnapshotFiles } from "./drivers/driver.ts";
 import { sha256Of, sizeOf } from "./host/files.ts";
 
-/** Looks at their sizes alone. */
+/** Compares only the sizes of the files. */
 export async function wrongSize(dir: string, files: SnapshotFiles): Promise<string | undefined> {
   for (const [name, { sizeBytes }] of Object.entries(files)) {
     const size = await sizeOf(join(dir, name));
@@ -17,7 +17,7 @@ export async function wrongSize(dir: string, files: SnapshotFiles): Promise<stri
   return undefined;
 }
 
-/** Reads all of them. */
+/** Reads and hashes all files. */
 export async function wrongHash(
   dir: string,
   files: SnapshotFiles,

@@ -1,4 +1,7 @@
-/** Which commands a host takes, and when it acknowledges one (SV1, SV2 of lifecycle/command-runner.ts). */
+/**
+ * Commands that a host accepts, and when it acknowledges one (SV1, SV2 of
+ * lifecycle/command-runner.ts).
+ */
 import { mkdir, readdir, rmdir } from "node:fs/promises";
 import { join } from "node:path";
 import type { VmCommand } from "@torpor/contracts";
@@ -66,7 +69,7 @@ test("a command that cannot be journalled is not acknowledged, and not known", a
   expect(seen).toMatchObject({ state: "running", opSeq: create.opSeq });
   expect(seen?.busyWith).toBeUndefined();
   await rmdir(inTheWay);
-  expect(await host.carryOut(pause)).toMatchObject({
+  expect(await host.complete(pause)).toMatchObject({
     state: "paused",
     operation: { id: pause.operationId, outcome: "succeeded" },
   });

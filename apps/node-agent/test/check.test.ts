@@ -1,4 +1,4 @@
-/** The host check, on machines that are directories, and once on this one. */
+/** The host check: on directories that stand for machines, and once on this machine. */
 import { chmod, mkdir, mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
@@ -27,7 +27,7 @@ const FILES: Record<string, string> = {
     "root:x:0:0::/root:/bin/bash\ntorpor-vmm:x:64055:64055::/nonexistent:/usr/sbin/nologin\n",
 };
 
-/** A machine that has what files can show; `change` takes something away. */
+/** A machine that consists of files; `change` replaces files, environment or commands. */
 async function machineWith(
   change: {
     files?: Record<string, string>;

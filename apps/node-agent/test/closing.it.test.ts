@@ -1,6 +1,6 @@
 /**
- * The end of a host's process: once it is closed nothing of it writes any more, whatever was going
- * on, and the next one goes on with what it left.
+ * The end of a host's process. Once the host is closed it writes nothing more, whatever was in
+ * progress, and the next process continues from its files.
  */
 import { subscribe, unsubscribe } from "node:diagnostics_channel";
 import { mkdir, readdir, stat } from "node:fs/promises";
@@ -30,8 +30,8 @@ let store: SlowBlobs;
 let host: TestHost;
 
 /**
- * A store below the host's own directory whose puts cannot be broken off: they wait for `release`,
- * and then write.
+ * A store below the host's own directory. Its puts cannot be aborted: they wait for `release`, and
+ * then write.
  */
 class SlowBlobs extends FileBlobs {
   readonly waiting: string[] = [];
@@ -57,14 +57,14 @@ beforeEach(async () => {
 afterEach(async () => {
   store.release();
   await host.end();
-  // Throws when something still writes there.
+  // Throws if the host still writes there.
   await root[Symbol.asyncDispose]();
 });
 
 const commands = (...kinds: Kind[]) =>
   commandsOf(kinds, imageSha256) as [VmCommand, ...VmCommand[]];
 
-/** Everything below the host's directory, with the times of the last writes. */
+/** Every path below the host's directory, with the time of its last write. */
 async function written(): Promise<string[]> {
   const names = await readdir(dir, { recursive: true });
   return await Promise.all(
@@ -79,7 +79,7 @@ async function expectQuiet(): Promise<void> {
 }
 
 test("a copy to the store that is under way is waited for; the close says when something goes on longer than it may wait", async () => {
-  for (const command of commands("create", "pause")) await host.carryOut(command);
+  for (const command of commands("create", "pause")) await host.complete(command);
   await until("the copy begins", () => store.waiting.length > 0);
   expect(await host.supervisor.close(SHORT_LIMIT_MS)).toBe(false);
   store.release();
@@ -112,7 +112,7 @@ test("TU1: an operation that goes on is ended; one that waits behind it was not 
   store.release();
   host = new TestHost(dir, driver, undefined, undefined, store);
   await host.supervisor.adopt();
-  expect(await host.carryOut(pause)).toMatchObject({
+  expect(await host.complete(pause)).toMatchObject({
     state: "paused",
     operation: { outcome: "succeeded" },
   });
@@ -120,7 +120,7 @@ test("TU1: an operation that goes on is ended; one that waits behind it was not 
 
 test("an operation that was journalled and not begun is carried out by the next process", async () => {
   const [create, stop] = commands("create", "stop") as [VmCommand, VmCommand];
-  await host.carryOut(create);
+  await host.complete(create);
   const closed = Promise.withResolvers<boolean>();
   const closeAtJournal = (message: unknown) => {
     const { name, when } = message as DurableStep;
@@ -155,7 +155,7 @@ test("SB1: an operation whose result cannot be written ends when it can be; unti
     VmCommand,
     VmCommand,
   ];
-  await host.carryOut(create);
+  await host.complete(create);
   const write = host.store.write.bind(host.store);
   const full = (times: number) => {
     const reached = Promise.withResolvers<void>();
@@ -169,7 +169,7 @@ test("SB1: an operation whose result cannot be written ends when it can be; unti
     return reached.promise;
   };
   void full(2);
-  expect(await host.carryOut(pause)).toMatchObject({
+  expect(await host.complete(pause)).toMatchObject({
     state: "paused",
     operation: { outcome: "succeeded" },
   });

@@ -1,6 +1,6 @@
 /**
  * The driver of Cloud Hypervisor under a supervisor, on the fake: what goes wrong in a VMM, and
- * what its sandbox's owner is told. Whatever fails, the sandbox runs on or stays paused, and
+ * what the sandbox's owner reads about it. Whatever fails, the sandbox runs on or stays paused, and
  * nothing half-made is left.
  */
 import { once } from "node:events";
@@ -27,7 +27,7 @@ import {
   vmmProcesses,
 } from "./support/test-host.ts";
 
-/** Short, where a fault is a VMM that never answers; none of the other tests comes near them. */
+/** Short limits, for faults in which a VMM never replies; no other test comes near them. */
 const HASTY: Partial<VmmLimits> = {
   status: 1_500,
   verb: 5_000,
@@ -49,17 +49,14 @@ interface Bench {
   host: TestHost;
   driver: CloudHypervisorDriver;
   dir: string;
-  /** The commands of the sandbox that are left. */
+  /** Completes the next command of the sandbox. */
   next(): Promise<Observation>;
-  /** Ends the agent, lets its files be changed, and has another take over. */
+  /** Ends the agent, changes its files, and lets another agent take over. */
   between(change: () => Promise<void>): Promise<void>;
 }
 
 let hosts = 0;
-/**
- * A sandbox that has come through `before` and remembers x = 42; `after` is what the test will ask
- * for.
- */
+/** A sandbox that has completed `before` and remembers x = 42; the test then requests `after`. */
 async function withSandbox(
   options: {
     before?: Kind[];
@@ -84,7 +81,7 @@ async function withSandbox(
     host: start(),
     driver,
     dir,
-    next: async () => await bench.host.carryOut(commands.shift() as VmCommand),
+    next: async () => await bench.host.complete(commands.shift() as VmCommand),
     between: async (change) => {
       await bench.host.close();
       await change();
@@ -196,7 +193,7 @@ describe("answers that do not come", () => {
   test.each(LOST)(
     "CH1: the answer to %s is lost: what was asked for has come true all the same",
     async (call, before, after) => {
-      // Of another size than the golden snapshot: a start boots.
+      // Not of the golden snapshot's size: a start boots.
       await withSandbox({ before, after, memoryMib: 48 }, async (bench) => {
         await setFaults(bench.host.vm.dir, [{ kind: "lose-response", call, times: 1 }]);
         for (const kind of after)
@@ -226,7 +223,7 @@ describe("a resume that goes wrong", () => {
         operation: { outcome: "failed", error: { code: "RESUME_FAILED" } },
       });
       expect(vmmProcesses(bench.dir)).toEqual([]);
-      // It is being copied to the store again, which has files of its own for moments.
+      // The snapshot is being copied to the store again, which needs temporary files.
       await until(
         "its snapshot is all that is left",
         async () => (await leftovers(bench)).join() === "snap.1",
@@ -326,7 +323,7 @@ describe("a resume that goes wrong", () => {
         expect(end).toMatchObject({ state: "paused", operation: { outcome: "failed" } });
         expect(end.operation?.error?.message).toMatch(reason);
         expect(vmmProcesses(bench.dir)).toEqual([]);
-        // It is being copied to the store again, which has files of its own for moments.
+        // The snapshot is being copied to the store again, which needs temporary files.
         await until(
           "its snapshot is all that is left",
           async () => (await leftovers(bench)).join() === "snap.1",
@@ -469,7 +466,7 @@ async function edited(path: string, is: string, was: string): Promise<void> {
   await writeFile(path, text.replace(is, was));
 }
 
-/** The record knows the manifest by its hash. */
+/** Edits the manifest, and its hash in the record. */
 async function writtenBy(vmDir: string, is: string, was: string): Promise<void> {
   const manifest = join(vmDir, "snap.1/manifest.json");
   const before = sha256Hex(await readFile(manifest));

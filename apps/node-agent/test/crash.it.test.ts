@@ -1,13 +1,13 @@
 /**
- * A host is lost before every durable step of every command and at its end, then another takes over
- * what it left, and the command is delivered once more. Whatever the moment: the command ends as it
- * would have, memory and files are what they were, exactly the right VMM process runs, and nothing
+ * A host is lost before every durable step of every command and at its end; then another host takes
+ * over what is left, and the command is delivered again. At whatever point: the command ends as it
+ * would have, memory and files are as before, exactly the right VMM process runs, and nothing
  * half-made is left.
  *
- * At every point the host is lost inside this process (support/lost-host.ts), which takes no
- * process but its VMM's. At one point of each scenario, drawn anew in each run, a process of its
- * own is killed. The tests tagged `exhaustive` kill one at every point, and compare what it leaves
- * with what a lost host leaves.
+ * At every point the host is lost inside this process (support/lost-host.ts), which starts no other
+ * process than the VMM. At one point of each scenario, drawn in each run, a separate process is
+ * killed. The tests tagged `exhaustive` kill one at every point, and compare what the killed host
+ * leaves with what a lost host leaves.
  */
 import { execFile } from "node:child_process";
 import { join } from "node:path";
@@ -36,14 +36,14 @@ const HOST = fileURLToPath(new URL("support/host-process.ts", import.meta.url));
 const KILL_LIMIT_MS = 60_000;
 const AT_ONCE = 4;
 /**
- * The hosts' directories are in one of this name: what is reached through a UNIX socket, whose path
- * has 107 bytes at most, is so in a long path too, as in a user's checkout.
+ * Name of the directory above the hosts' directories. Its length tests that UNIX sockets, whose
+ * paths have 107 bytes at most, work in a long path too, such as a user's checkout.
  */
 const DEEP = "a-name".padEnd(107, "-that-is-long");
 
 /**
- * Ends a host that was delivered the command right before the `crashAt`th durable step, or, where
- * the command has no such step, at its end.
+ * Ends a host right before the `crashAt`th durable step of the command, or at the command's end if
+ * there is no such step.
  */
 type Crash = (
   ground: CrashGround,
@@ -71,7 +71,7 @@ const kill: Crash = async ({ driverName }, dir, command, crashAt) => {
 };
 
 interface Point {
-  /** As a crash has it. */
+  /** The `crashAt` of a crash. */
   at: number;
   name: string;
 }
@@ -84,12 +84,12 @@ function pointsOf(steps: string[]): [...Point[], Point] {
   return [...before, { at: steps.length + 1, name: "at the end" }];
 }
 
-/** One of them, the same for the same seed. */
+/** Draws one point, the same for the same seed. */
 function drawnOf(points: [...Point[], Point], purpose: string): Point {
   return points[Math.floor(draws(purpose)() * points.length)] ?? points[0];
 }
 
-/** Hosts as the scenario has them before its command; their VMMs end with `body`. */
+/** Hosts in the state before the scenario's command; their VMMs end with `body`. */
 async function withHosts<T>(
   start: Start,
   count: number,
@@ -104,7 +104,7 @@ async function withHosts<T>(
   }
 }
 
-/** Several at once, until all have been done. Returns what went wrong. */
+/** Runs several at once, until all are done. Returns the failures. */
 async function failuresOf(
   todo: { name: string; body: () => Promise<unknown> }[],
 ): Promise<string[]> {
@@ -151,7 +151,7 @@ describe.each(DRIVER_NAMES)("S33: on %s, a host lost at any point of a command",
   const crashBothWays = async (scenario: Scenario, start: Start, crashAt: number) =>
     await withHosts(start, 2, async (one, other) => {
       const lost = await lose(ground, one, start.command, crashAt);
-      // It takes its time, in which nothing of the lost one may go on.
+      // The kill takes a while, in which the lost host must do nothing more.
       const killed = await kill(ground, other, start.command, crashAt);
       expect(killed).toEqual(lost);
       const driver = driverNamed(driverName);
@@ -160,8 +160,8 @@ describe.each(DRIVER_NAMES)("S33: on %s, a host lost at any point of a command",
       await expectTakenOver(ground, other, scenario, start.command, killed);
     });
 
-  // The order of the steps is the lifecycle's, whatever the driver; where a snapshot is written and
-  // read the driver has files and steps of its own.
+  // The order of the steps belongs to the lifecycle and is the same for every driver. A driver has
+  // its own files and steps only where a snapshot is written and read.
   const scenarios =
     driverName === "simulated"
       ? titled

@@ -1,4 +1,4 @@
-/** The data plane against a guest agent of the test's own, over real sockets. */
+/** The data plane against a guest agent of this test, over real sockets. */
 import { once } from "node:events";
 import { createServer, type IncomingMessage, request as httpRequest, type Server } from "node:http";
 import { type AddressInfo, connect } from "node:net";
@@ -16,7 +16,7 @@ const agent = createServer((incoming, response) => {
   seen.push(incoming.url ?? "");
   response.end(JSON.stringify(incoming.headers));
 });
-/** What listens on port 3000 of the guest. */
+/** The program on port 3000 of the guest. */
 const app = createServer((incoming, response) => {
   response.setHeader("set-cookie", ["a=1", "b=2"]);
   void text(incoming).then((body) =>
@@ -79,7 +79,7 @@ test("a sandbox that cannot be looked up is an answer with the reason, and the n
 const DRAIN_LIMIT_MS = 5_000;
 const QUIET_MS = 100;
 
-/** With the ticket of the sandbox's run 1, unless `headers` have another. */
+/** Sends a request with the ticket of the sandbox's run 1, unless `headers` have another. */
 async function send(
   path: string,
   headers: Record<string, string> = {},
@@ -132,7 +132,7 @@ test("DP3: a host with the ticket of a snapshot is let to that one; a client of 
     expect(await ask({ "x-torpor-ticket": ticket })).toMatchObject({ code: "INVALID_TOKEN" });
   expect(await ask({})).toMatchObject({ code: "INVALID_TOKEN" });
   expect(await send(path)).toMatchObject({ status: 404, body: { code: "ENDPOINT_NOT_FOUND" } });
-  // An edge always names a sandbox, even where a client sent an empty name.
+  // An edge always names a sandbox, even if a client sent an empty name.
   expect(await send(path, { "x-torpor-sandbox": "" })).toMatchObject({ status: 404 });
 });
 

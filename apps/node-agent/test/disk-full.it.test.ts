@@ -1,7 +1,7 @@
 /**
- * S13: a pause on a host whose disk cannot take the memory image fails, and the sandbox runs on as
- * if nothing had been asked. The disk is the machine's own; the memory, which a simulated VM only
- * says that it has, is more than any disk takes.
+ * S13: a pause fails if the host's disk cannot take the memory image, and the sandbox runs on as if
+ * there had been no request. The disk is the machine's own; the memory, which a simulated VM only
+ * claims to have, is more than any disk takes.
  */
 import { mkdir, readdir } from "node:fs/promises";
 import { join } from "node:path";
@@ -24,15 +24,15 @@ test("S13: a pause without room on the disk fails by name, leaves no file, and t
   const host = new TestHost(dir, driver);
   await host.supervisor.adopt();
   try {
-    await host.carryOut(create);
+    await host.complete(create);
     await host.guest("/execute", { code: "x = 42" });
-    // An agent before this one died while it wrote the memory, and the writing goes on.
+    // An earlier agent died while it wrote the memory, and the save continues.
     const unfinished = join(host.vm.dir, "snap.1.tmp");
     await mkdir(unfinished);
     await driver.pauseVcpus(host.vm);
     const foundByCallOff: string[][] = [];
     driver.callOffSave = async ({ dir: vmDir }) => void foundByCallOff.push(await readdir(vmDir));
-    const { state, operation } = await host.carryOut(pause);
+    const { state, operation } = await host.complete(pause);
     expect(foundByCallOff).toEqual([expect.arrayContaining(["snap.1.tmp"])]);
     expect(state).toBe("running");
     expect(operation).toMatchObject({ outcome: "failed", error: { code: "PAUSE_FAILED" } });

@@ -1,7 +1,7 @@
 /**
- * The fence as its own process, beside an agent that is killed, or stopped, or comes back: real
- * processes stand for VMMs, and the kernel says whether they stand. With the cgroup freezer where
- * this machine has it, and by SIGSTOP.
+ * The fence as a separate process, beside an agent that is killed, is stopped or returns. Real
+ * processes stand for VMMs, and the kernel reports whether they are frozen: by the cgroup freezer
+ * if this machine has it, and by SIGSTOP.
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
@@ -20,7 +20,7 @@ import { cgroupName } from "../src/host/isolation/naming.ts";
 
 const script = (path: string) => fileURLToPath(new URL(path, import.meta.url));
 const LEASE_MS = 1_000;
-/** Long enough for several looks of the fence. */
+/** Long enough for several rounds of the fence. */
 const SOME_LOOKS_MS = 1_200;
 
 let dir: Awaited<ReturnType<typeof tempDir>>;
@@ -63,7 +63,7 @@ async function startFence(): Promise<ChildProcess> {
   return fence;
 }
 
-/** Renews the lease until it is killed or stopped. */
+/** Starts a process that renews the lease until it is killed or stopped. */
 async function startAgent(): Promise<ChildProcess> {
   const agent = start([script("support/lease-keeper.ts"), dir.path, String(LEASE_MS)]);
   ended.push(() => kill(agent));
@@ -189,8 +189,7 @@ describe.each(ways)("by $by", ({ by, cgroups }) => {
       process.kill(vmm.pid, "SIGCONT");
       await until("it is frozen again", () => stateOf(vmm) === "T");
     }
-    // An agent that gets no processor for a second has another lease after it, and has to ask
-    // again.
+    // An agent that gets no CPU for a second has a new lease afterwards, and has to request again.
     await until("it goes on", async () => {
       const { sinceBootMs } = (await files.readLease()) ?? permit;
       await files.writePermit({ ...permit, sinceBootMs });

@@ -1,4 +1,4 @@
-/** The rule by which the fence freezes and thaws, and how a lease goes on or begins anew. */
+/** The rule by which the fence freezes and thaws, and how a lease continues or begins again. */
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { bootMs, startedAtBootMs } from "../src/fence/clock.ts";
@@ -76,8 +76,8 @@ describe("a lease that is renewed", () => {
   });
 
   /**
-   * Renewals that arrive after any delay; the control plane grants at any moment between question
-   * and answer, and VMs are started whenever the host has its lease.
+   * Renewals that arrive after any delay. The control plane grants at any moment between request
+   * and reply, and VMs start whenever the host has its lease.
    */
   test("ends no later than the control plane's, and lets no VM run unasked that was started before a gap in that", () => {
     const renewal = fc.record({

@@ -1,6 +1,6 @@
 /**
- * What the agent does about a VM that the fence has frozen, and where it lets none begin. The fence
- * is a process of its own; the VMs are simulated.
+ * The agent's treatment of a VM that the fence has frozen, and the cases in which no VM may begin.
+ * The fence is a separate process; the VMs are simulated.
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
@@ -97,7 +97,7 @@ describe("a VM that was frozen", () => {
     ];
     const first = await openHost();
     await first.fence.renew(bootMs(), LONG_MS);
-    await first.carryOut(create);
+    await first.complete(create);
     await first.guest("/execute", { code: "x = 42" });
     const vmm = theVmm();
     await endLease();
@@ -135,10 +135,10 @@ describe("a VM that was frozen", () => {
       at(commands("create", "pause"), 0),
       at(commands("create", "pause"), 1),
     ];
-    await host.carryOut(create);
+    await host.complete(create);
     const vmm = theVmm();
     await endLease();
-    // It waits for the VM, and makes way.
+    // The pause waits for the VM, and yields to the discard.
     await host.supervisor.submit(pause);
     const discard: VmCommand = { ...create, kind: "discard", operationId: `op_${"f".repeat(32)}` };
     expect(await host.supervisor.submit({ ...discard, epoch: 2 })).toBe("journalled");
@@ -153,7 +153,7 @@ describe("a VM that may be restored elsewhere", () => {
     const host = await openHost();
     const [create] = commands("create");
     if (create === undefined) throw new Error("there is no command");
-    expect(await host.carryOut(create)).toMatchObject({
+    expect(await host.complete(create)).toMatchObject({
       state: "failed",
       operation: { error: { message: expect.stringContaining("lease has ended") as string } },
     });
@@ -161,7 +161,7 @@ describe("a VM that may be restored elsewhere", () => {
     fence.kill("SIGSTOP");
     await until("the fence is known to be dead", async () => !(await files.isFenceAlive()));
     const again = { ...create, opSeq: 2, operationId: `op_${"2".padStart(32, "0")}` };
-    expect(await host.carryOut(again)).toMatchObject({
+    expect(await host.complete(again)).toMatchObject({
       state: "failed",
       operation: { error: { message: expect.stringContaining("no fence") as string } },
     });
@@ -172,7 +172,7 @@ describe("a VM that may be restored elsewhere", () => {
       operationId: `op_${"3".padStart(32, "0")}`,
       spec: { ...create.spec, onHostLoss: "wait" },
     };
-    expect(await host.carryOut(waits)).toMatchObject({ state: "running" });
+    expect(await host.complete(waits)).toMatchObject({ state: "running" });
     fence.kill("SIGCONT");
     await endLeaseUnfrozen();
     expect(stateOf(theVmm())).not.toBe("T");
@@ -182,21 +182,21 @@ describe("a VM that may be restored elsewhere", () => {
     const host = await openHost();
     await host.fence.renew(bootMs(), LONG_MS);
     const all = commands("create", "pause", "resume", "resume");
-    await host.carryOut(at(all, 0));
+    await host.complete(at(all, 0));
     await host.guest("/execute", { code: "x = 42" });
-    await host.carryOut(at(all, 1));
+    await host.complete(at(all, 1));
     host.onCommit = async () => {
       await files.writeLease({ sinceBootMs: 0, untilBootMs: bootMs() });
       await host.fence.open();
     };
-    expect(await host.carryOut(at(all, 2))).toMatchObject({
+    expect(await host.complete(at(all, 2))).toMatchObject({
       state: "paused",
       operation: { outcome: "cancelled" },
     });
     expect(vmmProcesses(dir)).toEqual([]);
     host.onCommit = async () => {};
     await host.fence.renew(bootMs(), LONG_MS);
-    expect(await host.carryOut(at(all, 3))).toMatchObject({ state: "running" });
+    expect(await host.complete(at(all, 3))).toMatchObject({ state: "running" });
     expect(await host.guest("/execute", { code: "print(x)" })).toMatchObject({ stdout: "42\n" });
   });
 });

@@ -1,6 +1,6 @@
 /**
- * What host/files.ts and the sealing of a snapshot sync, and when: a power cut takes what was not.
- * Each fsync is looked at, with what it is of and what the directory holds at that moment.
+ * Syncs of host/files.ts and of the sealing of a snapshot: a power cut loses what is not synced.
+ * The test records each fsync, with its file and the content of the directory at that moment.
  */
 import { fsyncSync } from "node:fs";
 import {
@@ -38,13 +38,13 @@ async function filesNow(): Promise<Record<string, string>> {
 }
 
 interface Sync {
-  /** Relative to the directory. */
+  /** Path of the synced file, relative to the directory. */
   of: string;
-  /** When it was asked for. */
+  /** Files at the moment of the call. */
   files: Record<string, string>;
 }
 
-/** Every fsync that `body` does, in its order. */
+/** Every fsync of `body`, in order. */
 async function syncsOf(body: () => Promise<void>): Promise<Sync[]> {
   const handle = await open(dir.path);
   const prototype = Object.getPrototypeOf(handle) as FileHandle;

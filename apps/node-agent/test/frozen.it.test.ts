@@ -1,6 +1,6 @@
 /**
- * Copies to the store where the file system shares blocks: a frozen one is read, whatever becomes
- * of the sandbox and of its host's process meanwhile.
+ * Copies to the store on a file system that shares blocks: a clone is read, whatever happens to the
+ * sandbox and the host's process meanwhile.
  */
 import { subscribe, unsubscribe } from "node:diagnostics_channel";
 import { mkdir, readdir } from "node:fs/promises";
@@ -89,7 +89,7 @@ test("RE1: where the file system shares blocks the copy goes on while the sandbo
   if (resume === undefined) throw new Error("there is a resume");
   const { generation, storeKey, manifestSha256 } = stored;
   expect(
-    await other.carryOut({ ...resume, snapshot: { generation, storeKey, manifestSha256 } }),
+    await other.complete({ ...resume, snapshot: { generation, storeKey, manifestSha256 } }),
   ).toMatchObject({ state: "running" });
   expect(await other.guest("/files/read", { path: "/workspace/note" })).toMatchObject({
     content: "kept",
@@ -178,16 +178,16 @@ test("a copy keeps to its limit when its sandbox runs on", async () => {
     VmCommand,
     VmCommand,
   ];
-  await host.carryOut(create);
+  await host.complete(create);
   const [reached, released] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
   blobs.before = async (call, key) => {
     if (call !== "put" || !key.includes("/chunks/")) return;
     reached.resolve();
     await released.promise;
   };
-  await host.carryOut({ ...pause, maxBytesPerSecond: 1 });
+  await host.complete({ ...pause, maxBytesPerSecond: 1 });
   await reached.promise;
-  expect(await host.carryOut(resume)).toMatchObject({ state: "running" });
+  expect(await host.complete(resume)).toMatchObject({ state: "running" });
   released.resolve();
   await until("the first is there", () => blobs.sent().length > 0, LIMIT_MS);
   await sleep(QUIET_MS);

@@ -19,7 +19,7 @@ import { HostCertificate } from "../src/shell/host-certificate.ts";
 
 const HOST: SpiffeIdentity = { role: "host", hostId: "host-1" };
 const GATEWAY: SpiffeIdentity = { role: "gateway" };
-/** An hour's backdating and a quarter of one: it is due. */
+/** A quarter of an hour, less than the hour by which certificates are backdated: renewal is due. */
 const DUE_DAYS = 0.01;
 
 let dir: Awaited<ReturnType<typeof tempDir>>;
@@ -29,7 +29,7 @@ let control: Bus;
 let bus: Bus;
 let requestPem: string;
 let gateway: FleetTls;
-/** What the control side answers. */
+/** The control plane's reply. */
 let reply: (request: CertificateRequest) => Promise<CertificateReply>;
 
 const files = (name: string) => ({
@@ -40,7 +40,7 @@ const files = (name: string) => ({
 const own = () => files("tls");
 const certify = async (days: number, identity: SpiffeIdentity = HOST, by = authority) =>
   (await by.certify(requestPem, { identity, days })) ?? "";
-/** By a gateway whose clock is wrong. */
+/** A certificate from a gateway whose clock is wrong. */
 async function certifiedInTwoDays(): Promise<string> {
   vi.useFakeTimers({ toFake: ["Date"], now: Date.now() + 2 * 86_400_000 });
   try {
@@ -66,7 +66,7 @@ beforeAll(async () => {
   nats = await startNats(["host-1"], [], files("server"));
   control = await connectBus({ ...nats.as(), name: "control", tlsFiles: files("gateway") });
   handleRequests<CertificateRequest>(control, {
-    pattern: patterns.asks("certificate"),
+    pattern: patterns.requests("certificate"),
     queue: "q",
     decode: decoder(CertificateRequest),
     handle: async (request) => await reply(request),
@@ -80,7 +80,7 @@ afterAll(async () => {
   await dir[Symbol.asyncDispose]();
 });
 beforeEach(async () => {
-  // As join leaves it, and long ago.
+  // As `join` leaves the files, and old.
   const made = await createRequest();
   requestPem = made.requestPem;
   await writeFile(own().keyFile, made.keyPem);
@@ -94,7 +94,7 @@ beforeEach(async () => {
 });
 afterEach(async () => await bus.close());
 
-/** One attempt: the look is over when it waits for the next. */
+/** Runs one round of the renewal: the signal has aborted, so no other follows. */
 async function look(tls: FleetTls): Promise<HostCertificate> {
   const ended = new AbortController();
   const certificate = new HostCertificate({
@@ -146,13 +146,13 @@ test("new connections get the new one, those that are open go on, and so does th
   expect(Buffer.concat(await first.stream.toArray()).toString()).toBe("begun ended");
   server.closeAllConnections();
   server.close();
-  // The old one is gone: the bus shows what is on disk.
+  // The old certificate is gone: the bus connects with the one on disk.
   const again = Promise.withResolvers<void>();
   bus.onReconnect(again.resolve);
   await bus.connection.reconnect();
   await again.promise;
   expect(await bus.answers(5_000)).toBe(true);
-  // It is not due any more: nothing is asked.
+  // Renewal is not due any more: no request is sent.
   reply = async () => ({ granted: true, certificate: await certify(60) });
   await look(tls);
   expect(tls.certificate.serialNumber).toBe(after);
@@ -195,7 +195,7 @@ test("HC2: what is refused, or is not this host's, changes nothing and is a prob
     [granted(await certify(DUE_DAYS)), "renewed at once"],
     [granted(await certifiedInTwoDays()), "not valid yet"],
   ];
-  // An hour of it has passed, and some seconds are left.
+  // An hour of its validity has passed; three minutes are left.
   await writeFile(own().certFile, await certify(DUE_DAYS / 5));
   const tls = await FleetTls.load(own());
   const before = await serialOnDisk();

@@ -84,7 +84,7 @@ describe("the question to the guest's agent", () => {
     } as unknown as Driver);
   }
 
-  /** Its answer begins, and does not end. */
+  /** A guest whose response begins, and does not end. */
   async function guestThatStalls() {
     const server = createServer((_incoming, response) =>
       response.writeHead(200, { "content-length": 100 }).write("{"),

@@ -1,4 +1,4 @@
-/** Which images a host holds: those that a name points at, and those that none does any more. */
+/** The images that a host holds: current ones, which a name points at, and former ones. */
 import { mkdir, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { tempDir } from "@torpor/testkit";

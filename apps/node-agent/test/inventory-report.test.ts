@@ -1,12 +1,12 @@
 /**
- * What heartbeats report of sandboxes: everything, or what has changed since what the control plane
- * knows.
+ * Reports of sandboxes in heartbeats: everything, or the changes since the inventory that the
+ * control plane knows.
  */
 import {
   type Heartbeat,
   inventoryDigest,
-  MAX_ACTIVITY_PER_BEAT,
-  MAX_INVENTORY_PER_BEAT,
+  MAX_ACTIVITY_PER_HEARTBEAT,
+  MAX_INVENTORY_PER_HEARTBEAT,
   type Observation,
 } from "@torpor/contracts";
 import { anObservation } from "@torpor/testkit";
@@ -60,21 +60,21 @@ test("what is asked for, changed or not, there or not", () => {
 
 test("everything again, in parts, when more has changed than a heartbeat takes", () => {
   const report = new InventoryReport();
-  const before = many(MAX_INVENTORY_PER_BEAT + 1);
+  const before = many(MAX_INVENTORY_PER_HEARTBEAT + 1);
   report.next(before, wanted());
   const { inventoryDigest: reconciled } = report.next(before, wanted());
   expect(report.next(before, wanted(reconciled)).inventory).toEqual([]);
   const now = before.map((seen) => ({ ...seen, revision: 2 }));
   const parts = [0, 1].map(() => report.next(now, wanted(reconciled)));
   expect(parts.map(({ inventory, inventorySince }) => [inventory.length, inventorySince])).toEqual([
-    [MAX_INVENTORY_PER_BEAT, undefined],
+    [MAX_INVENTORY_PER_HEARTBEAT, undefined],
     [1, undefined],
   ]);
 });
 
 test("changes since an inventory that was sent in parts while others came: the digest of those is remembered", () => {
   const report = new InventoryReport();
-  const before = many(MAX_INVENTORY_PER_BEAT + 1);
+  const before = many(MAX_INVENTORY_PER_HEARTBEAT + 1);
   const { inventoryDigest: sent } = report.next(before, wanted());
   const now = [...before, at(900)];
   expect(report.next(now, wanted()).inventoryDigest).toBe(sent);
@@ -104,13 +104,13 @@ describe("whoever keeps what is reported", () => {
             here.set(idAt(index), at(index, { revision }));
           }
           for (const index of removed) here.delete(idAt(index));
-          const beat = report.next([...here.values()], wanted(reconciled, show.map(idAt)));
+          const heartbeat = report.next([...here.values()], wanted(reconciled, show.map(idAt)));
           if (!isHeard) continue;
-          const heard = applied(kept, beat);
-          expect(inventoryDigest([...heard.values()])).toBe(beat.inventoryDigest);
+          const heard = applied(kept, heartbeat);
+          expect(inventoryDigest([...heard.values()])).toBe(heartbeat.inventoryDigest);
           expect(heard).toEqual(here);
-          kept.set(beat.inventoryDigest, heard);
-          if (isReconciled) reconciled = beat.inventoryDigest;
+          kept.set(heartbeat.inventoryDigest, heard);
+          if (isReconciled) reconciled = heartbeat.inventoryDigest;
         }
       }),
     );
@@ -148,8 +148,11 @@ describe("what changes all the time", () => {
   });
 
   test("is said in turns where more are in use than fit", () => {
-    const used = many(MAX_ACTIVITY_PER_BEAT + 5).map((seen) => ({ ...seen, lastActiveMsAgo: 0 }));
+    const used = many(MAX_ACTIVITY_PER_HEARTBEAT + 5).map((seen) => ({
+      ...seen,
+      lastActiveMsAgo: 0,
+    }));
     const turns = [0, 1, 2].map((turn) => progressOf(used, turn).activity?.length);
-    expect(turns).toEqual([MAX_ACTIVITY_PER_BEAT, 5, MAX_ACTIVITY_PER_BEAT]);
+    expect(turns).toEqual([MAX_ACTIVITY_PER_HEARTBEAT, 5, MAX_ACTIVITY_PER_HEARTBEAT]);
   });
 });

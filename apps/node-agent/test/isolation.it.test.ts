@@ -1,7 +1,7 @@
 /**
  * Isolation on real namespaces and real rules: what a guest reaches, what reaches a guest, and what
- * is left of either. The guest is a network stack of its own behind the VM's tap; the VMM is a
- * process that the enclosure started, as a VMM's user.
+ * is left afterwards. The guest is a separate network stack behind the VM's tap; the VMM is a
+ * process in the enclosure, with the user of VMMs.
  */
 import { once } from "node:events";
 import { existsSync } from "node:fs";
@@ -40,7 +40,7 @@ if (whyNot !== undefined)
   );
 
 const CIDR = "10.214.0.0/16";
-/** Silence is only believed after this long; an answer does not take it. */
+/** Silence counts only after this long; a response does not take it. */
 const SILENCE_S = 2;
 const silently = { waitS: SILENCE_S };
 const vmOf = (sandboxId: string, internetAccess: boolean): Vm => ({
@@ -80,7 +80,7 @@ describe.skipIf(whyNot !== undefined)("isolation by namespaces", () => {
     chosen = await choose();
   });
   afterAll(async () => {
-    // Also what a test that failed has left.
+    // Also what a failed test has left.
     const last = await choose();
     await last.isolation.collect([]);
     await last.dismantle();
@@ -116,23 +116,23 @@ describe.skipIf(whyNot !== undefined)("isolation by namespaces", () => {
     const from = async (kind: "tcp" | "udp", address: string, port: number, options = {}) =>
       await networks.ask(namespace, kind, address, port, options);
 
-    // All of them are there, for whoever is not a guest.
+    // All of them can be reached, but not by a guest.
     for (const address of [PUBLIC_SERVER, METADATA_SERVER, ...PRIVATE_SERVERS])
       expect(await networks.ask(networks.uplink, "tcp", address, SERVER_PORT)).toMatch(/^[\d.]+$/);
-    // Seen from outside, it is the host that asks.
+    // Seen from outside, the requests come from the host.
     expect(await from("tcp", PUBLIC_SERVER, SERVER_PORT)).toBe(UPLINK_ADDRESS);
     expect(await from("udp", PUBLIC_SERVER, 53)).toBe(UPLINK_ADDRESS);
     expect(await from("udp", "10.0.2.3", 53)).toBe(UPLINK_ADDRESS);
 
     for (const address of [METADATA_SERVER, ...PRIVATE_SERVERS])
       expect([address, await from("tcp", address, SERVER_PORT)]).toEqual([address, "EHOSTUNREACH"]);
-    // The resolver is the name server's business alone.
+    // Only the name server may use the resolver.
     expect(await from("udp", RESOLVER, 53)).toBe("EHOSTUNREACH");
     expect(await from("tcp", RESOLVER, SERVER_PORT)).toBe("EHOSTUNREACH");
-    // The host itself: by its public address, and by its end of the link.
+    // The host itself, by its public address and by its end of the link.
     expect(await from("tcp", UPLINK_ADDRESS, SERVER_PORT, silently)).toBe("silence");
     expect(await from("tcp", controlOf(enclosure).host, SERVER_PORT, silently)).not.toMatch(/\d/);
-    // What is not the guest's own address is nobody's.
+    // No address but the guest's own works.
     await ip("-n", namespace, "addr", "add", "10.0.2.99/24", "dev", "eth0");
     expect(
       await from("tcp", PUBLIC_SERVER, SERVER_PORT, { ...silently, source: "10.0.2.99" }),
@@ -160,7 +160,7 @@ describe.skipIf(whyNot !== undefined)("isolation by namespaces", () => {
       ]);
     expect(await networks.ask(namespace, "udp", "10.0.2.3", 53)).toBe("EHOSTUNREACH");
 
-    // A guest sees its gateway, whoever the host is.
+    // A guest sees its gateway as the client, whatever the host's address.
     expect(await networks.ask(networks.uplink, "tcp", control.host, control.port)).toBe("10.0.2.2");
     expect(await networks.ask(networks.uplink, "tcp", controlOf(other).host, control.port)).toBe(
       "10.0.2.2",
@@ -175,7 +175,7 @@ describe.skipIf(whyNot !== undefined)("isolation by namespaces", () => {
       expect(await networks.ask(asker, "tcp", controlOf(target).host, control.port)).toBe(
         "EHOSTUNREACH",
       );
-    // No other port of a guest is there for anybody.
+    // No other port of a guest can be reached.
     expect(await networks.ask(networks.uplink, "tcp", control.host, 22, silently)).toBe("silence");
 
     for (const child of [vmm, neighbour.vmm]) await networks.end(child);
@@ -215,7 +215,7 @@ describe.skipIf(whyNot !== undefined)("isolation by namespaces", () => {
     const enclosure = await chosen.isolation.enclose(live, { devices: [] });
     const { vmm } = await networks.addGuest(enclosure);
     const lost = await chosen.isolation.enclose(dead, { devices: [] });
-    // Half-made, and somebody else's.
+    // A half-made slot, and resources of another agent.
     await addNamespace(`torpor-${tag}-777`);
     const foreign = `torpor-${networks.id}-0`;
     const foreignCgroups = join((await findCgroupMount()) ?? "", `torpor-${networks.id}`);
@@ -228,7 +228,7 @@ describe.skipIf(whyNot !== undefined)("isolation by namespaces", () => {
       `table inet torpor_${networks.id}\n`,
     );
 
-    // The crashed one is not closed: the new one knows only what it finds.
+    // The crashed agent is not closed: the new one knows only what it finds.
     const next = await choose({ VM_NETWORK_POOL: "0" });
     await next.isolation.collect([live]);
 
@@ -281,7 +281,7 @@ describe.skipIf(whyNot !== undefined)("isolation by namespaces", () => {
 
   test("a connection into a guest breaks with its VM: nobody waits for an answer from a namespace that is gone", async () => {
     await using own = await tempDir();
-    // In this process's own network, as an agent's connections are; nothing leaves it.
+    // In this process's own network, like an agent's connections; nothing leaves it.
     const agent = await choose({
       DATA_DIR: own.path,
       UPLINK_NETNS: undefined,

@@ -1,6 +1,6 @@
 /**
- * A host starts no more at once than it says, in their order, and nothing that was cancelled: a
- * VMM is counted at the durable step that starts its process.
+ * A host starts no more at once than its limit, in the order of the commands, and nothing that was
+ * cancelled. A VMM counts at the durable step that starts its process.
  */
 import { subscribe, unsubscribe } from "node:diagnostics_channel";
 import { mkdir } from "node:fs/promises";
@@ -17,11 +17,11 @@ let root: Awaited<ReturnType<typeof tempDir>>;
 let dir: string;
 let imageSha256: string;
 let host: TestHost;
-/** Names of the durable steps that have been taken. */
+/** Names of the durable steps so far. */
 let steps: string[];
-/** Operations that a commit was asked for: of a create that is when it has its slot. */
+/** Operations that requested a commit; a create does so once it has its slot. */
 let asked: Set<string>;
-/** What is awaited before, or after, a step of that name. */
+/** Calls to await before, or after, a step of that name. */
 let holds: Map<string, () => Promise<void>>;
 
 const watch = (message: unknown) => {
@@ -52,11 +52,11 @@ afterEach(async () => {
 const newHost = () => new TestHost(dir, driver, undefined, undefined, "none", 1);
 const spawned = () => steps.filter((name) => name === "spawn vmm").length;
 
-/** A create, and what can follow it. */
+/** A create, and commands that can follow it. */
 const commands = () =>
   commandsOf(["create", "stop", "start"], imageSha256) as [VmCommand, VmCommand, VmCommand];
 
-/** The create of another sandbox, whose id ends with that digit. */
+/** The create of another sandbox, whose id has that digit. */
 function another(create: VmCommand, digit: number): VmCommand {
   const sandboxId = `180000000${digit}abcdefgh`;
   const operationId = `op_${digit.toString().padStart(32, "f")}`;
@@ -68,7 +68,7 @@ function cancelOf(command: VmCommand): VmCommand {
   return { ...command, kind: "cancel", operationId, cancels: command.operationId };
 }
 
-/** What was said of its end, once it has ended. */
+/** The report of a command's end, once it has ended. */
 const endOf = (command: VmCommand): Promise<Observation> =>
   until(`the end of ${command.operationId}`, () =>
     host.seen.findLast((seen) => isEndOf(command, seen)),
@@ -78,7 +78,7 @@ const CANCELLED = {
   operation: { outcome: "cancelled", error: { code: "OPERATION_CANCELLED" } },
 };
 
-/** A create that has its slot, and holds it until it is let go. */
+/** A create that holds its slot until `letGo`. */
 async function holdSlot(create: VmCommand): Promise<{ letGo: () => void }> {
   const [isHeld, answer] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
   host.onCommit = async (operationId) => {
@@ -116,11 +116,11 @@ describe("starts wait for a slot", () => {
 
   test("a stop does not; a start that waits runs once its slot is free", async () => {
     const [create, stop, start] = commands();
-    await host.carryOut(create);
+    await host.complete(create);
     const other = another(create, 1);
     host.refusedCommits.add(other.operationId);
     const { letGo } = await holdSlot(other);
-    expect(await host.carryOut(stop)).toMatchObject({ state: "stopped" });
+    expect(await host.complete(stop)).toMatchObject({ state: "stopped" });
     expect(await host.supervisor.submit(start)).toBe("journalled");
     await until("the start waits", () => host.supervisor.starts().startsWaiting === 1);
     expect(spawned()).toBe(1);
@@ -136,12 +136,12 @@ describe("starts wait for a slot", () => {
     const overdue = { ...create, deadlineAt: "2020-01-01T00:00:00.000Z" };
     const late = another(overdue, 1);
     host.refusedCommits.add(late.operationId);
-    expect(await host.carryOut(late)).toMatchObject({
+    expect(await host.complete(late)).toMatchObject({
       state: "failed",
       operation: { error: { code: "RATE_LIMIT_EXCEEDED", retryAfterSeconds: 1 } },
     });
     expect(spawned()).toBe(0);
-    expect(await host.carryOut(overdue)).toMatchObject({ state: "running" });
+    expect(await host.complete(overdue)).toMatchObject({ state: "running" });
   });
 
   test("a host that closes leaves it to the next process", async () => {
@@ -182,7 +182,7 @@ describe("SV5: once a cancel is acknowledged, nothing launches what it cancels",
     holds.set("before spawn vmm", async () => {
       expect(await host.supervisor.submit(cancelOf(create))).toBe("journalled");
     });
-    expect(await host.carryOut(create)).toMatchObject({ state: "failed", ...CANCELLED });
+    expect(await host.complete(create)).toMatchObject({ state: "failed", ...CANCELLED });
     expect(spawned()).toBe(0);
     expect(vmmProcesses(dir)).toEqual([]);
   });
@@ -192,20 +192,20 @@ describe("SV5: once a cancel is acknowledged, nothing launches what it cancels",
     holds.set("before write op.json", async () => {
       expect(await host.supervisor.submit(cancelOf(create))).toBe("journalled");
     });
-    expect(await host.carryOut(create)).toMatchObject({ state: "failed", ...CANCELLED });
+    expect(await host.complete(create)).toMatchObject({ state: "failed", ...CANCELLED });
     expect(spawned()).toBe(0);
   });
 
   test("that comes later than its cancel", async () => {
     const [create] = commands();
     expect(await host.supervisor.submit(cancelOf(create))).toBe("journalled");
-    expect(await host.carryOut(create)).toMatchObject({ state: "failed", ...CANCELLED });
+    expect(await host.complete(create)).toMatchObject({ state: "failed", ...CANCELLED });
     expect(spawned()).toBe(0);
   });
 
   test("SV4: that waits behind another one of its sandbox; the sandbox is as that one left it", async () => {
     const [create, stop, start] = commands();
-    await host.carryOut(create);
+    await host.complete(create);
     const shown = Promise.withResolvers<void>();
     holds.set("after write op.json", async () => {
       holds.clear();
@@ -213,7 +213,7 @@ describe("SV5: once a cancel is acknowledged, nothing launches what it cancels",
       expect(await host.supervisor.submit(cancelOf(start))).toBe("journalled");
       void taken.finally(shown.resolve);
     });
-    expect(await host.carryOut(stop)).toMatchObject({ state: "stopped" });
+    expect(await host.complete(stop)).toMatchObject({ state: "stopped" });
     await shown.promise;
     expect(await endOf(start)).toMatchObject({ state: "stopped", ...CANCELLED });
     expect(spawned()).toBe(1);
@@ -243,7 +243,7 @@ describe("SV5: once a cancel is acknowledged, nothing launches what it cancels",
     expect(await host.supervisor.submit(create)).toBe("journalled");
     const operationId = `op_${"d".repeat(32)}`;
     const deleted = { ...create, kind: "delete" as const, operationId, opSeq: create.opSeq + 1 };
-    expect(await host.carryOut(deleted)).toMatchObject({ state: "deleted" });
+    expect(await host.complete(deleted)).toMatchObject({ state: "deleted" });
     letGo();
     await endOf(other);
     expect(spawned()).toBe(0);

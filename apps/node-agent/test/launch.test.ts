@@ -1,4 +1,4 @@
-/** What becomes of an operation that gets no slot. */
+/** The outcome of an operation that gets no slot. */
 import { describe, expect, test } from "vitest";
 import type { Step } from "../src/lifecycle/context.ts";
 import { launch } from "../src/lifecycle/launch.ts";
@@ -6,7 +6,7 @@ import type { StartSlot, StartSlots } from "../src/lifecycle/start-slots.ts";
 
 const load = { startsAtOnce: 2, startsRunning: 2, startsWaiting: 9 };
 
-/** An operation of that kind, on a host whose slots say that; what was called is in `calls`. */
+/** Launches an operation of that kind with that slot; `calls` has the calls that were made. */
 async function launched(kind: string, slot: StartSlot) {
   const calls: string[] = [];
   const slots = { load, take: () => Promise.resolve(slot) } as unknown as StartSlots;

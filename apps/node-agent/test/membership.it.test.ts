@@ -1,4 +1,6 @@
-/** A host's place in the fleet, over a real bus: its inventory in heartbeats, and its lease. */
+/**
+ * A host's membership in the fleet, over a real bus: its inventory in heartbeats, and its lease.
+ */
 import { setTimeout as sleep } from "node:timers/promises";
 import { handleRequests, connectBus, subscribeCore } from "@torpor/bus";
 import {
@@ -7,7 +9,7 @@ import {
   inventoryDigest,
   type LeaseReply,
   LeaseRequest,
-  MAX_INVENTORY_PER_BEAT,
+  MAX_INVENTORY_PER_HEARTBEAT,
   type Observation,
   patterns,
   RegisterRequest,
@@ -20,9 +22,9 @@ import { FenceLink } from "../src/shell/fence-link.ts";
 import { heartbeat, isOpen, keepLease, type Membership } from "../src/shell/membership.ts";
 
 const LIMIT_MS = 30_000;
-/** Long: it is asked for once. */
+/** Long, so that there is one request only. */
 const LEASE_MS = 600_000;
-/** Much more than the 10 ms that the boot clock counts in. */
+/** Much more than the 10 ms resolution of the boot clock. */
 const ANSWER_AFTER_MS = 500;
 const idAt = (at: number) => `1763309903a${String(at).padStart(7, "0")}`;
 const sandboxAt = (at: number, given: Partial<Observation> = {}) =>
@@ -38,19 +40,19 @@ test("an inventory that takes several beats is one, with one digest, whatever ch
   await using nats = await startNats(["host-1"]);
   const control = await connectBus({ ...nats.as(), name: "control" });
   const bus = await connectBus({ ...nats.as("host-1"), name: "host-1", hostId: "host-1" });
-  const beats: Heartbeat[] = [];
+  const heartbeats: Heartbeat[] = [];
   subscribeCore<Heartbeat>(control, {
-    pattern: patterns.beats,
+    pattern: patterns.heartbeats,
     queue: "q",
     decode: decoder(Heartbeat),
-    handle: async (one) => void beats.push(one),
+    handle: async (one) => void heartbeats.push(one),
     log: silentLog(),
   });
-  // A beat that is sent before the server knows of the subscription is heard by nobody.
+  // A heartbeat before the server knows of the subscription is lost.
   await control.connection.flush();
-  const count = 2 * MAX_INVENTORY_PER_BEAT + 1;
+  const count = 2 * MAX_INVENTORY_PER_HEARTBEAT + 1;
   const first = Array.from({ length: count }, (_, at) => sandboxAt(at));
-  // After the first beat one is gone, one has moved on, and all were used.
+  // After the first heartbeat one sandbox is gone, one has changed, and all were used.
   const used = first.slice(1).map((seen) => ({ ...seen, lastActiveMsAgo: 0 }));
   const then = used.map((seen, at) => (at === count - 2 ? { ...seen, revision: 2 } : seen));
   const inventories = [first];
@@ -59,27 +61,27 @@ test("an inventory that takes several beats is one, with one digest, whatever ch
   const stop = new AbortController();
   const beating = heartbeat(bus, "host-1", look, { isRegistered: true }, stop.signal);
   try {
-    await until("an inventory and the next", () => beats.length > 3, LIMIT_MS);
+    await until("an inventory and the next", () => heartbeats.length > 3, LIMIT_MS);
   } finally {
     stop.abort();
     await beating;
     await Promise.all([bus.close(), control.close()]);
   }
-  const parts = beats.slice(0, 3);
+  const parts = heartbeats.slice(0, 3);
   expect(parts.map((one) => one.inventory.length)).toEqual([
-    MAX_INVENTORY_PER_BEAT,
-    MAX_INVENTORY_PER_BEAT,
+    MAX_INVENTORY_PER_HEARTBEAT,
+    MAX_INVENTORY_PER_HEARTBEAT,
     1,
   ]);
   const sent = parts.flatMap((one) => one.inventory);
   for (const part of parts)
     expect([part.inventoryCount, part.inventoryDigest]).toEqual([count, inventoryDigest(sent)]);
   expect(inventoryDigest(sent)).toBe(inventoryDigest(first));
-  expect(sent[MAX_INVENTORY_PER_BEAT], "what has no revision is as it is now").toMatchObject({
+  expect(sent[MAX_INVENTORY_PER_HEARTBEAT], "what has no revision is as it is now").toMatchObject({
     lastActiveMsAgo: 0,
   });
   const next = { inventoryCount: count - 1, inventoryDigest: inventoryDigest(then) };
-  expect(beats[3]).toMatchObject(next);
+  expect(heartbeats[3]).toMatchObject(next);
 });
 
 test("a lease counts from before it was asked for, however late the answer comes", async () => {
@@ -89,7 +91,7 @@ test("a lease counts from before it was asked for, however late the answer comes
   const bus = await connectBus({ ...nats.as("host-1"), name: "host-1", hostId: "host-1" });
   const grants: number[] = [];
   const stopAnswering = handleRequests(control, {
-    pattern: patterns.asks("register"),
+    pattern: patterns.requests("register"),
     queue: "q",
     decode: decoder(RegisterRequest),
     handle: async (): Promise<LeaseReply> => {
@@ -135,13 +137,13 @@ test("heartbeats report what the newest answer to a lease wants, and everything 
   const stops = [
     handleRequests(control, {
       ...handlers,
-      pattern: patterns.asks("register"),
+      pattern: patterns.requests("register"),
       decode: decoder(RegisterRequest),
       handle: async (): Promise<LeaseReply> => granted,
     }),
     handleRequests(control, {
       ...handlers,
-      pattern: patterns.asks("lease"),
+      pattern: patterns.requests("lease"),
       decode: decoder(LeaseRequest),
       handle: async (): Promise<LeaseReply> =>
         isLost ? { granted: false, leaseMs: 0 } : { ...granted, ...wanted },

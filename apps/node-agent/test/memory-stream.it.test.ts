@@ -1,4 +1,4 @@
-/** The way of a memory image out of QEMU, without QEMU: what is left when it breaks off. */
+/** The transfer of a memory image from QEMU, without QEMU: what is left when it is aborted. */
 import { once } from "node:events";
 import { readFile, stat, writeFile } from "node:fs/promises";
 import { connect } from "node:net";
@@ -10,7 +10,7 @@ import { receiveMemory } from "../src/drivers/qemu/memory-stream.ts";
 
 const NEVER = new AbortController().signal;
 
-/** A receiver, and somebody who is connected to it. */
+/** A receiver, and a peer that is connected to it. */
 async function connected(dir: string, signal: AbortSignal) {
   const socketPath = join(dir, "out.sock");
   const file = join(dir, "memory");
@@ -50,6 +50,6 @@ test("one that is called off in the middle closes the connection and ends its wr
   cancel.abort(new Error("called off"));
   await expect(received).rejects.toThrow("The operation was aborted");
   peer.resume();
-  // The writer had the connection as well.
+  // The writer also held the connection.
   await closed;
 });

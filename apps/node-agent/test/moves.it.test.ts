@@ -1,6 +1,6 @@
 /**
- * A paused sandbox that is sent from one host to another through the store, and does not get there
- * at the first try.
+ * A paused sandbox that moves from one host to another through the store, and whose first attempt
+ * fails.
  */
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
@@ -28,15 +28,15 @@ let blobs: WatchedBlobs;
 let home: TestHost;
 let away: TestHost;
 let snapshot: SnapshotFacts;
-/** Paused at home, with a file in it, and stored. */
+/** A sandbox that is paused at home, with a file in it, and stored. */
 beforeEach(async () => {
   made += 1;
   blobs = new WatchedBlobs(fileBlobs(join(root.path, `store-${made}`)));
   [home, away] = [await hostIn(`home-${made}`), await hostIn(`away-${made}`)];
   const [create, pause] = commandsOf(["create", "pause"], imageSha256) as [VmCommand, VmCommand];
-  await home.carryOut(create);
+  await home.complete(create);
   await home.guest("/files/write", { path: "/workspace/note", content: "kept" });
-  await home.carryOut(pause);
+  await home.complete(pause);
   const stored = () =>
     home.seen.findLast(({ snapshot: held }) => typeof held?.storeKey === "string")?.snapshot;
   snapshot = await until("the copy in the store", stored, LIMIT_MS);
@@ -59,7 +59,7 @@ async function hostIn(name: string): Promise<TestHost> {
   return host;
 }
 
-/** The nth try to resume it elsewhere: each has its epoch. */
+/** The nth attempt to resume the sandbox elsewhere; each has its epoch. */
 function resume(nth: number): VmCommand {
   const command = commandsOf(
     ["create", "pause", ...Array.from({ length: nth }, () => "resume" as const)],
@@ -80,7 +80,7 @@ test("BR1: a fetch that has run out of time leaves what has arrived, and the nex
   const first = resume(1);
   expect(await away.supervisor.submit(first)).toBe("journalled");
   await held;
-  // As the control plane does when the deadline has passed.
+  // As the control plane does after the deadline.
   await away.supervisor.submit({ ...first, kind: "cancel", cancels: first.operationId });
   const isEnd = () =>
     away.seen.findLast(
@@ -93,7 +93,7 @@ test("BR1: a fetch that has run out of time leaves what has arrived, and the nex
   restore();
   const arrived = blobs.got();
   expect(arrived).toHaveLength(1);
-  expect(await away.carryOut(resume(2))).toMatchObject({
+  expect(await away.complete(resume(2))).toMatchObject({
     state: "running",
     operation: { outcome: "succeeded" },
   });
@@ -104,15 +104,15 @@ test("BR1: a fetch that has run out of time leaves what has arrived, and the nex
 
 test("a whole copy that was not let run is run by the next try, without another fetch", async () => {
   const first = resume(1);
-  // No fence lives here: what it is to guard does not begin.
+  // Without a fence on this host, no guarded run begins.
   expect(
-    await away.carryOut({ ...first, spec: { ...first.spec, onHostLoss: "restore" } }),
+    await away.complete({ ...first, spec: { ...first.spec, onHostLoss: "restore" } }),
   ).toMatchObject({
     state: "paused",
     operation: { outcome: "cancelled" },
   });
   blobs.forget();
-  expect(await away.carryOut(resume(2))).toMatchObject({
+  expect(await away.complete(resume(2))).toMatchObject({
     state: "running",
     operation: { outcome: "succeeded" },
   });
@@ -133,14 +133,17 @@ test("the old host, which is told nothing of a move that failed, goes on with th
     await home.supervisor.submit({ ...replicate, epoch: 1, opSeq: 1 }),
     "of before the pause",
   ).toBe("stale");
-  expect(await home.carryOut(resume(2))).toMatchObject({
+  expect(await home.complete(resume(2))).toMatchObject({
     state: "running",
     operation: { outcome: "succeeded" },
   });
   await runsWithItsFile(home);
 });
 
-/** So many chunks can be had; the others are on their way until the fetch ends, or `restore`. */
+/**
+ * Lets this many chunks through; later ones hang until the fetch is aborted. `restore` lets all
+ * through.
+ */
 function holdChunksAfter(count: number): { held: Promise<void>; restore: () => void } {
   const get = blobs.get.bind(blobs);
   const reached = Promise.withResolvers<void>();

@@ -1,6 +1,6 @@
 /**
- * A VM that the control plane has had frozen and cut off: it stays so, with its memory, over a
- * crash of the agent, until the control plane goes on with it or drops it.
+ * A quarantined VM, with paused vCPUs and cut off: it stays so, with its memory, over a crash of
+ * the agent, until the control plane continues with it or drops it.
  */
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
@@ -48,7 +48,7 @@ describe.each(DRIVER_NAMES)("on %s", (name) => {
     };
     try {
       await host.supervisor.adopt();
-      await host.carryOut(create as VmCommand);
+      await host.complete(create as VmCommand);
       await host.guest("/execute", { code: "x = 42" });
       expect(await host.supervisor.submit({ ...(create as VmCommand), kind: "quarantine" })).toBe(
         "journalled",
@@ -75,7 +75,7 @@ describe.each(DRIVER_NAMES)("on %s", (name) => {
 
   test("an agent that starts anew leaves it so, and one that finds it running freezes it", async () => {
     await quarantined(async (host, _commands, restarted) => {
-      // Killed between the record and the freeze.
+      // Killed between the record and the pause of the vCPUs.
       await driverNamed(name).resumeVcpus(host.vm);
       const next = await restarted();
       await next.supervisor.adopt();
@@ -100,11 +100,11 @@ describe.each(DRIVER_NAMES)("on %s", (name) => {
 
   test("the next command of the sandbox goes on with it", async () => {
     await quarantined(async (host, [, pause, resume]) => {
-      expect(await host.carryOut(pause as VmCommand)).toMatchObject({
+      expect(await host.complete(pause as VmCommand)).toMatchObject({
         state: "paused",
         snapshot: { guestSynced: true },
       });
-      expect(await host.carryOut(resume as VmCommand)).toMatchObject({ state: "running" });
+      expect(await host.complete(resume as VmCommand)).toMatchObject({ state: "running" });
       await expectMemory(host);
     });
   });
@@ -119,7 +119,7 @@ describe.each(DRIVER_NAMES)("on %s", (name) => {
         spec,
       };
       expect(await host.supervisor.submit(discard)).toBe("stale");
-      expect(await host.carryOut({ ...discard, epoch: 2 })).toMatchObject({ state: "deleted" });
+      expect(await host.complete({ ...discard, epoch: 2 })).toMatchObject({ state: "deleted" });
       expect(vmmProcesses(host.store.dataDir)).toEqual([]);
     });
   });

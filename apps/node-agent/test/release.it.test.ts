@@ -1,6 +1,6 @@
 /**
- * The release as it is installed: bundled, without the workspace around it; and the install
- * script's refusals, which come before it changes anything.
+ * The release as it is installed: bundled, without the workspace around it; and the refusals of the
+ * install script, which come before it changes anything.
  */
 import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
@@ -60,7 +60,7 @@ test("its parts run from anywhere, with nothing but Node.js", async () => {
 test("so does the simulated virtual machine, with Python", async () => {
   await mkdir(join(dir, "r1"));
   await writeFile(join(dir, "disk.raw"), Buffer.alloc(65_536));
-  // Bundled, as it is in the agent: it knows where the release has the program.
+  // Bundled as in the agent, so that it finds the program of the release.
   await build(`starter=${join(import.meta.dirname, "../src/drivers/simulated/program.ts")}`);
   const { simulatedVmm } = (await import(join(dir, "starter.mjs"))) as typeof SimulatedProgram;
   using claimed = await claimPort();
@@ -76,7 +76,7 @@ test("so does the simulated virtual machine, with Python", async () => {
 
 test("so does the fence, with next to nothing in it", async () => {
   const fenceFile = join(dir, "torpor-fence.mjs");
-  // No client, no schema, no logger.
+  // Small enough to prove that no client, schema or logger is bundled.
   expect((await stat(fenceFile)).size).toBeLessThan(64 * 1024);
   const dataDir = join(dir, "data");
   const fence = spawn(process.execPath, [fenceFile], {
@@ -101,7 +101,7 @@ test.each([
   expect(code).toBe(1);
 });
 
-/** Its vCPUs stand still until it is told to run. */
+/** Runs the vCPUs, which are paused at first, and returns the guest's response. */
 async function answerOf(pid: number, port: number): Promise<unknown> {
   for (let tries = 0; tries < 200; tries += 1) {
     try {

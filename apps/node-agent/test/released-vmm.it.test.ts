@@ -1,6 +1,6 @@
 /**
- * What a VM uses of its host is given back when its VMM ends, also by itself, and after a restart
- * of the agent only for VMs whose VMM is gone.
+ * Resources of a VM on its host are released when its VMM ends, also by itself, and after a restart
+ * of the agent only if the VMM is gone.
  */
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
@@ -25,7 +25,7 @@ import { COMMAND_KEY, killVmms } from "./support/test-host.ts";
 
 const CLOSE_LIMIT_MS = 30_000;
 
-/** Ends VMMs as the real one does, and remembers whose were ended. */
+/** Ends VMMs as the real driver does, and records which ones. */
 class WatchedDriver extends SimulatedDriver {
   readonly ended: string[] = [];
 

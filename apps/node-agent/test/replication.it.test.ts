@@ -1,6 +1,6 @@
 /**
- * A host that copies its sandboxes to the store: by itself after a pause, on demand when they are
- * stopped, over its own restarts, and never in the way of a resume.
+ * A host copies its sandboxes to the store: by itself after a pause, on demand when they are
+ * stopped, across its own restarts, and never in the way of a resume.
  */
 import { once } from "node:events";
 import { mkdir, readdir, writeFile } from "node:fs/promises";
@@ -74,7 +74,7 @@ async function hostIn(
   return made;
 }
 
-/** Carries out the commands that are new. */
+/** Completes the commands that are new. */
 async function bring(...kinds: Kind[]): Promise<Observation> {
   commands = commandsOf(kinds, imageSha256);
   return await host.bring(commands);
@@ -107,7 +107,7 @@ test("a stopped sandbox's disk is copied when it is asked for, and another host 
   if (start === undefined) throw new Error("there is a start");
   const { generation, storeKey, manifestSha256 } = stored;
   expect(
-    await other.carryOut({ ...start, snapshot: { generation, storeKey, manifestSha256 } }),
+    await other.complete({ ...start, snapshot: { generation, storeKey, manifestSha256 } }),
   ).toMatchObject({
     state: "running",
     operation: { outcome: "succeeded" },
@@ -136,7 +136,7 @@ test("a sandbox that leaves and is told to come back before it has left is here,
     epoch: resume.epoch + 1,
     snapshot: { generation, storeKey, manifestSha256 },
   };
-  expect(await host.carryOut(back)).toMatchObject({
+  expect(await host.complete(back)).toMatchObject({
     state: "running",
     operation: { outcome: "succeeded" },
   });
@@ -210,8 +210,8 @@ test("a copy and a fetch go no faster than their command says", async () => {
     VmCommand,
     VmCommand,
   ];
-  await host.carryOut(create);
-  await host.carryOut({ ...pause, ...SLOWEST });
+  await host.complete(create);
+  await host.complete({ ...pause, ...SLOWEST });
   await until("the copy begins", () => blobs.sent().length > 0, LIMIT_MS);
   await sleep(QUIET_MS);
   expect(blobs.sent(), "the second waits for the first one's bytes").toHaveLength(1);
@@ -296,7 +296,7 @@ test("how much of a sandbox has arrived on another host stands in that one's inv
   const other = await hostIn(join(root.path, `other-${made}`));
   const resume = commandsOf(["create", "pause", "resume"], imageSha256).at(-1);
   if (resume === undefined) throw new Error("there is a resume");
-  const resumed = other.carryOut({ ...resume, snapshot: { generation, storeKey, manifestSha256 } });
+  const resumed = other.complete({ ...resume, snapshot: { generation, storeKey, manifestSha256 } });
   const seen = await until("a chunk has arrived", () =>
     other.supervisor.inventory().find(({ fetching }) => (fetching?.bytesDone ?? 0) > 0),
   );
@@ -356,7 +356,7 @@ test("what is stored too comes from the host that lives, without waiting until t
   try {
     blobs.forget();
     expect(
-      await other.carryOut({
+      await other.complete({
         ...resume,
         snapshot: { generation, storeKey, manifestSha256, sourceUrl },
       }),
@@ -396,7 +396,7 @@ test("that the copy is stored cannot be written down: the host goes on, and says
 test("without a store a pause is said not to be copied before anything of it is read", async () => {
   host = await hostIn(join(root.path, `alone-${made}`), { blobs: "none" });
   const [create, pause] = commandsOf(["create", "pause"], imageSha256) as [VmCommand, VmCommand];
-  await host.carryOut(create);
+  await host.complete(create);
   const isSnapshotFile = (name: string) =>
     name.startsWith("snap.1/") && !name.endsWith("manifest.json");
   host.onCommit = async () => {
@@ -404,7 +404,7 @@ test("without a store a pause is said not to be copied before anything of it is 
     expect(files.length).toBeGreaterThan(0);
     for (const name of files) await writeFile(join(host.vm.dir, name), "damaged");
   };
-  await host.carryOut(pause);
+  await host.complete(pause);
   const failed = await until(
     "the refusal",
     () => host.seen.find(({ replicationFailed }) => replicationFailed !== undefined),
@@ -452,8 +452,8 @@ test("a disk whose name was not written into the record has the record's name ag
   await writeFile(join(host.vm.dir, "disk.json"), JSON.stringify({ generation: 1, files: {} }));
   await expect(offered(snapshot)).rejects.toThrow("another name");
   const start = commandsOf(["create", "stop", "start"], imageSha256).at(-1) as VmCommand;
-  // No fence lives here: what it is to guard does not begin.
-  const end = await host.carryOut({ ...start, spec: { ...start.spec, onHostLoss: "restore" } });
+  // Without a fence on this host, no guarded run begins.
+  const end = await host.complete({ ...start, spec: { ...start.spec, onHostLoss: "restore" } });
   expect(end).toMatchObject({
     state: "stopped",
     operation: { outcome: "cancelled" },
@@ -478,14 +478,14 @@ test("what could not be brought here is not said to run, though a VM of a run th
   blobs.before = () => {
     throw new Error("the store is away");
   };
-  const failed = await host.carryOut(again(4));
+  const failed = await host.complete(again(4));
   expect(failed).toMatchObject({
     state: "paused",
     operation: { outcome: "failed", error: { code: "SNAPSHOT_UNAVAILABLE" } },
   });
   expect(failed.snapshot).toBeUndefined();
   blobs.before = () => {};
-  expect(await host.carryOut(again(5))).toMatchObject({
+  expect(await host.complete(again(5))).toMatchObject({
     state: "running",
     operation: { outcome: "succeeded" },
   });
@@ -508,7 +508,7 @@ test("a disk that could not be brought here has no name here: that of a run that
     opSeq: 4,
     operationId: newOperationId(),
   };
-  const failed = await host.carryOut({
+  const failed = await host.complete({
     ...again,
     snapshot: { generation, storeKey, manifestSha256 },
   });

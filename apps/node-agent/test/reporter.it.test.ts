@@ -1,4 +1,4 @@
-/** Observations on a bus that takes no more of this host for now: none is lost. */
+/** Observations on a bus that currently accepts no more from this host: none is lost. */
 import { type Bus, connectBus, ensureStreams } from "@torpor/bus";
 import { type Observation, STREAMS } from "@torpor/contracts";
 import { anObservation, type NatsServer, silentLog, startNats, until } from "@torpor/testkit";

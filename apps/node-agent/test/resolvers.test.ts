@@ -1,6 +1,4 @@
-/**
- * Name servers of guests: given ones are checked, and none of them is in the guests' own network.
- */
+/** Name servers of guests: configured ones are checked, and none is in the guests' own network. */
 import { expect, test } from "vitest";
 import { findResolvers } from "../src/host/isolation/resolvers.ts";
 

@@ -1,6 +1,6 @@
 /**
- * Environment variables that are sealed for this host: what opens them, and what comes of it when
- * nothing does.
+ * Environment variables that are sealed for this host: which keys open them, and what follows if
+ * none does.
  */
 import { mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -26,21 +26,21 @@ beforeAll(async () => {
 });
 afterAll(async () => await root[Symbol.asyncDispose]());
 
-/** As the scheduler does it, for the command as it is. */
+/** Seals the variables for the command, as the scheduler does. */
 function sealedIn(command: VmCommand, key = COMMAND_KEY): VmCommand {
   const text = JSON.stringify(VARIABLES);
   const sealedVariables = sealFor(boxPublicKey(key), variablesContext(command), text);
   return { ...command, sealedVariables };
 }
 
-async function carryOut(command: VmCommand) {
+async function complete(command: VmCommand) {
   hosts += 1;
   const dir = join(root.path, `host-${hosts}`);
   await mkdir(dir);
   const host = new TestHost(dir, driver, undefined, join(root.path, "images"), "none");
   await host.supervisor.adopt();
-  const seen = await host.carryOut(command);
-  // Nothing goes on: it is not tried again.
+  const seen = await host.complete(command);
+  // No journal is left, so the command is not tried again.
   expect(await readdir(host.vm.dir).catch(() => [])).not.toContain("op.json");
   const kept = await readFile(join(host.vm.dir, "vm.json"), "utf8").catch(() => "");
   await host.end();
@@ -48,7 +48,7 @@ async function carryOut(command: VmCommand) {
 }
 
 test("a create whose variables are sealed for this host is carried out, and its record does not have them", async () => {
-  const { seen, kept } = await carryOut(sealedIn(plain));
+  const { seen, kept } = await complete(sealedIn(plain));
   expect(seen).toMatchObject({ state: "running", operation: { outcome: "succeeded" } });
   expect(kept).not.toBe("");
   expect(kept).not.toContain("hunter2");
@@ -59,7 +59,7 @@ test("one whose variables are damaged, or another host's, ends at once, with the
     { ...plain, sealedVariables: { ...sealedIn(plain).sealedVariables, ciphertext: "AAAA" } },
     sealedIn(plain, createBoxKey()),
   ] as VmCommand[]) {
-    const { seen } = await carryOut(command);
+    const { seen } = await complete(command);
     expect(seen).toMatchObject({
       state: "failed",
       operation: {
@@ -82,7 +82,7 @@ test("they open in the command that they were sealed in, and in no other", () =>
   ];
   for (const other of others)
     expect(() => variablesOf({ ...command, ...other }, COMMAND_KEY)).toThrow("cannot be decrypted");
-  // Of a scheduler of 0.1.0.
+  // The command of a 0.1.0 scheduler.
   const { spec } = plain;
   expect(variablesOf({ ...plain, spec: { ...spec, envVars: VARIABLES } }, COMMAND_KEY)).toEqual(
     VARIABLES,

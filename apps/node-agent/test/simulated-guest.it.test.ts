@@ -1,6 +1,6 @@
 /**
- * The toy that stands in for a guest is there twice: in TypeScript for the fake Cloud Hypervisor,
- * and in Python for simulated VMs, each of which is a process. The same cases are run against both.
+ * The toy guest exists twice: in TypeScript for the fake Cloud Hypervisor, and in Python for
+ * simulated VMs, each of which is a process. The same cases run against both.
  */
 import { createHash, randomBytes } from "node:crypto";
 import { once } from "node:events";
@@ -29,21 +29,21 @@ import { DISK_BYTES, startProcess, startToy, type Toy, TOY_NAMES } from "./suppo
 
 type Body = Record<string, unknown>;
 
-/** In which a toy that does not wait would have answered. */
+/** Long enough for a response of a toy that does not wait. */
 const SILENCE_MS = 150;
 const MAX_RESIDENT_BYTES = 20 * 1024 * 1024;
-/** More than all buffers of two connections take. */
+/** More than all buffers of two connections hold. */
 const LARGE_BYTES = 48 * 1024 * 1024;
 const TUNNEL =
   "GET /_torpor/tunnel?port=3000 HTTP/1.1\r\nhost: guest\r\n" +
   "connection: Upgrade\r\nupgrade: torpor-tunnel\r\n\r\n";
-/** As the releases up to 0.1.0 left them, whose simulated VMs ran the toy in TypeScript. */
+/** Memory and files of releases up to 0.1.0, whose simulated VMs ran the toy in TypeScript. */
 const RELEASED_MEMORY =
   '{"variables":{"x":"42","word":"\\"Grüße\\""},' +
   '"agentKey":"key","sandboxId":"1795490791abcdefgh"}';
 const RELEASED_FILES = '{"/workspace/note":"Grüße"}';
 
-/** One request, by Node's fetch and its pool of connections. A body makes it a POST. */
+/** A request by Node's fetch and its connection pool. A body makes it a POST. */
 async function call(
   toy: Toy,
   path: string,
@@ -68,7 +68,7 @@ async function call(
 
 const execute = async (toy: Toy, code: string) => (await call(toy, "/execute", { code })).body;
 
-/** One request by Node's own client, whose connection the agent chooses. */
+/** A request by Node's own client, whose connection the agent chooses. */
 async function send(toy: Toy, options: RequestOptions, parts: string[] = []) {
   const request = httpRequest({ host: "127.0.0.1", port: toy.port, ...options });
   for (const part of parts) request.write(part);
@@ -84,18 +84,18 @@ async function open(toy: Toy): Promise<Socket> {
   return socket;
 }
 
-/** The request as it goes over the wire. */
+/** The request as sent over the wire. */
 function executing(code: string, ...headers: string[]): string {
   const body = JSON.stringify({ code });
   const head = ["POST /execute HTTP/1.1", "Host: guest", `Content-Length: ${body.length}`];
   return [...head, ...headers, "", body].join("\r\n");
 }
 
-/** Tells whether it has ended, without waiting for it. */
+/** Adds a check whether the promise has ended, without waiting for it. */
 function watched<T>(promise: Promise<T>): { promise: Promise<T>; isSettled: () => boolean } {
   let settled = false;
-  const settle = () => void (settled = true);
-  promise.then(settle, settle);
+  const complete = () => void (settled = true);
+  promise.then(complete, complete);
   return { promise, isSettled: () => settled };
 }
 
@@ -394,7 +394,7 @@ describe.each(TOY_NAMES)("the toy in %s", (name) => {
       app.close();
     });
 
-    /** Both ends of a new tunnel; nobody has read what came after the heads. */
+    /** Both ends of a new tunnel; the bytes after the heads are still unread. */
     async function tunnel(first = ""): Promise<[client: Socket, program: Socket]> {
       const client = await open(toy);
       client.write(TUNNEL + first);
@@ -507,14 +507,14 @@ describe("the process of a simulated VM", () => {
 
   test("needs a Python: the usual one, or that of PATH, or an error that says so", async () => {
     await using dir = await tempDir();
-    const [nowhere, bin] = [join(dir.path, "nowhere"), join(dir.path, "bin")];
+    const [missing, bin] = [join(dir.path, "nowhere"), join(dir.path, "bin")];
     await mkdir(bin);
     await writeFile(join(bin, "python3"), "");
-    await expect(findPython(nowhere, `:${nowhere}:${bin}`)).rejects.toThrow(
+    await expect(findPython(missing, `:${missing}:${bin}`)).rejects.toThrow(
       "apt-get install python3",
     );
     await chmod(join(bin, "python3"), 0o755);
-    expect(await findPython(nowhere, `:${nowhere}:${bin}`)).toBe(join(bin, "python3"));
+    expect(await findPython(missing, `:${missing}:${bin}`)).toBe(join(bin, "python3"));
     expect(await findPython(join(bin, "python3"), "")).toBe(join(bin, "python3"));
   });
 });

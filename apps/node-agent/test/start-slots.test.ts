@@ -1,4 +1,7 @@
-/** How many starts a host does at once, who is next, and who is told that he is too late. */
+/**
+ * Slots for starts on a host: how many run at once, which is next, and which is reported as too
+ * late.
+ */
 import fc from "fast-check";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { expectedWaits, type StartSlot, StartSlots } from "../src/lifecycle/start-slots.ts";
@@ -12,7 +15,7 @@ afterEach(() => {
   vi.useRealTimers();
 });
 
-/** Those that come one after the other, and what became of each. */
+/** Starts that arrive one after the other, and the outcome of each. */
 class Crowd {
   readonly slots: StartSlots;
   readonly ended = new Map<string, StartSlot>();
@@ -29,22 +32,22 @@ class Crowd {
     void this.slots
       .take({ signal: abort.signal, deadlineAtMs })
       .then((slot) => this.ended.set(name, slot));
-    await settle();
+    await complete();
   }
 
   async cancel(name: string): Promise<void> {
     this.cancels.get(name)?.abort();
-    await settle();
+    await complete();
   }
 
   async release(name: string): Promise<void> {
     const slot = this.ended.get(name);
     if (slot?.kind !== "granted") throw new Error(`${name} has no slot`);
     slot.release();
-    await settle();
+    await complete();
   }
 
-  /** One start has been carried out, which took so long. */
+  /** Completes one start of this duration. */
   async knows(takesMs: number): Promise<void> {
     await this.comes("known");
     await vi.advanceTimersByTimeAsync(takesMs);
@@ -57,7 +60,7 @@ class Crowd {
   }
 }
 
-const settle = () => vi.advanceTimersByTimeAsync(0);
+const complete = () => vi.advanceTimersByTimeAsync(0);
 
 test("SS1: as many begin as there are slots; the others in the order in which they came", async () => {
   const crowd = new Crowd(2);

@@ -1,4 +1,4 @@
-/** The snapshot store through one suite, on a directory and on a real server that speaks S3. */
+/** The suite of the snapshot store, on a directory and on a real S3 server. */
 import { once } from "node:events";
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
@@ -44,7 +44,7 @@ afterAll(async () => {
 const GRACE_MS = 5_000;
 let made = 0;
 const newDir = () => join(root.path, `dir-${(made += 1)}`);
-/** Small pages: a listing of more than one is the rule. */
+/** Small pages, so that most listings have several. */
 const s3Blobs = (prefix: string) => {
   const { endpoint, bucket, credentials } = s3;
   return new S3Blobs({ endpoint, region: "us-east-1", bucket, prefix, credentials, pageSize: 3 });
@@ -154,7 +154,7 @@ describe.each(KINDS)("the %s store", (_kind, open) => {
         calls += 1;
         if (calls === failing) throw new Error("made to fail");
       };
-      // The lock that is left behind at the end is no failure.
+      // A lock that stays at the end is no failure.
       const failed = await put(snapshot).then(
         () => undefined,
         (error: Error) => error.message,
@@ -184,7 +184,7 @@ describe.each(KINDS)("the %s store", (_kind, open) => {
     try {
       await fetch(snapshot, [host.source, store.source(storeKey)], dir);
       await isWhole(snapshot, dir);
-      // What was on its way when it was ended may come again.
+      // Chunks that were under way at the abort may be fetched again.
       expect(host.chunks()).toBeGreaterThanOrEqual(16 - arrived);
       expect(host.chunks()).toBeLessThanOrEqual(16 - arrived + 4);
       expect(blobs.got()).toEqual([]);
@@ -346,7 +346,7 @@ describe.each(KINDS)("the %s store", (_kind, open) => {
     });
 
     test("SW2: takes nothing from what is being written, and a put waits for a sweep to end", async () => {
-      // Old enough to go, but for the lock.
+      // Old enough to be removed, without the lock.
       await sleep(GRACE_MS + 1_000);
       await blobs.put(writingLock(sandboxId, "3-abc", "writer"), Buffer.from("x"), never);
       expect(await swept({ garbage: [firstKey ?? ""], graceMs: GRACE_MS })).toMatchObject({
@@ -366,7 +366,7 @@ describe.each(KINDS)("the %s store", (_kind, open) => {
     });
 
     test("is not over for a put because another sweep of the sandbox is", async () => {
-      // Of the first one's it needs chunks that only the first one names.
+      // Needs chunks that only the first snapshot names.
       const third = await makeSnapshot(newDir(), { sandboxId, generation: 3, disk: [0, 1, 60] });
       const begun: {
         other?: ReturnType<typeof swept>;
@@ -374,7 +374,7 @@ describe.each(KINDS)("the %s store", (_kind, open) => {
         both?: Promise<unknown>;
       } = {};
       blobs.before = (call, key) => {
-        // In the middle of the one sweep another one begins and ends; then a put comes.
+        // In the middle of one sweep another one begins and ends; then a put begins.
         if (call !== "remove" || !key.includes("/entries/")) return;
         begun.both ??= (async () => {
           begun.other = swept({ garbage: [firstKey ?? ""], graceMs: 60_000 });
@@ -457,7 +457,7 @@ describe.each(KINDS)("the %s store", (_kind, open) => {
     ])(
       "that took a put for dead, which stood still for long: the put says so %s, and its repeat is whole",
       async (_, at) => {
-        // Of the first one's it needs chunks that only the first one names.
+        // Needs chunks that only the first snapshot names.
         const third = await makeSnapshot(newDir(), { sandboxId, generation: 3, disk: [0, 1, 60] });
         let sweeping: Promise<unknown> | undefined;
         blobs.before = (call, key) => {
@@ -483,7 +483,7 @@ describe.each(KINDS)("the %s store", (_kind, open) => {
       const third = await makeSnapshot(newDir(), { sandboxId, generation: 3, disk: [0, 1, 60] });
       const begun: { other?: Promise<string>; sweep?: ReturnType<typeof swept> } = {};
       blobs.before = (call, key) => {
-        // In the middle of the one put the other begins and ends; then a sweep comes.
+        // In the middle of one put another one begins and ends; then a sweep begins.
         if (call !== "put" || !key.includes("/chunks/") || begun.other !== undefined) return;
         begun.other = put(third);
         begun.sweep = begun.other.then(() => swept({ garbage: [firstKey ?? ""] }));

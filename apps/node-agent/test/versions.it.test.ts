@@ -1,6 +1,6 @@
 /**
- * A host whose control plane is newer than it: a command of a kind that it does not know is
- * answered, and changes nothing.
+ * A host with a newer control plane: a command of an unknown kind gets a response, and changes
+ * nothing.
  */
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
@@ -25,9 +25,9 @@ test("a command that only a newer control plane knows fails by name; the VM runs
   const host = new TestHost(dir, driver);
   await host.supervisor.adopt();
   try {
-    await host.carryOut(create);
+    await host.complete(create);
     await host.guest("/execute", { code: "x = 42" });
-    expect(await host.carryOut(unknown)).toMatchObject({
+    expect(await host.complete(unknown)).toMatchObject({
       state: "running",
       operation: {
         outcome: "failed",
@@ -35,14 +35,14 @@ test("a command that only a newer control plane knows fails by name; the VM runs
       },
     });
     expect(await host.guest("/execute", { code: "print(x)" })).toMatchObject({ stdout: "42\n" });
-    expect(await host.carryOut(pause)).toMatchObject({
+    expect(await host.complete(pause)).toMatchObject({
       state: "paused",
       operation: { outcome: "succeeded" },
     });
 
-    // Nor does it matter what the sandbox was before.
+    // The sandbox's state does not matter either.
     expect(
-      await host.carryOut({ ...unknown, opSeq: 9, operationId: `op_${"9".repeat(32)}` }),
+      await host.complete({ ...unknown, opSeq: 9, operationId: `op_${"9".repeat(32)}` }),
     ).toMatchObject({
       state: "paused",
       operation: { outcome: "failed", error: { code: "UNKNOWN_COMMAND" } },

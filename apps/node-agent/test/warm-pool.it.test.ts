@@ -1,4 +1,4 @@
-/** VMs that are kept warm, on hosts with simulated VMs (decision 41). */
+/** Warm VMs, on hosts with simulated VMs (decision 41). */
 import { existsSync } from "node:fs";
 import { mkdir, readdir } from "node:fs/promises";
 import { join } from "node:path";
@@ -16,7 +16,7 @@ import { loseHost } from "./support/lost-host.ts";
 import { callGuest, commandsOf, killVmms, prepareImages, TestHost } from "./support/test-host.ts";
 
 const MEMORY_MIB = 8;
-/** For so many VMs. */
+/** Memory for this many VMs. */
 const roomFor = (count: number) => count * MEMORY_MIB;
 const driver = driverNamed("simulated");
 
@@ -37,7 +37,7 @@ interface Run extends ProcessIdentity {
   epoch?: number;
 }
 
-/** VMMs of directories of that kind, by directory. */
+/** Live VMMs of directories of that kind, by directory. */
 async function vmms(dir: string, kind: "vm" | "warm"): Promise<Map<string, Run>> {
   const found = new Map<string, Run>();
   for (const name of await readdir(join(dir, kind)).catch(() => [])) {
@@ -63,7 +63,7 @@ async function hostIn(dir: string, max: number, room: number, its = driver): Pro
   return host;
 }
 
-/** As the command of another sandbox. */
+/** The same command for another sandbox. */
 const ofSandbox = (command: VmCommand, at: number): VmCommand => ({
   ...command,
   operationId: `op_${String(at).padStart(32, "0")}`,
@@ -76,13 +76,13 @@ const createOf = (at: number) => {
   return ofSandbox(command, at);
 };
 
-/** Of another size than what is kept, so that it takes none. */
+/** A create of another size than the warm VMs, so that it takes none. */
 function otherOf(at: number): VmCommand {
   const { spec, ...command } = createOf(at);
   return { ...command, spec: { ...spec, resources: { ...spec.resources, vcpu: 2 } } };
 }
 
-/** The fence looks after its runs. */
+/** A create whose runs the fence guards. */
 function guardedOf(at: number): VmCommand {
   const { spec, ...command } = createOf(at);
   return { ...command, spec: { ...spec, onHostLoss: "restore" } };
@@ -97,7 +97,7 @@ const after = (command: VmCommand, kind: VmCommand["kind"], opSeq: number): VmCo
 
 const isWarm = ({ dir }: Vm) => dir.includes("/warm/");
 
-/** The driver, with something that happens before it ends a VM that is warm. */
+/** The driver, with a hook before it ends a warm VM. */
 function endingAfter(before: (vm: Vm) => Promise<void>): Driver {
   const end: Driver["end"] = async (vm, options) => {
     if (isWarm(vm)) await before(vm);
@@ -113,14 +113,14 @@ function bound(target: Driver, name: string | symbol): unknown {
   return typeof member === "function" ? member.bind(target) : member;
 }
 
-/** How many are warm when the command first waits for its commit. */
+/** Number of warm VMs when the command first waits for its commit. */
 async function warmAtCommit(host: TestHost, command: VmCommand): Promise<number> {
   const atCommits: number[] = [];
   host.onCommit = async (operationId) => {
     if (operationId !== command.operationId) return;
     atCommits.push((await vmms(host.store.dataDir, "warm")).size);
   };
-  await host.carryOut(command);
+  await host.complete(command);
   return atCommits[0] ?? -1;
 }
 
@@ -138,12 +138,12 @@ test("WP1: a create takes the VM that was kept, once, and the next one is made i
   const host = await hostIn(newDir(), 1, 9);
   const dir = host.store.dataDir;
   const first = createOf(1);
-  expect((await host.carryOut(first)).state).toBe("running");
+  expect((await host.complete(first)).state).toBe("running");
   expect(timingsOf(host, first), "none was kept yet").toHaveProperty("restore");
   await kept(host, 1);
   const [[, warm] = []] = await vmms(dir, "warm");
   const [second, third] = [createOf(2), createOf(3)];
-  const ended = await Promise.all([host.carryOut(second), host.carryOut(third)]);
+  const ended = await Promise.all([host.complete(second), host.complete(third)]);
   expect(ended.map(({ state }) => state)).toEqual(["running", "running"]);
   const running = await vmms(dir, "vm");
   expect(running.size).toBe(3);
@@ -168,12 +168,12 @@ test("WP1: a create takes the VM that was kept, once, and the next one is made i
 
 test("WP3: what was kept gives way to a sandbox that needs the room, and comes back when that is gone", async () => {
   const host = await hostIn(newDir(), 1, 2);
-  await host.carryOut(createOf(1));
+  await host.complete(createOf(1));
   await kept(host, 1);
   const other = otherOf(2);
   expect(await warmAtCommit(host, other), "before anything of it begins").toBe(0);
-  // What is paused has no memory; a stop of it may have to run it once more.
-  await host.carryOut(after(other, "pause", 2));
+  // A paused sandbox has no memory; its stop may have to run it again.
+  await host.complete(after(other, "pause", 2));
   await kept(host, 1);
   expect(await warmAtCommit(host, after(other, "stop", 3)), "as a stop may run it").toBe(0);
   await kept(host, 1);
@@ -189,7 +189,7 @@ test("what is kept stays while more are made, and a host that ends gives all bac
     await all.promise;
   });
   const host = await hostIn(newDir(), 4, 9, watched);
-  await Promise.all([1, 2, 3, 4].map((at) => host.carryOut(createOf(at))));
+  await Promise.all([1, 2, 3, 4].map((at) => host.complete(createOf(at))));
   await kept(host, 4);
   expect(ends, "none has made room for the next").toEqual([]);
   await host.close();
@@ -213,7 +213,7 @@ test("an agent that starts does not wait for what the one before it kept, nor fa
   );
   const atCommits: string[][] = [];
   host.onCommit = async () => void atCommits.push(await readdir(join(dir, "warm")));
-  const created = host.carryOut(createOf(1));
+  const created = host.complete(createOf(1));
   held.resolve();
   expect((await created).state).toBe("running");
   expect(atCommits[0], "a run waits for the memory").toEqual(["warm-b"]);
@@ -239,7 +239,7 @@ test("none is made once a run begins, however long the look before it took", asy
   });
   const host = await hostIn(newDir(), 1, 2, slow);
   host.isOpen = false;
-  await host.carryOut(createOf(1));
+  await host.complete(createOf(1));
   host.isOpen = calls.armed = true;
   await calls.reached.promise;
   const other = otherOf(2);
@@ -251,13 +251,13 @@ test("none is made once a run begins, however long the look before it took", asy
     await until("the pool looks again", () => (calls.count >= looked ? true : undefined));
     made.push(restored.length - before);
   };
-  await host.carryOut(other);
+  await host.complete(other);
   expect(made[0]).toBe(0);
 });
 
 test("what is being taken counts as its sandbox's before the create is journalled", async () => {
   const host = await hostIn(newDir(), 2, 4);
-  await Promise.all([1, 2].map((at) => host.carryOut(createOf(at))));
+  await Promise.all([1, 2].map((at) => host.complete(createOf(at))));
   await kept(host, 2);
   const taking = createOf(3);
   const { store } = host;
@@ -270,7 +270,7 @@ test("what is being taken counts as its sandbox's before the create is journalle
     }
     await write(sandboxId, journal);
   };
-  const taken = host.carryOut(taking);
+  const taken = host.complete(taking);
   await reached.promise;
   expect(await warmAtCommit(host, otherOf(4)), "four sandboxes have all of the room").toBe(0);
   goOn.resolve();
@@ -279,7 +279,7 @@ test("what is being taken counts as its sandbox's before the create is journalle
 
 test("a create that cannot be journalled leaves nothing of what was taken for it", async () => {
   const host = await hostIn(newDir(), 1, 9);
-  await host.carryOut(createOf(1));
+  await host.complete(createOf(1));
   await kept(host, 1);
   host.isOpen = false;
   const { store } = host;
@@ -296,7 +296,7 @@ test("a create that cannot be journalled leaves nothing of what was taken for it
   await expect(host.supervisor.submit(create)).rejects.toThrow("the disk is full");
   expect(warm !== undefined && isAlive(warm)).toBe(false);
   expect(existsSync(store.dirOf(sandboxId))).toBe(false);
-  expect((await host.carryOut(create)).state).toBe("running");
+  expect((await host.complete(create)).state).toBe("running");
   expect((await store.read(sandboxId))?.hostName, "it is called as every other").toBe(undefined);
 });
 
@@ -310,7 +310,7 @@ test("the fence guards what begins under the lease that runs: no VM of before is
   let isOver = false;
   const host = await hostIn(dir, 1, 9, slow);
   host.fence.refusal = async () => undefined;
-  await host.carryOut(createOf(1));
+  await host.complete(createOf(1));
   await kept(host, 1);
   expect(await warmAtCommit(host, first), "its memory is free before the run begins").toBe(0);
   isOver = true;
@@ -323,7 +323,7 @@ test("the fence guards what begins under the lease that runs: no VM of before is
     await new FenceFiles(dir).writeLease({ sinceBootMs: 0, untilBootMs: 1 });
     await host.fence.renew(bootMs(), 600_000);
   };
-  expect((await host.carryOut(second)).state).toBe("running");
+  expect((await host.complete(second)).state).toBe("running");
   expect(timingsOf(host, second), "it had one, of the lease before").toHaveProperty("assign");
   expect(timingsOf(host, second)).toHaveProperty("restore");
   expect(warm !== undefined && isAlive(warm)).toBe(false);
@@ -344,10 +344,10 @@ test(
           warm,
           before: async (host) => {
             void host.supervisor.watch();
-            await host.carryOut(createOf(1));
+            await host.complete(createOf(1));
             await kept(host, 1);
             taken.push(...(await vmms(dir, "warm")).values());
-            // From the commit on it makes none: it would go on with that after its loss.
+            // From the commit on, the host makes no warm VM, which would continue after its loss.
             const { onCommit } = host;
             host.onCommit = async (operationId) => {
               host.isOpen = false;
@@ -357,7 +357,7 @@ test(
         });
         const next = new TestHost(dir, driver);
         await next.supervisor.adopt();
-        // The broker delivers what was not acknowledged again; else it is a repeat.
+        // The broker delivers an unacknowledged command again; otherwise this is a repeat.
         await next.supervisor.submit(create);
         const ended = () => next.seen.findLast((seen) => seen.operation?.id === create.operationId);
         const seen = await until("the end of the create", ended, 30_000);
@@ -366,10 +366,10 @@ test(
         expect([...running.keys()].toSorted()).toEqual(
           [createOf(1).spec.sandboxId, sandboxId].toSorted(),
         );
-        const strays = taken.filter(
+        const orphans = taken.filter(
           (run) => isAlive(run) && running.get(sandboxId)?.pid !== run.pid,
         );
-        expect(strays, lost.steps.join(", ")).toEqual([]);
+        expect(orphans, lost.steps.join(", ")).toEqual([]);
         await next.close();
         expect(await vmms(dir, "warm")).toEqual(new Map());
         expect(await readdir(join(dir, "warm"))).toEqual([]);

@@ -1,4 +1,4 @@
-/** How many VMs are kept warm. */
+/** Number of VMs that are kept warm. */
 import { expect, test } from "vitest";
 import {
   NEW_MARGIN_MIB,

@@ -1,4 +1,4 @@
-/** What a host's health report says of its part of the work. */
+/** A host's health report about its part of the work. */
 import { expect, test } from "vitest";
 import { type Backlog, HostWork } from "../src/shell/work.ts";
 

@@ -1,12 +1,13 @@
 /**
- * Whether a host may register: it has joined the fleet, was not revoked, and is where it may be.
+ * Decides whether a host may register: the host has joined the fleet, was not revoked, and is at a
+ * permitted address.
  */
 import { type HostAdmissionRow, wasRevoked } from "@torpor/db";
 
 export const HOST_ADMISSIONS = ["required", "optional"] as const;
 type HostAdmissionRule = (typeof HOST_ADMISSIONS)[number];
 
-/** What is asked of a host: to have joined, and to be reached by TLS. */
+/** Requirements for a host: to have joined, and to be reached over TLS. */
 export interface HostRules {
   admission: HostAdmissionRule;
   tls: HostAdmissionRule;
@@ -14,11 +15,11 @@ export interface HostRules {
 
 interface Asked {
   hostId: string;
-  /** One as `dataPlaneUrlProblem` takes it. */
+  /** Has passed `dataPlaneUrlProblem`. */
   dataPlaneUrl: string;
 }
 
-/** In words for whoever set the host up; undefined: it may. */
+/** The reason, in words for the operator of the host; undefined: the host may register. */
 export function admissionProblem(
   { hostId, dataPlaneUrl }: Asked,
   admission:
@@ -27,7 +28,7 @@ export function admissionProblem(
   rules: HostRules,
 ): string | undefined {
   const { protocol, hostname } = new URL(dataPlaneUrl);
-  // Without TLS a gateway cannot tell who is at an address, and sends it what is for the host.
+  // Without TLS, a gateway cannot know who is at an address, and sends it what is for the host.
   const needsTls = rules.tls === "required" || (admission?.certificateExpiresAt ?? null) !== null;
   if (needsTls && protocol !== "https:")
     return `dataPlaneUrl begins with ${protocol}: this host is to be reached by TLS alone, set TLS_CERT_FILE and https:// in DATA_PLANE_URL`;
@@ -41,5 +42,5 @@ export function admissionProblem(
   return `dataPlaneUrl is at ${bare(hostname)}: this host was admitted at ${dataPlaneHost} alone`;
 }
 
-/** Without the brackets of an IPv6 address. */
+/** The name or address without the brackets of IPv6. */
 const bare = (host: string) => host.replace(/^\[(.*)\]$/, "$1").toLowerCase();

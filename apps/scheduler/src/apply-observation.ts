@@ -1,6 +1,6 @@
 /**
- * Applies what a host observed (planObservation), and says what is wrong with what cannot be
- * applied.
+ * Applies what a host observed (planObservation), and reports what is wrong with an observation
+ * that cannot be applied.
  */
 import type { Observation } from "@torpor/contracts";
 import type { Decision, SandboxRows } from "@torpor/db";
@@ -26,7 +26,7 @@ interface Answer {
   to?: string;
 }
 
-/** `goOn` is given what waits for a sandbox that has been moved. */
+/** `goOn` gets the operation that waits for a moved sandbox. */
 export async function applyObservation(
   deps: Deps,
   seen: Observation,

@@ -1,4 +1,4 @@
-/** Begins a waiting operation: chooses its host where it needs one, and tells the host. */
+/** Begins a waiting operation: chooses a host if one is needed, and sends the command. */
 import { type Decision, explainOperation, type SandboxRows } from "@torpor/db";
 import { type Placement, requestToCreate, requestToReturn } from "@torpor/placement";
 import {
@@ -74,15 +74,16 @@ async function assign(
 
 interface Chosen {
   assignment: Assignment;
-  /** Of the host that was placed on, as it is while the assignment holds; null: it has none. */
+  /** Key of the chosen host, unchanged while the assignment holds. Null: the host has none. */
   commandKey: string | null;
-  /** Hosts that could not take it, by reason. */
+  /** Hosts that could not take the sandbox, by reason. */
   passedOver?: Placement["reasons"];
 }
 
 /**
- * Pause and stop happen where the sandbox is; the others are placed, and so is a stop of what the
- * store alone can give: its host is gone, or it is on none. Undefined: no host can take it now.
+ * Pause and stop happen where the sandbox is. Other operations are placed, and so is a stop for
+ * which only the store has the copy: the host is gone, or the sandbox is on none. Undefined: no
+ * host can take the sandbox now.
  */
 async function choose(
   deps: Deps,
@@ -115,7 +116,7 @@ async function choose(
     };
   }
   const { hosts, reasons, message } = placement;
-  // It waits for the same as in the round before: the message names every reason with its count.
+  // The reasons are those of the round before: the message names each with its count.
   const { explain: known } = operation;
   if (isPlacementRejection(known) && known.message === message) return undefined;
   const explain = { hosts, reasons, message };

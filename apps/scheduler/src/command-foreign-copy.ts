@@ -1,6 +1,6 @@
 /**
- * Tells a host what to do with a copy of a sandbox that belongs to another host, or to none any
- * more.
+ * Commands a host what to do with a copy of a sandbox that belongs to another host, or to no host
+ * any more.
  */
 import { type Observation, subjects } from "@torpor/contracts";
 import { insertOutbox, type SandboxRows } from "@torpor/db";

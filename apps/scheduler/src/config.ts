@@ -13,40 +13,36 @@ const Environment = Type.Object({
   /** Connections to the database, at most. */
   DATABASE_POOL_MAX: Type.Integer({ minimum: 2, maximum: 1_000, default: 10 }),
   NATS_URL: Type.String({ pattern: "^(nats|tls)://" }),
-  /**
-   * On how many servers each message is kept; default: 3 where NATS_URL names three or more,
-   * else 1.
-   */
+  /** Servers that keep each message; default: 3 where NATS_URL names three or more, else 1. */
   NATS_REPLICAS: Type.Optional(Type.Integer({ minimum: 1, maximum: 5 })),
   ...NATS_CREDENTIALS,
   ...TLS_SETTINGS,
-  /** Encrypts environment variables in the database; without it they are kept as they are. */
+  /** Encrypts environment variables in the database. Without it they are stored as plain text. */
   ENV_KEY_FILE: Type.Optional(Type.String()),
-  /** Files with further keys, with commas between them: what they encrypted is still read. */
+  /** Files with further keys, separated by commas: what they encrypted can still be read. */
   ENV_ACCEPTED_KEY_FILES: Type.String({ default: "" }),
   PLACEMENT_POLICY: Type.Enum(PLACEMENT_POLICIES, { default: DEFAULT_PLACEMENT_POLICY }),
   /**
-   * So many times the vCPUs that a host offers may be reserved there. The same for all schedulers.
+   * Ratio of the vCPUs that may be reserved on a host to the vCPUs that the host offers. The same
+   * for all schedulers.
    */
   VCPU_OVERCOMMIT: Type.Number({ minimum: 0.1, maximum: 64, default: 1 }),
-  /** Networks that hosts may be in, with commas between them; default: any. */
+  /** Networks that hosts may be in, separated by commas; default: any. */
   HOST_NETWORKS: Type.String({ default: "" }),
-  /** Whether a host has to have joined (docs/operate/hosts.md) before it may register. */
+  /** `required`: a host must have joined (docs/operate/hosts.md) before it may register. */
   HOST_ADMISSION: Type.Enum(HOST_ADMISSIONS, { default: "required" }),
   /**
-   * Whether hosts have to be reached by TLS. Those that this fleet has certified have to anyway.
+   * `required`: hosts must be reached over TLS. Hosts that this fleet has certified must be anyway.
    */
   HOST_TLS: Type.Enum(HOST_ADMISSIONS, { default: "optional" }),
   HEALTH_HOST: Type.String({ default: "127.0.0.1" }),
   HEALTH_PORT: Type.Integer({ minimum: 0, maximum: 65_535, default: 9300 }),
   /**
-   * Long enough to ride out a scheduler restart; with the half second in which it is looked for
-   * (reconcilers.ts), a lost host is seen within 10 s. The same in every scheduler.
+   * Long enough to survive a scheduler restart. With the half second between rounds
+   * (reconcilers.ts), a lost host is noticed within 10 s. The same in every scheduler.
    */
   LEASE_MS: Type.Integer({ minimum: 500, maximum: 600_000, default: DEFAULT_HOST_TERMS.leaseMs }),
-  /**
-   * Waited after a lease has ended, before a sandbox with `on_host_loss: restore` is run elsewhere.
-   */
+  /** Time after the end of a lease before a sandbox with `on_host_loss: restore` runs elsewhere. */
   HOST_LOSS_MARGIN_MS: Type.Integer({
     minimum: 500,
     maximum: 600_000,
@@ -58,7 +54,7 @@ export type SchedulerConfig = Static<typeof Environment>;
 
 export function configFrom(env: NodeJS.ProcessEnv): SchedulerConfig {
   const config = loadConfig(Environment, env);
-  // They throw what is wrong with it.
+  // Both throw if their setting is wrong.
   void new HostNetworks(config.HOST_NETWORKS);
   tlsFilesIn(config);
   return config;

@@ -1,4 +1,4 @@
-/** Decides about a sandbox (packages/db), and publishes what that brought about. */
+/** Decides about a sandbox (packages/db), and publishes the messages that result. */
 import { newOperationId } from "@torpor/contracts";
 import {
   type Decided,

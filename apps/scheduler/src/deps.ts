@@ -4,41 +4,44 @@ import type { HostRules } from "./admission.ts";
 import type { HostNetworks } from "./host-networks.ts";
 import type { Placer } from "./placer.ts";
 
-/** How long a host may be silent. */
+/** Limits for the silence of a host. */
 export interface HostTerms {
   leaseMs: number;
   /**
-   * After the lease, until what its fence has frozen is run elsewhere: for the freezing itself, and
-   * for clocks that do not go alike.
+   * Time after the lease, until a run that the fence has frozen is restored elsewhere. The margin
+   * covers the freezing itself, and clocks that differ in rate.
    */
   lossMarginMs: number;
 }
 
 export const DEFAULT_HOST_TERMS: HostTerms = { leaseMs: 8_000, lossMarginMs: 3_000 };
 
-/** What every decision of the scheduler is made from. */
+/** Dependencies of every decision of the scheduler. */
 export interface Deps {
   db: Database;
   log: Logger;
   placer: Placer;
-  /** For environment variables, in the database. */
+  /** Encrypts environment variables in the database. */
   envelope: Envelope;
-  /** So many times the vCPUs that a host offers may be reserved there. */
+  /** Ratio of the vCPUs that may be reserved on a host to the vCPUs that the host offers. */
   vcpuOvercommit: number;
   hostTerms: HostTerms;
-  /** Its intent, or the end of what was before it, begins an operation sooner. */
+  /**
+   * Age at which the reconciler begins a waiting operation. The intent, or the end of the operation
+   * before it, begins the operation sooner.
+   */
   driveAfterMs: number;
   hostNetworks: HostNetworks;
   hostRules: HostRules;
-  /** Publishes committed outbox rows at once; what fails is left to the relay. Never throws. */
+  /** Publishes committed outbox rows at once; the relay publishes rows that fail. Never throws. */
   publishCommitted(messages: OutboxRow[]): Promise<void>;
 }
 
 export type Begun =
   | { kind: "begun" }
-  /** Ended without a command: satisfied, refused, or a delete. */
+  /** The operation ended without a command: satisfied, refused, or a delete. */
   | { kind: "ended" }
-  /** Something executes before it, or no host can take it now. */
+  /** Another operation executes, or no host can take the sandbox now. */
   | { kind: "waits" }
-  /** Not a waiting operation (any more). */
+  /** The operation does not wait (any more). */
   | { kind: "nothing" };

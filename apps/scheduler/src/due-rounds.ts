@@ -1,14 +1,14 @@
 /**
- * Rounds that have nothing to do are left out: one read of the database says for all of them which
- * kinds of work there are.
+ * Leaves out rounds that have nothing to do: one read of the database returns, for all rounds,
+ * which kinds of work exist.
  */
 import { type Database, readDueWork, type Work } from "@torpor/db";
 
-/** Rounds that begin within this time of a read go by it: work is found at most this much later. */
+/** Rounds that begin within this time of a read use it: work is found at most this much later. */
 const READ_HOLDS_MS = 200;
 /**
- * A round runs at least this often, whatever the read says, and when the scheduler has started: its
- * own list is what counts, and a list that fails is known before there is work.
+ * A round runs at least this often, whatever the read returns, and when the scheduler has started:
+ * the round's own list decides, and a list that fails is noticed before there is work.
  */
 const ANYWAY_EVERY_MS = 60_000;
 
@@ -22,7 +22,7 @@ export class DueRounds {
     this.db = db;
   }
 
-  /** The round, left out while there is no such work. When it is kicked, that is read anew. */
+  /** The round, left out while there is no such work. A kicked round reads again. */
   only<Result>(work: Work, run: Run<Result>) {
     let anywayAtMs = Number.NEGATIVE_INFINITY;
     return async ({ isKicked }: { isKicked: boolean }): Promise<Result | Record<string, never>> => {

@@ -1,6 +1,6 @@
 /**
- * Ends operations whose message can never be sent, with the reason: nobody would begin them, or
- * carry them out, and whoever asked would wait for their deadline.
+ * Ends operations whose message can never be sent, with the reason. Otherwise no scheduler would
+ * begin them, or no host run them, and the client would wait for their deadline.
  */
 import { type Cause, hostIdOf } from "@torpor/contracts";
 import { listUnsendable, type Unsendable } from "@torpor/db";

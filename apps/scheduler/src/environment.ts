@@ -1,21 +1,21 @@
 /**
- * Environment variables on their way to a host. A create's command alone carries them: the guest
+ * Environment variables on their way to a host. Only a create's command carries them: the guest
  * keeps them on its disk from then on.
  *
- * EN1  In the outbox they are encrypted as in the sandbox's row, where there is a key.
- * EN2  In the command they are sealed for its host, which has told its key when it registered. One
- *      of 0.1.0 has none, and gets them as they are.
+ * EN1  In the outbox, variables are encrypted as in the sandbox's row, if there is a key.
+ * EN2  In the command, variables are sealed for the host, with the key that the host has
+ *      registered. A host of 0.1.0 has none, and gets the variables as plain text.
  */
 import { type SealedValue, variablesContext, type VmCommand } from "@torpor/contracts";
 import { type EnvVars, openEnvVars, type SandboxRow } from "@torpor/db";
 import { sealFor } from "@torpor/service";
 import type { Deps } from "./deps.ts";
 
-/** What a command is stored with in the outbox, beside what its host is told. */
+/** Fields of a stored command that the host does not get. */
 interface ForPublishing {
-  /** As in the sandbox's row. */
+  /** Variables, encrypted as in the sandbox's row. */
   sealedEnvVars?: SealedValue;
-  /** Of the host. */
+  /** Key of the host. */
   recipientKey?: string;
 }
 
@@ -24,8 +24,8 @@ interface Environment extends ForPublishing {
 }
 
 /**
- * `commandKey`: of the host; null: it has none. Undefined: they cannot be decrypted here. Another
- * scheduler may have the key.
+ * `commandKey`: key of the host; null: it has none. Undefined: the variables cannot be decrypted
+ * here, but another scheduler may have the key.
  */
 export async function environmentOf(
   { envelope, log }: Pick<Deps, "envelope" | "log">,
@@ -37,8 +37,8 @@ export async function environmentOf(
     const envVars = await openEnvVars(envelope, sandbox.id, { envVars: plain, envVarsSealed });
     if (Object.keys(envVars).length === 0) return { envVars };
     const recipient = commandKey === null ? {} : { recipientKey: commandKey };
-    // As in the row: once gateways have the key, every scheduler has it, and may publish the
-    // command.
+    // Encrypted as in the row: once gateways have the key, every scheduler has it, and any may
+    // publish the command.
     return envVarsSealed === null
       ? { envVars, ...recipient }
       : { envVars: {}, sealedEnvVars: envVarsSealed, ...recipient };
@@ -51,7 +51,7 @@ export async function environmentOf(
   }
 }
 
-/** The message of a stored one. Rejects when the command's variables cannot be decrypted. */
+/** The message to publish. Rejects when the command's variables cannot be decrypted. */
 export async function messageOf(envelope: Deps["envelope"], stored: unknown): Promise<unknown> {
   if (!isForPublishing(stored)) return stored;
   const { sealedEnvVars = null, recipientKey, ...command } = stored;

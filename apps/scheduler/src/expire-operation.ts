@@ -6,14 +6,14 @@ import { decide, thisMoment } from "./decide.ts";
 import type { Deps } from "./deps.ts";
 
 /**
- * True when it ended now. False: it committed, or ended; or it kept changing, and the next round
- * looks again. What is taken back is decided from the row as it is, not as the caller has it.
+ * True when the operation ended now. False: it committed or ended, or its row kept changing, and
+ * the next round tries again. The plan is made from the current row, not from the caller's.
  */
 export async function expireOperation(
   deps: Deps,
   { id: operationId, kind }: Pick<OperationRow, "id" | "kind">,
   error?: Cause,
-  /** Only in this status: what is wrong with it is wrong with it then. */
+  /** Only in this status, because the cause is about this status. */
   onlyIn?: OperationRow["status"],
 ): Promise<boolean> {
   const reason = error === undefined ? undefined : () => error;

@@ -1,6 +1,6 @@
 /**
- * What hosts ask and any scheduler answers. The subject says who asks (NATS permissions guard it);
- * a body that claims another host is refused.
+ * Requests of hosts, which any scheduler handles. The subject identifies the host (NATS permissions
+ * guard it); a body that claims another host is refused.
  */
 import {
   type CommitReply,
@@ -37,11 +37,11 @@ import { isTombstoned, type SandboxState } from "@torpor/state-machine";
 import { admissionProblem } from "./admission.ts";
 import type { Deps } from "./deps.ts";
 
-/** States in which nothing of a sandbox is to run anywhere. */
+/** States in which no VM of a sandbox may run anywhere. */
 const RESTING: ReadonlySet<SandboxState> = new Set(["paused", "stopped", "error"]);
 /**
- * A host that was told to delete a sandbox removes what is stored of it; what it has left behind is
- * garbage after so long.
+ * A host that was commanded to delete a sandbox removes what is stored of it. What is left after
+ * this time is garbage.
  */
 const DELETED_GRACE_MS = 300_000;
 
@@ -49,8 +49,8 @@ const notYours = (asker: string, claimed: string) =>
   `host ${asker} may not speak for host ${claimed}`;
 
 /**
- * `prepare` makes what the host needs on the bus (its consumer of commands) before it is told that
- * it is in.
+ * `prepare` creates what the host needs on the bus (its consumer of commands) before the host gets
+ * the reply that it is in.
  */
 export async function handleRegister(
   deps: Deps,
@@ -77,7 +77,7 @@ export async function handleRegister(
   return { ...registered, leaseMs: registered.granted ? leaseMs : 0 };
 }
 
-/** A create whose secrets could not be sealed for it would wait at every try. */
+/** Secrets that cannot be sealed for the host would make a create wait at every try. */
 const commandKeyProblem = ({ commandKey }: RegisterRequest) =>
   commandKey === undefined || isBoxPublicKey(commandKey)
     ? undefined
@@ -96,7 +96,7 @@ async function warnOfImages({ db, log }: Deps, { hostId, images }: RegisterReque
     );
 }
 
-/** `renew`: alone, or together with what other hosts ask at the same time. */
+/** `renewFree`: renews one lease, or many together with those of other hosts. */
 export async function handleLease(
   deps: Deps,
   asker: string,
@@ -121,7 +121,7 @@ export async function handleLease(
   };
 }
 
-/** Of the host's heartbeats. */
+/** Requested contents of the host's next heartbeats. */
 function wantedOf({
   reconciled,
   checks,
@@ -132,7 +132,7 @@ function wantedOf({
   return { reconciledInventory: reconciled, ...shown };
 }
 
-/** Yes means: `committed_at` is set on an executing, unexpired operation of this incarnation. */
+/** Granted: `committed_at` is set on an executing, unexpired operation of this incarnation. */
 export async function handleCommit(
   deps: Deps,
   asker: string,
@@ -160,8 +160,8 @@ async function refusal(deps: Deps, request: CommitRequest): Promise<string> {
 }
 
 /**
- * Yes means: this VM is the sandbox's newest run, it was not given up for lost, and its host has
- * its lease, so that it cannot be from here on without being frozen again first.
+ * Granted: this VM is the sandbox's newest run, the run was not given up for lost, and its host has
+ * its lease. From here on, the run is not given up unless the VM is frozen again first.
  */
 export async function handleThaw(
   deps: Deps,
@@ -190,15 +190,15 @@ function whyFrozen(
 }
 
 /**
- * Which entries of the snapshot store are referred to by nothing. Of a sandbox that lives an entry
- * is garbage once one of a later generation is stored: one that nobody has heard of yet may be
- * about to be reported. What the database does not know at all is not judged: another fleet may
- * share the store.
+ * Finds entries of the snapshot store that nothing refers to. An entry of a living sandbox is
+ * garbage once an entry of a later generation is stored: an unknown entry may be about to be
+ * reported. Sandboxes that the database does not know are not judged: another fleet may share the
+ * store.
  *
- * Whoever sweeps asks about all that is stored, so the sandboxes are not the asker's alone. A lie
- * gains nothing by it: the answer says what is so whoever asks, goes to the asker, and whoever can
- * act on it reaches the store anyway. What it goes by are snapshots that each sandbox's own host
- * has reported.
+ * A sweep covers all of the store, so a host may name sandboxes of other hosts. A lie gains
+ * nothing: the reply is the same for every host, goes only to the one that requested it, and any
+ * host that can act on it has access to the store anyway. The reply depends on snapshots that each
+ * sandbox's own host has reported.
  */
 export async function handleGarbage(
   deps: Deps,
@@ -233,8 +233,8 @@ export async function handleGarbage(
 }
 
 /**
- * Of a key as hosts make them: `<sandboxId>/<generation>-<manifest>`. What is no such key is never
- * garbage.
+ * Generation in a key as hosts make them: `<sandboxId>/<generation>-<manifest>`. Any other key is
+ * never garbage.
  */
 function generationIn(storeKey: string): number {
   return Number(/^[^/]+\/(\d+)-[0-9a-f]+$/.exec(storeKey)?.[1] ?? Number.POSITIVE_INFINITY);

@@ -1,6 +1,6 @@
 /**
- * A dry run: where would it be placed now? Decided by the same code and the same picture of the
- * fleet as an operation, and nothing is kept of it.
+ * A dry run: where would a sandbox be placed now? The decision uses the same code and the same view
+ * of the fleet as an operation, and nothing is recorded.
  */
 import type { PlacementQuestion, PlacementReply } from "@torpor/contracts";
 import { readSnapshot, findSandboxRow, findSnapshot } from "@torpor/db";

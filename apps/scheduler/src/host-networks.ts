@@ -1,6 +1,6 @@
 /**
- * Where hosts may be: gateways send clients' requests, and what opens a host, to the address that a
- * host registers.
+ * Networks that hosts may be in. Gateways send clients' requests, and what grants access to a host,
+ * to the address that the host registers.
  */
 import { BlockList, isIP } from "node:net";
 import { ConfigurationError } from "@torpor/service";
@@ -11,7 +11,7 @@ export class HostNetworks {
   private readonly text: string;
   private readonly inside = new BlockList();
 
-  /** `10.0.0.0/8,fd00::/8`; empty: anywhere. Throws ConfigurationError. */
+  /** `text`: `10.0.0.0/8,fd00::/8`; empty: any network. Throws ConfigurationError. */
   constructor(text: string) {
     this.text = text;
     for (const network of text.split(",").filter((one) => one !== "")) {
@@ -25,7 +25,7 @@ export class HostNetworks {
     }
   }
 
-  /** Why a host may not be there; `dataPlaneUrl` is one (dataPlaneUrlProblem). */
+  /** The reason why a host may not be at `dataPlaneUrl`, which has passed dataPlaneUrlProblem. */
   problemOf(dataPlaneUrl: string): string | undefined {
     if (this.text === "") return undefined;
     const host = new URL(dataPlaneUrl).hostname.replace(/^\[(.*)\]$/, "$1");

@@ -15,7 +15,7 @@ import { RESTORE_BUS, startWorker } from "./worker.ts";
 
 const config = configured(() => configFrom(process.env));
 const log = createLogger({ name: "scheduler", level: config.LOG_LEVEL });
-/** The smallest that survives the loss of a server. */
+/** The smallest cluster that survives the loss of a server. */
 const CLUSTER = 3;
 const UNREACHABLE =
   "the database cannot be reached: start it, or correct DATABASE_URL; it is tried again until it answers";
@@ -26,7 +26,7 @@ await runService(log, { graceMs: config.SHUTDOWN_GRACE_MS }, async (signal, onCl
     maxConnections: config.DATABASE_POOL_MAX,
   });
   onClose({ what: "database", close: () => database.close() });
-  // Not waited for: it may be started later.
+  // Not awaited: the database may be started later.
   void databaseProblem(database.db).then((problem) => {
     if (problem !== undefined) log.error({ problem }, UNREACHABLE);
   });
@@ -35,7 +35,7 @@ await runService(log, { graceMs: config.SHUTDOWN_GRACE_MS }, async (signal, onCl
     log.warn(
       "environment variables of sandboxes are stored in plain text: set ENV_KEY_FILE to encrypt them",
     );
-  // The bus reads the files at each connection; this says when they cannot be used, or end.
+  // The bus reads the files at each connection. `openTls` logs when they are unusable, or expire.
   const tls = await openTls(config, { signal, log });
   const bus = await connectBus({ name: "torpor-scheduler", ...busAccess(config) });
   onClose({ what: "bus", close: () => bus.close() });
@@ -52,7 +52,7 @@ await runService(log, { graceMs: config.SHUTDOWN_GRACE_MS }, async (signal, onCl
     placement: { policy: config.PLACEMENT_POLICY, vcpuOvercommit: config.VCPU_OVERCOMMIT },
   });
   onClose({ what: "loops", close: () => worker.ended });
-  // All of them look at the database, and succeed only with it.
+  // All loops read the database, and succeed only with it.
   const hasDatabase = () =>
     [...worker.reconcilers.values()].some((reconciler) => reconciler.last()?.error === undefined);
   const hasStreams = () => worker.reconcilers.get(RESTORE_BUS)?.last()?.error === undefined;

@@ -1,10 +1,10 @@
 /**
- * Places over a picture of the fleet that is at most 0.1 s old, so that a burst does not read every
+ * Places over a view of the fleet that is at most 0.1 s old, so that a burst does not read every
  * host for every sandbox.
  *
- * The picture decides nothing for good: a choice is claimed in a transaction that holds it to the
- * facts of the moment, and one that no longer holds is made again from new rows. One that finds no
- * host is made again in the next round of `drive-waiting`.
+ * The view decides nothing for good: a choice is claimed in a transaction that checks it against
+ * the current rows, and a choice that no longer holds is made again from new rows. When no host is
+ * found, the next round of `drive-waiting` tries again.
  */
 import { type Database, type PlacementHost, readPlacementHosts } from "@torpor/db";
 import {
@@ -50,24 +50,24 @@ export class Placer {
     return placement;
   }
 
-  /** What `place` would choose from. Nothing is counted. */
+  /** Hosts that `place` would choose from. Nothing is counted. */
   async rank(request: PlacementRequest, limit: number): Promise<Ranking> {
     return rank(await this.current(), request, this.policy, limit);
   }
 
-  /** Why no host could take it now; undefined: one could. Nothing is counted. */
-  async whyNowhere(request: PlacementRequest): Promise<string | undefined> {
+  /** Reason why no host could take it now; undefined: one could. Nothing is counted. */
+  async checkPlaceable(request: PlacementRequest): Promise<string | undefined> {
     return (await this.rank(request, 1)).message;
   }
 
-  /** A host whose lease runs. */
+  /** The host, if its lease has not ended. */
   async find(hostId: string | null): Promise<PlacementHost | undefined> {
     if (hostId === null) return undefined;
     const fleet = await this.current();
     return fleet.hosts[fleet.indexOf(hostId)];
   }
 
-  /** The next decision is made from new rows: a choice could not be claimed. */
+  /** Makes the next decision read new rows: a choice could not be claimed. */
   invalidate(): void {
     this.timesForgotten += 1;
     this.fleetView = undefined;

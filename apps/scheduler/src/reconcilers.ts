@@ -1,7 +1,7 @@
 /**
- * Reconcilers: each looks at the database and nothing else, so that a lost message, a restart and a
- * second scheduler all lead to the same work. A signal only makes one run sooner; the next round is
- * the retry.
+ * Reconcilers. Each one reads only the database, so that a lost message, a restart and a second
+ * scheduler all lead to the same work. A signal only starts a round sooner; the next round is the
+ * retry.
  */
 import { type SandboxEventType, subjects } from "@torpor/contracts";
 import {
@@ -46,12 +46,14 @@ import { restoreAgain, restoreLostRuns } from "./restore-lost-runs.ts";
 const BATCH = 100;
 const DELETE_DEADLINE_MS = 60_000;
 const PAUSE_DEADLINE_MS = 300_000;
-/** A host that has not confirmed a delete by then is told again. */
+/** Time after which a host that has not confirmed a delete gets the command again. */
 const DELETE_REPEAT_MS = 5_000;
 const OUTBOX_KEPT_MS = 3_600_000;
 const REFUSED_KEPT_MS = 30 * 24 * 3_600_000;
 const HOST_EVENTS_KEPT_MS = 30 * 24 * 3_600_000;
-/** A host tries by itself for a few minutes; after that it is asked again, as often. */
+/**
+ * A host tries by itself for a few minutes. After that, the command is repeated at this interval.
+ */
 const REPLICATION_REPEAT_MS = 600_000;
 
 const DELAYED_PAUSE: SandboxEventType = "auto_pause_delayed";
@@ -59,12 +61,15 @@ const DELAYED_PAUSE: SandboxEventType = "auto_pause_delayed";
 export interface SchedulerReconciler {
   name: string;
   everyMs: number;
-  /** Its rounds are left out while there is none of it; undefined: none is. */
+  /** Kind of work: without it, rounds are left out. Undefined: every round runs. */
   work?: Work;
   run(deps: Deps): Promise<Record<string, number>>;
 }
 
-/** Begins what waits: intents that were lost, and creates and resumes that wait for capacity. */
+/**
+ * Begins waiting operations: those whose intents were lost, and creates and resumes that wait for
+ * capacity.
+ */
 const driveWaiting: SchedulerReconciler = {
   name: "drive-waiting",
   everyMs: 500,
@@ -90,9 +95,9 @@ const expireOperations: SchedulerReconciler = {
 };
 
 /**
- * A committed operation on a lost host: its outcome is unknown until the host's inventory or its
- * fencing decides. What has not committed there is ended, where another host can do it: whoever
- * asked need not wait for its deadline.
+ * A committed operation on a lost host has an unknown outcome, until the host's inventory or its
+ * fencing decides. An uncommitted operation ends if another host can do it, so that the client need
+ * not wait for the deadline.
  */
 const noteLostContact: SchedulerReconciler = {
   name: "note-lost-contact",
@@ -100,8 +105,11 @@ const noteLostContact: SchedulerReconciler = {
   work: "lostHosts",
   async run(deps) {
     const lost = await markLostHosts(deps.db, deps.hostTerms.leaseMs);
-    for (const { id, leaseExpiresAt, lastBeatAt } of lost)
-      deps.log.warn({ hostId: id, leaseExpiresAt, lastBeatAt }, "host lost: its lease ran out");
+    for (const { id, leaseExpiresAt, lastHeartbeatAt } of lost)
+      deps.log.warn(
+        { hostId: id, leaseExpiresAt, lastHeartbeatAt },
+        "host lost: its lease ran out",
+      );
     const contactless = await listContactlessOperations(deps.db, BATCH);
     for (const { id } of contactless)
       await inTransaction(deps.db, (tx) => moveOperation(tx, id, "lose_contact"));
@@ -111,7 +119,7 @@ const noteLostContact: SchedulerReconciler = {
     return {
       lostHosts: lost.length,
       outcomeUnknown: contactless.length,
-      stranded: abandoned.length,
+      abandoned: abandoned.length,
     };
   },
 };
@@ -121,7 +129,7 @@ const abandonedBecause = ({ hostId, kind }: OperationRow) => ({
   message: `Host ${hostId} was lost before it began the ${kind}. The sandbox is as it was, and does not need that host: ask again, and another one does it.`,
 });
 
-/** What ran on lost hosts, and is to be restored. */
+/** Restores runs that were lost with their hosts. */
 const restoreLost: SchedulerReconciler = {
   name: "restore-lost-runs",
   everyMs: 500,
@@ -129,7 +137,7 @@ const restoreLost: SchedulerReconciler = {
   run: (deps) => restoreLostRuns(deps, BATCH),
 };
 
-/** What was to be restored and was not. */
+/** Tries pending restores again. */
 const restorePending: SchedulerReconciler = {
   name: "restore-again",
   everyMs: 1_000,
@@ -137,7 +145,7 @@ const restorePending: SchedulerReconciler = {
   run: (deps) => restoreAgain(deps, BATCH),
 };
 
-/** What waits for a message that was set aside. */
+/** Ends operations whose message was set aside. */
 const endStuck: SchedulerReconciler = {
   name: "end-unsendable",
   everyMs: 500,
@@ -145,7 +153,7 @@ const endStuck: SchedulerReconciler = {
   run: endUnsendable,
 };
 
-/** Deletes sandboxes whose timeout ran out, through the same door as a user's delete. */
+/** Deletes sandboxes whose timeout has ended, by the code path of a user's delete. */
 const expireSandboxes: SchedulerReconciler = {
   name: "expire-sandboxes",
   everyMs: 1_000,
@@ -168,8 +176,8 @@ const expireSandboxes: SchedulerReconciler = {
 };
 
 /**
- * Pauses sandboxes that nobody has used for as long as their policy says. The host looks once more
- * before it does (S25, S54).
+ * Pauses sandboxes that have been idle for as long as their policy states. The host checks again
+ * right before the pause (S25, S54).
  */
 const pauseIdle: SchedulerReconciler = {
   name: "pause-idle",
@@ -200,8 +208,8 @@ const pauseIdle: SchedulerReconciler = {
 };
 
 /**
- * A sandbox that is resumed right after each of its pauses runs on for longer: its owner is told
- * why.
+ * Reports to the owner, as an event, why a sandbox that is resumed right after each of its pauses
+ * continues to run for longer.
  */
 async function tellDelayedPauses(deps: Deps): Promise<number> {
   const delayed = await listDelayedPauses(deps.db, DELAYED_PAUSE, BATCH);
@@ -217,7 +225,7 @@ async function tellDelayedPauses(deps: Deps): Promise<number> {
   return delayed.length;
 }
 
-/** Reminds hosts of the clean-up that they owe, until they confirm it (S11, S15). */
+/** Repeats the command to hosts with pending deletes, until they confirm (S11, S15). */
 const collectPendingDeletes: SchedulerReconciler = {
   name: "collect-owed-deletions",
   everyMs: 2_000,
@@ -250,7 +258,7 @@ const drain: SchedulerReconciler = {
   run: drainHosts,
 };
 
-/** Hosts give up copying to a store that is away for long; then somebody has to ask. */
+/** Repeats the command to copy: a host gives up when the store is away for long. */
 const replicatePaused: SchedulerReconciler = {
   name: "replicate-paused",
   everyMs: REPLICATION_REPEAT_MS,
@@ -276,8 +284,8 @@ const pruneMessages: SchedulerReconciler = {
 };
 
 /**
- * The ratio is the schedulers' setting, the capacity a column: a scheduler that was started with
- * another ratio brings the hosts to it.
+ * The ratio is a setting of the schedulers, the capacity a column: a scheduler that was started
+ * with another ratio updates the hosts.
  */
 const overcommitVcpus: SchedulerReconciler = {
   name: "overcommit-vcpus",

@@ -1,4 +1,4 @@
-/** Copies of sandboxes that stand still: into the store, and off their host (planRelease). */
+/** Copies of sandboxes at rest: into the store, and off their host (planRelease). */
 import { newOperationId, subjects } from "@torpor/contracts";
 import { type Decision, findSnapshot, insertOutbox, type SandboxRow } from "@torpor/db";
 import { planRelease, isAtRest, systemCommand } from "@torpor/plans";
@@ -8,8 +8,8 @@ import type { Deps } from "./deps.ts";
 type ReleaseDeps = Pick<Deps, "db" | "log" | "placer" | "publishCommitted">;
 
 /**
- * `requested`: the host has been told; ask again until it is `replicated`, a repeat costs nothing.
- * `not_possible`: it neither stands still, nor is it on a host.
+ * `requested`: the command is sent. Call again until the result is `replicated`; a repeat costs
+ * nothing. `not_possible`: the sandbox is not at rest, or is on no host.
  */
 export type ReplicationRequested = "requested" | "replicated" | "not_possible";
 
@@ -34,7 +34,7 @@ export async function requestReplication(
   return "requested";
 }
 
-/** `not_possible`: it neither stands still, nor is it on that host. */
+/** `not_possible`: the sandbox is not at rest, or is not on that host. */
 export type Released = "released" | "not_replicated" | "not_possible";
 
 /** Takes a paused or stopped, replicated sandbox off the host that it is on. */

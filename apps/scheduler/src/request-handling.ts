@@ -1,29 +1,29 @@
 /**
- * Whether this scheduler can answer hosts, which takes the bus and the database. Noted for all
- * (packages/db/src/queries/lease-service.ts) while it can. Without the database it leaves the
- * questions to schedulers that have it: each question goes to one of them, and one that cannot
- * answer would keep it from the others.
+ * Tracks whether this scheduler can reply to hosts, which takes the bus and the database. As long
+ * as that is true, a note for all schedulers records it (packages/db/src/queries/lease-service.ts).
+ * Without the database, this scheduler leaves the requests to others: each request goes to one
+ * scheduler, and one that cannot reply would keep the request from the others.
  */
 import type { Bus } from "@torpor/bus";
 import { type Database, noteAnswering } from "@torpor/db";
 import { withTimeLimit } from "@torpor/service";
 
-/** A quarter of a lease without a note is a gap. */
+/** A gap is a quarter of a lease without a note. */
 const NOTES_PER_LEASE = 16;
 const BUS_LIMITS_PER_LEASE = 8;
 const NOTE_LIMITS_PER_LEASE = 4;
 
 type Stop = () => Promise<void>;
 
-/** The questions that this scheduler answers: all or none. */
+/** The requests that this scheduler handles: all or none. */
 export class RequestHandling {
   private readonly start: () => Stop[];
   private stops: Stop[];
-  /** Resolves when what was asked before is answered. */
+  /** Resolves when earlier requests have their replies. */
   private left: Promise<unknown> = Promise.resolve();
   private hasEnded = false;
 
-  /** `start` begins to answer, and returns how that is stopped. */
+  /** `start` begins to handle requests, and returns functions that stop it. */
   constructor(start: () => Stop[]) {
     this.start = start;
     this.stops = start();
@@ -33,7 +33,7 @@ export class RequestHandling {
     if (!this.hasEnded && this.stops.length === 0) this.stops = this.start();
   }
 
-  /** The next question is another's. */
+  /** Leaves the next request to another scheduler. */
   leave(): void {
     this.left = Promise.all([this.left, ...this.stops.splice(0).map((stop) => stop())]);
   }
@@ -46,8 +46,8 @@ export class RequestHandling {
 }
 
 /**
- * The loop that does it. The bus is asked first: what it said may be older than the note, but not
- * newer.
+ * The loop that writes the note. The bus is probed first: the probe may be older than the note, but
+ * not newer.
  */
 export function noteHandling(
   answers: RequestHandling,

@@ -1,20 +1,22 @@
 /**
  * Host loss, for sandboxes whose policy is `restore`: their newest snapshot in the store is resumed
- * on another host, and what they did since is lost. Where that is the disk of a sandbox that was
- * stopped and has not been paused since, it is started.
+ * on another host, and what they did since is lost. If the newest copy is the disk of a sandbox
+ * that was stopped and has not been paused since, the sandbox is started instead.
  *
- * RL1  Only what ran guarded by a fence is restored: the run began with the policy, and a fence
- *      lived when the host last spoke. When its lease ends, which is before ours does, the fence
- *      freezes the VM; the margin after it is for that and for clocks. So the VM stands before
- *      another begins.
- * RL2  The decision is one plan, and the host cannot renew its lease while that is applied: either
- *      it is back, and its VM may be thawed, or this run has ended for good (handleThaw).
- * RL3  Nothing is decided before a host can take it: until then the sandbox stays the lost host's,
- *      which may come back.
+ * RL1  Only a run that a fence guarded is restored: the run began with the policy, and a fence was
+ *      alive at the host's last report. When the host's own lease ends, which is before the control
+ *      plane's, the fence freezes the VM; the margin after it is for the freezing and for clocks.
+ *      So the VM is frozen before another begins.
+ * RL2  The decision is one plan, and the host cannot renew its lease while that plan is applied:
+ *      either the host is back, and its VM may be thawed, or this run has ended for good
+ *      (handleThaw).
+ * RL3  Nothing is decided before a host can take the sandbox: until then the sandbox stays with the
+ *      lost host, which may come back.
  * RL4  A restore that fails is tried again (restoreAgain) until the sandbox runs, or its owner
- *      wants it to stand still.
- * RL5  Once it is decided the sandbox is on no host, like one that was released: what it rests on
- *      is in the store. A host that comes back may hold a VM of it, and has no say any more.
+ *      wants it at rest.
+ * RL5  Once the restore is decided, the sandbox is on no host, like a released one: what it rests
+ *      on is in the store. A host that comes back may hold a VM of the sandbox, and can change
+ *      nothing any more.
  */
 import type { Cause } from "@torpor/contracts";
 import {
@@ -43,10 +45,10 @@ import { beginOperation } from "./begin-operation.ts";
 import { decide, thisMoment } from "./decide.ts";
 import type { Deps } from "./deps.ts";
 
-/** A resume that a host had room for when it was accepted, and that others were faster for. */
+/** Long: the room that a host had when the resume was accepted may have been taken by others. */
 const RESTORE_DEADLINE_MS = 300_000;
 
-/** Whether a lost run can be restored; else what its owner is told, once per loss. */
+/** Decision about a lost run: restored, or the event for its owner, once per loss. */
 type Decision =
   | { kind: "restore"; snapshot: StoredSnapshotRow }
   | { kind: "cannot"; fact: "restore_impossible" | "restore_waits"; cause: Cause };
@@ -54,7 +56,7 @@ type Decision =
 export async function restoreLostRuns(deps: Deps, limit: number): Promise<Record<string, number>> {
   const runs = await listLostRuns(deps.db, deps.hostTerms.lossMarginMs, limit);
   let restored = 0;
-  // One after the other: each takes its room before the next one looks for some (RL3).
+  // In sequence: each restore claims its room before the next one searches for some (RL3).
   for (const run of runs) if (await restoreOrTell(deps, run)) restored += 1;
   return { lost: runs.length, restored };
 }
@@ -94,9 +96,9 @@ async function decideRestore(
     snapshot,
     origin: undefined,
   });
-  const nowhere = await deps.placer.whyNowhere(request);
-  if (nowhere === undefined) return { kind: "restore", snapshot };
-  const message = `Host ${host.id} is lost, and no other can take the sandbox yet. ${nowhere}`;
+  const unplaceable = await deps.placer.checkPlaceable(request);
+  if (unplaceable === undefined) return { kind: "restore", snapshot };
+  const message = `Host ${host.id} is lost, and no other can take the sandbox yet. ${unplaceable}`;
   return {
     kind: "cannot",
     fact: "restore_waits",
@@ -121,8 +123,8 @@ async function tellOnce(
 }
 
 /**
- * Ends the run, makes the snapshot the sandbox's state, and has it resumed or started. False:
- * something changed meanwhile.
+ * Ends the run, makes the snapshot the sandbox's state, and has the sandbox resumed or started.
+ * False: the sandbox has changed meanwhile.
  */
 async function restore(
   deps: Deps,
@@ -132,7 +134,7 @@ async function restore(
   const { id: sandboxId, epoch, generation } = sandbox;
   const cause = lossOf(host.id, snapshot);
   const loss = { hostId: host.id, silentForMs: deps.hostTerms.lossMarginMs, snapshot, cause };
-  // As it was when the snapshot was chosen: the host may have stored a newer one since.
+  // The row must be as it was when the snapshot was chosen: the host may have stored a newer one.
   const plan = (view: SandboxRows) =>
     view.sandbox.generation === generation
       ? planRestore(view, loss, requesterFor(sandbox), thisMoment())
@@ -145,8 +147,8 @@ async function restore(
 }
 
 /**
- * Resumes or starts those whose restore has come to nothing: the second host was lost as well, or
- * the store was away.
+ * Resumes or starts sandboxes whose restore has failed: the second host was lost as well, or the
+ * store was away.
  */
 export async function restoreAgain(deps: Deps, limit: number): Promise<Record<string, number>> {
   const owed = await listPendingRestores(deps.db, limit);
@@ -168,7 +170,7 @@ async function beginAgain(
     snapshot,
     origin,
   });
-  if ((await deps.placer.whyNowhere(request)) !== undefined) return false;
+  if ((await deps.placer.checkPlaceable(request)) !== undefined) return false;
   const plan = (view: SandboxRows) =>
     planRestoreAgain(view, epoch, requesterFor(sandbox), thisMoment());
   const applied = await decideOnce(deps, { sandboxId, request: { organizationId } }, plan);
@@ -179,8 +181,8 @@ async function beginAgain(
 }
 
 /**
- * Undefined: nothing was to be done, or somebody else was faster. What is left to do then, the next
- * round finds out anew.
+ * The applied plan. Undefined: there was nothing to do, or another scheduler was faster. The next
+ * round finds out what is left to do.
  */
 async function decideOnce(
   deps: Deps,

@@ -1,26 +1,27 @@
 /**
- * Whether messages are read, by what the bus says of its consumers from round to round, and whether
- * the outbox empties. A consumer may be there, and everybody connected, while nothing is done.
+ * Watches whether messages are read, from what the bus reports of its consumers in each round, and
+ * whether the outbox empties. A consumer may exist, and every program be connected, while nothing
+ * is done.
  */
 import type { ConsumerState } from "@torpor/bus";
 import { hostCommands, SCHEDULER_INTENTS, SCHEDULER_OBSERVATIONS } from "@torpor/contracts";
 import type { OutboxBacklog, RefusedMessages } from "@torpor/db";
 import type { WorkProblem } from "@torpor/service";
 
-/** Longer than any message is redelivered after, when whoever had it was killed. */
+/** Longer than the time to the redelivery of a message whose reader was killed. */
 const STANDS_AFTER_MS = 15_000;
 const GROWS_AFTER_MS = 30_000;
-/** So many at once are an ordinary burst. */
+/** This many messages at once are an ordinary burst. */
 const BURST = 500;
 const OUTBOX_AFTER_MS = 10_000;
 
-/** What is kept of a consumer from one round to the next. Times are of this process's clock. */
+/** State of a consumer, kept from one round to the next. Times are of this process's clock. */
 export interface Progress {
   outstanding: number;
   ackFloor: number;
-  /** When something was acknowledged last, or nothing was left. */
+  /** Time of the last acknowledgement, or when nothing was left. */
   movedAtMs: number;
-  /** Since when it has become no less, and more than a burst. */
+  /** Time since which the number has not fallen, and is more than a burst. */
   grownSinceMs: number;
 }
 
@@ -31,7 +32,7 @@ export function follow(
 ): Progress {
   const outstanding = waiting + unacknowledged;
   const isLess = before !== undefined && outstanding < before.outstanding;
-  // What came into an empty queue has waited since then at most.
+  // Messages that came into an empty queue have waited at most since then.
   const hasMoved =
     before === undefined || isLess || before.outstanding === 0 || ackFloor > before.ackFloor;
   return {
@@ -43,7 +44,7 @@ export function follow(
   };
 }
 
-/** `durable` is a host's, or one of the schedulers'. */
+/** `durable` is the consumer of a host, or one of the schedulers'. */
 export function checkProgress(
   durable: string,
   { outstanding, movedAtMs, grownSinceMs }: Progress,
@@ -74,7 +75,9 @@ export class WorkWatch {
   private outbox: WorkProblem | undefined;
   private refused: WorkProblem | undefined;
 
-  /** Those of a round; others are forgotten. `hostIds`: hosts that are there to take commands. */
+  /**
+   * Notes the consumers of a round; others are forgotten. `hostIds`: hosts that can take commands.
+   */
   noteConsumers(states: ConsumerState[], hostIds: string[], nowMs = Date.now()): void {
     const watched = new Set([
       SCHEDULER_INTENTS.durable,
@@ -96,19 +99,19 @@ export class WorkWatch {
     this.outbox = backlog === undefined ? undefined : checkOutbox(backlog);
   }
 
-  /** Those of the last `REFUSED_SHOWN_MS`. */
+  /** Notes the refused messages of the last `REFUSED_SHOWN_MS`. */
   noteRefused(refused: RefusedMessages | undefined): void {
     this.refused = refused && reportRefused(refused);
   }
 
-  /** As of the newest round of each. */
+  /** Problems as of the newest notes. */
   problems(): WorkProblem[] {
     const ofOutbox = [this.outbox, this.refused].filter((problem) => problem !== undefined);
     return [...this.found, ...ofOutbox];
   }
 }
 
-/** Nobody can say that it was read: it is shown for a day. */
+/** An operator cannot acknowledge the problem, so it is shown for a day. */
 export const REFUSED_SHOWN_MS = 24 * 3_600_000;
 
 function reportRefused({ count, oldestAt, newest }: RefusedMessages): WorkProblem {

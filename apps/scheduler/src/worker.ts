@@ -1,6 +1,6 @@
 /**
- * The scheduler without its process: consumers, answers, reconcilers and the outbox relay over a
- * given database and bus. Any number may run.
+ * The scheduler without its process: consumers, request handlers, reconcilers and the outbox relay
+ * over a given database and bus. Any number may run.
  */
 import {
   handleRequests,
@@ -86,27 +86,32 @@ const decode = {
   placement: decoder(PlacementQuestion),
 };
 const QUEUE = "schedulers";
-/** After it a message is delivered again, whatever its decision still waits for. */
+/**
+ * Time limit for a message. Then the message is delivered again, whatever its decision waits for.
+ */
 const HANDLE_LIMIT_MS = 20_000;
 /** Messages that are decided about at once; they share statements and commits. */
 const AT_ONCE = 64;
 /**
- * Fewer than there are connections to the database: what holds up all of them holds up no other
- * host's.
+ * Fewer than the connections to the database: what holds up all messages of one host holds up no
+ * other host's.
  */
 const AT_ONCE_PER_HOST = 6;
 const DRIVE_AFTER_MS = 500;
 const RELAY_EVERY_MS = 250;
-/** What it cannot make keeps messages from whoever waits for them: the health report says so. */
+/**
+ * Name of the loop that creates missing streams and consumers. What the loop cannot create keeps
+ * messages from their readers, so the health report shows its failures.
+ */
 export const RESTORE_BUS = "restore-bus";
 const RESTORE_BUS_EVERY_MS = 5_000;
 const MEASURE_OUTBOX_EVERY_MS = 5_000;
-/** Not much longer than a host waits for the answer to its registration; then it asks again. */
+/** Not much longer than a host waits for the reply to its registration; then it requests again. */
 const PREPARE_LIMIT_MS = 3_000;
 
 export interface Worker {
   reconcilers: ReadonlyMap<string, Reconciler>;
-  /** What of the fleet's work does not go on, as of the newest rounds. */
+  /** Work of the fleet that has stopped, as of the newest rounds. */
   problems(): WorkProblem[];
   /** Resolves when every loop has ended. */
   ended: Promise<unknown>;
@@ -117,13 +122,13 @@ interface WorkerOptions {
   bus: Bus;
   log: Logger;
   signal: AbortSignal;
-  /** Of each stream; 1. */
+  /** Replicas of each stream; default 1. */
   replicas?: number;
   hostTerms?: HostTerms;
   hostNetworks?: HostNetworks;
-  /** Without: whoever the NATS servers let in may register. */
+  /** Default: any host that the NATS servers let in may register. */
   hostRules?: HostRules;
-  /** Without one nothing is encrypted, and nothing that is can be read. */
+  /** Without an envelope nothing is encrypted, and nothing that is encrypted can be read. */
   envelope?: Envelope;
   placement?: { policy?: PlacementPolicy; vcpuOvercommit?: number };
 }
@@ -186,7 +191,7 @@ export async function startWorker(options: WorkerOptions): Promise<Worker> {
         try {
           await withTimeLimit(applyObservation(deps, seen, goOn), HANDLE_LIMIT_MS, "the decision");
         } catch (cause) {
-          // Another try would end alike, and hold up what other hosts say.
+          // Another try would fail alike, and hold up the observations of other hosts.
           if (isRefusedValue(cause))
             throw new InvalidMessageError(subject, ["the database refuses it"], { cause });
           throw cause;
@@ -244,7 +249,7 @@ export async function startWorker(options: WorkerOptions): Promise<Worker> {
   };
 }
 
-/** What an operator has removed, or a server that begins empty does not have. */
+/** Creates what an operator has removed, or what a server that starts empty does not have. */
 async function restoreBus(
   { db, log }: Deps,
   bus: Bus,
@@ -255,7 +260,7 @@ async function restoreBus(
   const commands = hosts.map(({ id }) => hostCommands(id));
   const wanted = [SCHEDULER_INTENTS, SCHEDULER_OBSERVATIONS, ...commands];
   const { made, states } = await restoreMissing(bus, wanted, options);
-  // Of one that is lost it is known why.
+  // A lost host takes no commands, and that is already reported.
   const present = hosts.filter(({ state }) => state !== "lost");
   watch.noteConsumers(
     states,
@@ -271,13 +276,13 @@ async function aborted(signal: AbortSignal): Promise<void> {
 }
 
 const notGranted = (reason: string) => ({ granted: false, reason });
-/** Leases are renewed together. */
+/** Leases that are renewed together, at most. */
 const LEASES_AT_ONCE = 256;
-/** A host asks with two thirds of its lease left. */
+/** Short enough: a host requests with two thirds of its lease left. */
 const GATHER_LEASES_MS = 50;
 const noLease = (reason: string) => ({ ...notGranted(reason), leaseMs: 0 });
 
-/** Returns how each kind of answer is ended. */
+/** Returns a function for each kind of request, which ends its handling. */
 function handleHostRequests(deps: Deps, bus: Bus): (() => Promise<void>)[] {
   const { db, log, hostTerms } = deps;
   const leases = new Batches({
@@ -291,7 +296,7 @@ function handleHostRequests(deps: Deps, bus: Bus): (() => Promise<void>)[] {
     ensureConsumer(bus, hostCommands(hostId), { limitMs: PREPARE_LIMIT_MS });
   return [
     handleRequests(bus, {
-      pattern: patterns.asks("register"),
+      pattern: patterns.requests("register"),
       queue: QUEUE,
       decode: decode.register,
       refuse: noLease,
@@ -299,7 +304,7 @@ function handleHostRequests(deps: Deps, bus: Bus): (() => Promise<void>)[] {
       log,
     }),
     handleRequests(bus, {
-      pattern: patterns.asks("lease"),
+      pattern: patterns.requests("lease"),
       queue: QUEUE,
       decode: decode.lease,
       refuse: noLease,
@@ -309,7 +314,7 @@ function handleHostRequests(deps: Deps, bus: Bus): (() => Promise<void>)[] {
       log,
     }),
     handleRequests(bus, {
-      pattern: patterns.asks("commit"),
+      pattern: patterns.requests("commit"),
       queue: QUEUE,
       decode: decode.commit,
       refuse: notGranted,
@@ -318,7 +323,7 @@ function handleHostRequests(deps: Deps, bus: Bus): (() => Promise<void>)[] {
       log,
     }),
     handleRequests(bus, {
-      pattern: patterns.asks("thaw"),
+      pattern: patterns.requests("thaw"),
       queue: QUEUE,
       decode: decode.thaw,
       refuse: notGranted,
@@ -326,14 +331,14 @@ function handleHostRequests(deps: Deps, bus: Bus): (() => Promise<void>)[] {
       log,
     }),
     handleRequests(bus, {
-      pattern: patterns.asks("garbage"),
+      pattern: patterns.requests("garbage"),
       queue: QUEUE,
       decode: decode.garbage,
       handle: (request, subject) => handleGarbage(deps, asker(subject), request),
       log,
     }),
     handleRequests(bus, {
-      pattern: subjects.controlAsk("placement"),
+      pattern: subjects.controlRequest("placement"),
       queue: QUEUE,
       decode: decode.placement,
       handle: (question) => handlePlacement(deps, question),
@@ -342,8 +347,8 @@ function handleHostRequests(deps: Deps, bus: Bus): (() => Promise<void>)[] {
   ];
 }
 
-/** Heard together (handle-heartbeats.ts). */
-const BEATS_AT_ONCE = 256;
+/** Heartbeats that are handled together (handle-heartbeats.ts), at most. */
+const HEARTBEATS_AT_ONCE = 256;
 
 function consumeHeartbeats(
   deps: Deps,
@@ -352,13 +357,13 @@ function consumeHeartbeats(
 ): void {
   const hear = heartbeatHandler(deps, goOn);
   subscribeCore(bus, {
-    pattern: patterns.beats,
+    pattern: patterns.heartbeats,
     queue: QUEUE,
     decode: decode.heartbeat,
-    handle: async (beat, subject) => {
-      if (hostIdOf(subject) === beat.hostId) await hear(beat);
+    handle: async (heartbeat, subject) => {
+      if (hostIdOf(subject) === heartbeat.hostId) await hear(heartbeat);
     },
-    atOnce: BEATS_AT_ONCE,
+    atOnce: HEARTBEATS_AT_ONCE,
     log: deps.log,
   });
 }

@@ -1,4 +1,4 @@
-/** What hosts report, in any order and any number of times, and what the scheduler makes of it. */
+/** Reports of hosts, in any order and any number of times, and how the scheduler applies them. */
 import { changeHost, findHost, findIncarnation, findSnapshot, listEvents } from "@torpor/db";
 import { aHost, anObservation, type Databases, sharedPostgres } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -40,7 +40,7 @@ describe("a sandbox's life", () => {
     expect([epoch, opSeq]).toEqual([1, 1]);
     const pause = await scheduler.begin(id, "pause");
     expect(pause).toMatchObject({ status: "executing", hostId: "host-1", epoch: 1, opSeq: 2 });
-    expect(await scheduler.carryOut(pause.id, { state: "paused", snapshot: SNAPSHOT })).toBe(
+    expect(await scheduler.complete(pause.id, { state: "paused", snapshot: SNAPSHOT })).toBe(
       "applied",
     );
     const resume = await scheduler.begin(id, "resume");
@@ -48,10 +48,10 @@ describe("a sandbox's life", () => {
     expect((await scheduler.command(resume.id)).snapshot).toMatchObject({ generation: 1 });
     const { db } = scheduler.database;
     expect((await findIncarnation(db, id, 2))?.startedAt).toBeNull();
-    await scheduler.carryOut(resume.id, { state: "running" });
+    await scheduler.complete(resume.id, { state: "running" });
     expect((await findIncarnation(db, id, 1))?.endedAt).not.toBeNull();
     expect((await findIncarnation(db, id, 2))?.startedAt).not.toBeNull();
-    // Consumed by the resume.
+    // The resume has consumed the snapshot.
     expect(await findSnapshot(db, id)).toBeUndefined();
     const events = await listEvents(db, id, 100);
     expect(events.map(({ seq }) => seq)).toEqual(events.map((_, at) => at + 1));
@@ -76,7 +76,7 @@ describe("a sandbox's life", () => {
       revision: 1_000,
       cause,
     });
-    expect(await scheduler.settle(seen)).toBe("applied");
+    expect(await scheduler.apply(seen)).toBe("applied");
     expect(await scheduler.sandbox(id)).toMatchObject({
       state: "stopped",
       error: cause,
@@ -91,7 +91,7 @@ describe("a sandbox's life", () => {
   test("S55: the timeout stands still while the sandbox is paused and goes on where it stood", async () => {
     const { id, expiresAt } = await scheduler.running({ timeoutSeconds: 600 });
     expect(expiresAt).not.toBeNull();
-    await scheduler.carryOut((await scheduler.begin(id, "pause")).id, {
+    await scheduler.complete((await scheduler.begin(id, "pause")).id, {
       state: "paused",
       snapshot: SNAPSHOT,
     });
@@ -99,7 +99,7 @@ describe("a sandbox's life", () => {
     expect(paused.expiresAt).toBeNull();
     expect(paused.timeoutLeftMs).toBeLessThanOrEqual(600_000);
     await scheduler.database.sql`UPDATE sandboxes SET timeout_left_ms = 1000000 WHERE id = ${id}`;
-    await scheduler.carryOut((await scheduler.begin(id, "resume")).id, { state: "running" });
+    await scheduler.complete((await scheduler.begin(id, "resume")).id, { state: "running" });
     const resumed = await scheduler.sandbox(id);
     expect(resumed.timeoutLeftMs).toBeNull();
     expect(resumed.expiresAt?.getTime()).toBeGreaterThan(Date.now() + 900_000);
@@ -114,12 +114,12 @@ describe("S28: an observation that comes twice, late or from elsewhere changes n
       await scheduler.seenOf(create, { state: "failed" }),
       await scheduler.seenOf(create, { state: "running" }),
     ];
-    expect(await scheduler.settle(newer)).toBe("applied");
+    expect(await scheduler.apply(newer)).toBe("applied");
     const before = await scheduler.record(sandboxId);
     expect([
-      await scheduler.settle(newer),
-      await scheduler.settle(older),
-      await scheduler.settle(newer),
+      await scheduler.apply(newer),
+      await scheduler.apply(older),
+      await scheduler.apply(newer),
     ]).toEqual(["stale", "stale", "stale"]);
     expect(await scheduler.record(sandboxId)).toEqual(before);
   });
@@ -128,16 +128,16 @@ describe("S28: an observation that comes twice, late or from elsewhere changes n
     const { id } = await scheduler.running();
     const first = await scheduler.begin(id, "pause");
     const paused = await scheduler.seenOf(first.id, { state: "paused", snapshot: SNAPSHOT });
-    await scheduler.settle(paused);
+    await scheduler.apply(paused);
     const resume = await scheduler.begin(id, "resume");
     const before = await scheduler.record(id);
     // A heartbeat repeats what was true before the command, with a revision of its own.
-    expect(await scheduler.settle({ ...paused, revision: paused.revision + 500 })).toBe("stale");
-    expect(await scheduler.settle({ ...paused, opSeq: 9, revision: paused.revision + 501 })).toBe(
+    expect(await scheduler.apply({ ...paused, revision: paused.revision + 500 })).toBe("stale");
+    expect(await scheduler.apply({ ...paused, opSeq: 9, revision: paused.revision + 501 })).toBe(
       "stale",
     );
     expect(await scheduler.record(id)).toEqual(before);
-    expect(await scheduler.carryOut(resume.id, { state: "running" })).toBe("applied");
+    expect(await scheduler.complete(resume.id, { state: "running" })).toBe("applied");
   });
 
   test("the outcome of another operation, and one made while the host is still busy", async () => {
@@ -148,12 +148,12 @@ describe("S28: an observation that comes twice, late or from elsewhere changes n
       state: "running",
       operation: { id: OTHER_OPERATION, outcome: "failed" },
     });
-    expect(await scheduler.settle(ofAnother)).toBe("stale");
+    expect(await scheduler.apply(ofAnother)).toBe("stale");
     const busy = await scheduler.seenOf(pause.id, { state: "running", busyWith: pause.id });
     delete busy.operation;
-    expect(await scheduler.settle(busy)).toBe("busy");
+    expect(await scheduler.apply(busy)).toBe("busy");
     expect(await scheduler.record(id)).toEqual(before);
-    expect(await scheduler.carryOut(pause.id, { state: "paused", snapshot: SNAPSHOT })).toBe(
+    expect(await scheduler.complete(pause.id, { state: "paused", snapshot: SNAPSHOT })).toBe(
       "applied",
     );
   });
@@ -162,13 +162,13 @@ describe("S28: an observation that comes twice, late or from elsewhere changes n
     const { id } = await scheduler.running();
     const before = await scheduler.record(id);
     expect(
-      await scheduler.settle(
+      await scheduler.apply(
         anObservation({ hostId: "host-1", sandboxId: id, state: "paused", revision: 1_000 }),
       ),
     ).toBe("refused");
     expect(await scheduler.record(id)).toEqual(before);
     expect(
-      await scheduler.settle(
+      await scheduler.apply(
         anObservation({ hostId: "host-1", sandboxId: "1763309903rt5vs4lm", state: "running" }),
       ),
     ).toBe("unknown_sandbox");
@@ -178,7 +178,7 @@ describe("S28: an observation that comes twice, late or from elsewhere changes n
     const { id } = await scheduler.running();
     const pause = await scheduler.begin(id, "pause");
     const seen = await scheduler.seenOf(pause.id, { state: "paused", snapshot: SNAPSHOT });
-    const settled = await Promise.all(Array.from({ length: 10 }, () => scheduler.settle(seen)));
+    const settled = await Promise.all(Array.from({ length: 10 }, () => scheduler.apply(seen)));
     expect(settled.toSorted()).toEqual(["applied", ...Array.from({ length: 9 }, () => "stale")]);
     expect(
       (await listEvents(scheduler.database.db, id, 100)).filter(({ fact }) => fact === "paused"),
@@ -195,14 +195,14 @@ describe("a failed transition leaves a sandbox where it was", () => {
   ] as const)("a %s that its host reports as failed: %s again", async (verb, from, state) => {
     const { id } = from === "paused" ? await scheduler.paused() : await scheduler.running();
     if (from === "stopped")
-      await scheduler.carryOut((await scheduler.begin(id, "stop")).id, { state: "stopped" });
+      await scheduler.complete((await scheduler.begin(id, "stop")).id, { state: "stopped" });
     const operation = await scheduler.begin(id, verb);
     const error = { code: "PAUSE_FAILED", message: "It did not work." };
     const failed = await scheduler.seenOf(operation.id, {
       state,
       operation: { id: operation.id, outcome: "failed", error },
     });
-    expect(await scheduler.settle(failed)).toBe("applied");
+    expect(await scheduler.apply(failed)).toBe("applied");
     expect(await scheduler.operation(operation.id)).toMatchObject({ status: "failed", error });
     expect(await scheduler.sandbox(id)).toMatchObject({
       state,
@@ -221,7 +221,7 @@ describe("a failed transition leaves a sandbox where it was", () => {
     async (verb, from) => {
       const { id } = from === "paused" ? await scheduler.paused() : await scheduler.running();
       if (from === "stopped")
-        await scheduler.carryOut((await scheduler.begin(id, "stop")).id, { state: "stopped" });
+        await scheduler.complete((await scheduler.begin(id, "stop")).id, { state: "stopped" });
       const operation = await scheduler.begin(id, verb);
       expect(await expireOperation(scheduler.deps, operation)).toBe(true);
       expect(await scheduler.operation(operation.id)).toMatchObject({
@@ -244,7 +244,7 @@ describe("a failed transition leaves a sandbox where it was", () => {
 
   test("a host that gave the disk another name when its start expired is asked for that one from then on", async () => {
     const { id } = await scheduler.running();
-    await scheduler.carryOut((await scheduler.begin(id, "stop")).id, {
+    await scheduler.complete((await scheduler.begin(id, "stop")).id, {
       state: "stopped",
       snapshot: SNAPSHOT,
     });
@@ -257,11 +257,11 @@ describe("a failed transition leaves a sandbox where it was", () => {
       snapshot: renamed,
       operation: { id: expired.id, outcome: "failed", error },
     } as const;
-    expect(await scheduler.settle(await scheduler.seenOf(expired.id, given))).toBe("applied");
+    expect(await scheduler.apply(await scheduler.seenOf(expired.id, given))).toBe("applied");
     expect((await listEvents(scheduler.database.db, id, 100)).at(-1)).toMatchObject({
       fact: "disk_renamed",
     });
-    expect(await scheduler.settle(await scheduler.seenOf(expired.id, given)), "it is known").toBe(
+    expect(await scheduler.apply(await scheduler.seenOf(expired.id, given)), "it is known").toBe(
       "nothing_new",
     );
     const { manifestSha256 } = renamed;
@@ -300,8 +300,8 @@ describe("a failed transition leaves a sandbox where it was", () => {
 
 describe("more than one host", () => {
   /**
-   * A sandbox paused on a host of its own that takes nothing new, its snapshot in the store, and
-   * the resume of it on another.
+   * A sandbox that is paused on a host of its own, which takes nothing new, with its snapshot in
+   * the store, and its resume on another host.
    */
   let pairs = 0;
   async function movingResume() {
@@ -310,7 +310,7 @@ describe("more than one host", () => {
     const region = `region-${pairs}`;
     await scheduler.join(origin, { region });
     const { id } = await scheduler.running({ region });
-    await scheduler.carryOut((await scheduler.begin(id, "pause")).id, {
+    await scheduler.complete((await scheduler.begin(id, "pause")).id, {
       state: "paused",
       snapshot: { ...SNAPSHOT, storeKey: "stored" },
     });
@@ -324,7 +324,7 @@ describe("more than one host", () => {
     await cordon(target);
     return { id, origin, target, resume };
   }
-  /** What the origin host still reports of the sandbox. */
+  /** The origin's report of the copy that it still has. */
   const copyOn = (hostId: string, sandboxId: string) =>
     anObservation({
       hostId,
@@ -343,7 +343,7 @@ describe("more than one host", () => {
       state: "failed",
       operation: { id: resume.id, outcome: "failed", error },
     });
-    expect(await scheduler.settle(failed)).toBe("applied");
+    expect(await scheduler.apply(failed)).toBe("applied");
     expect(await scheduler.sandbox(id)).toMatchObject({
       state: "paused",
       hostId: origin,
@@ -364,7 +364,7 @@ describe("more than one host", () => {
     await scheduler.join("stopped-here", { region });
     const { id } = await scheduler.running({ region });
     const disk = { ...SNAPSHOT, storeKey: null };
-    await scheduler.carryOut((await scheduler.begin(id, "stop")).id, {
+    await scheduler.complete((await scheduler.begin(id, "stop")).id, {
       state: "stopped",
       snapshot: disk,
     });
@@ -392,11 +392,11 @@ describe("more than one host", () => {
       state: "stopped" as const,
       operation: { id: first.id, outcome: "failed" as const, error },
     };
-    expect(await scheduler.settle(await scheduler.seenOf(first.id, failed))).toBe("applied");
+    expect(await scheduler.apply(await scheduler.seenOf(first.id, failed))).toBe("applied");
     expect(await scheduler.sandbox(id)).toMatchObject({ state: "stopped", hostId: "stopped-here" });
     const second = await scheduler.begin(id, "start");
     expect(second).toMatchObject({ hostId: "starts-here" });
-    await scheduler.carryOut(second.id, { state: "running" });
+    await scheduler.complete(second.id, { state: "running" });
     expect(await scheduler.sandbox(id)).toMatchObject({ state: "running", hostId: "starts-here" });
     expect(await findSnapshot(scheduler.database.db, id)).toBeUndefined();
     await cordon("starts-here");
@@ -407,7 +407,7 @@ describe("more than one host", () => {
     expect(await expireOperation(scheduler.deps, resume)).toBe(true);
     expect(await scheduler.sandbox(id)).toMatchObject({ state: "paused", hostId: origin });
     const before = await scheduler.record(id);
-    expect(await scheduler.settle(await scheduler.seenOf(resume.id, { state: "running" }))).toBe(
+    expect(await scheduler.apply(await scheduler.seenOf(resume.id, { state: "running" }))).toBe(
       "foreign",
     );
     expect(await scheduler.record(id)).toEqual(before);
@@ -417,13 +417,13 @@ describe("more than one host", () => {
   test("S30: the copy on the old host is kept until the new run has been allowed, then it is discarded", async () => {
     const { id, origin, resume } = await movingResume();
     const discards = () => scheduler.commands({ sandboxId: id, kind: "discard" });
-    expect(await scheduler.settle(copyOn(origin, id))).toBe("foreign");
+    expect(await scheduler.apply(copyOn(origin, id))).toBe("foreign");
     expect(await discards()).toEqual([]);
     await scheduler.commit(resume.id);
-    expect(await scheduler.settle(copyOn(origin, id))).toBe("foreign");
+    expect(await scheduler.apply(copyOn(origin, id))).toBe("foreign");
     expect(await discards(), "it may still fail").toEqual([]);
-    await scheduler.settle(await scheduler.seenOf(resume.id, { state: "running" }));
-    expect(await scheduler.settle(copyOn(origin, id))).toBe("foreign");
+    await scheduler.apply(await scheduler.seenOf(resume.id, { state: "running" }));
+    expect(await scheduler.apply(copyOn(origin, id))).toBe("foreign");
     expect(await discards()).toMatchObject([{ hostId: origin, epoch: 2 }]);
     expect(await scheduler.sandbox(id)).toMatchObject({ state: "running" });
   });
@@ -433,13 +433,13 @@ describe("more than one host", () => {
     await expireOperation(scheduler.deps, resume);
     await scheduler.database
       .sql`UPDATE incarnations SET assigned_at = now() - interval '2 hours' WHERE sandbox_id = ${id}`;
-    expect(await scheduler.settle({ ...copyOn(target, id), epoch: 2, opSeq: 3 })).toBe("foreign");
+    expect(await scheduler.apply({ ...copyOn(target, id), epoch: 2, opSeq: 3 })).toBe("foreign");
     expect(await scheduler.commands({ sandboxId: id, kind: "discard" })).toMatchObject([
       { hostId: target, epoch: 2 },
     ]);
     const { id: deletion } = await scheduler.begin(id, "delete");
-    await scheduler.settle(await scheduler.seenOf(deletion, { state: "deleted" }));
-    await scheduler.settle(copyOn(origin, id));
+    await scheduler.apply(await scheduler.seenOf(deletion, { state: "deleted" }));
+    await scheduler.apply(copyOn(origin, id));
     expect(
       (await scheduler.commands({ sandboxId: id, kind: "discard" })).map(({ hostId }) => hostId),
     ).toEqual([target, origin]);

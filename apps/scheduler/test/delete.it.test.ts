@@ -1,6 +1,6 @@
 /**
- * Delete, in every state (S10, S11, S18): the tombstone is set at once, the host is told until it
- * has confirmed, and nothing stays reserved.
+ * Delete, in every state (S10, S11, S18): the tombstone is set at once, the command is repeated
+ * until the host confirms, and nothing stays reserved.
  */
 import { inTransaction } from "@torpor/db";
 import { makeSandbox, moveSandbox, type Databases, sharedPostgres } from "@torpor/testkit";
@@ -21,13 +21,13 @@ afterAll(async () => {
 
 interface Made {
   id: string;
-  /** What executes when the delete comes. */
+  /** The operation that executes when the delete comes. */
   executing?: string;
 }
 
 const stopped = async (): Promise<Made> => {
   const { id } = await scheduler.running();
-  await scheduler.carryOut((await scheduler.begin(id, "stop")).id, { state: "stopped" });
+  await scheduler.complete((await scheduler.begin(id, "stop")).id, { state: "stopped" });
   return { id };
 };
 const during = async (
@@ -49,7 +49,7 @@ const remindHosts = async () => {
 };
 const timesTold = async (id: string) =>
   (await scheduler.commands({ sandboxId: id, kind: "delete" })).length;
-/** Deleted, and the host has heard nothing of it. */
+/** A deleted sandbox whose host has received no command. */
 const deletedOn = async (hostId: string) => {
   const sandbox = await makeSandbox(scheduler.database, "paused", { hostId });
   await inTransaction(scheduler.database.db, (tx) =>
@@ -77,7 +77,7 @@ const STATES: Record<string, () => Promise<Made>> = {
   error: async () => {
     const { id } = await scheduler.running();
     const pause = await scheduler.begin(id, "pause");
-    await scheduler.carryOut(pause.id, {
+    await scheduler.complete(pause.id, {
       state: "failed",
       operation: { id: pause.id, outcome: "failed" },
     });
@@ -104,9 +104,9 @@ describe("a sandbox is deleted while it is", () => {
       });
       expect(await scheduler.commit(executing)).toBe(false);
       const late = await scheduler.seenOf(executing, { state: "running" });
-      expect(await scheduler.settle(late), "what it still reports").toBe("stale");
+      expect(await scheduler.apply(late), "what it still reports").toBe("stale");
     }
-    expect(await scheduler.settle(await scheduler.seenOf(deletion.id, { state: "deleted" }))).toBe(
+    expect(await scheduler.apply(await scheduler.seenOf(deletion.id, { state: "deleted" }))).toBe(
       "applied",
     );
     expect(await scheduler.sandbox(id)).toMatchObject({
@@ -147,7 +147,7 @@ test("S11, S15: a host that has not confirmed is told again, as often as it take
   expect([await remind(), await remind()]).toEqual([2, 3]);
   const [first, again] = await scheduler.commands({ sandboxId: id, kind: "delete" });
   expect([again?.epoch, again?.opSeq]).toEqual([first?.epoch, first?.opSeq]);
-  await scheduler.settle(
+  await scheduler.apply(
     await scheduler.seenOf(deletion.id, {
       state: "deleted",
       operation: { id: again?.operationId ?? "", outcome: "succeeded" },
@@ -186,12 +186,12 @@ test("a lost host is told nothing until it is back, and keeps no other from bein
 
 test("a snapshot of a deleted sandbox is no longer counted as there", async () => {
   const { id } = await scheduler.running();
-  await scheduler.carryOut((await scheduler.begin(id, "pause")).id, {
+  await scheduler.complete((await scheduler.begin(id, "pause")).id, {
     state: "paused",
     snapshot: { ...SNAPSHOT, storeKey: "stored" },
   });
   const deletion = await scheduler.begin(id, "delete");
-  await scheduler.settle(await scheduler.seenOf(deletion.id, { state: "deleted" }));
+  await scheduler.apply(await scheduler.seenOf(deletion.id, { state: "deleted" }));
   expect(
     await scheduler.database
       .sql`SELECT 1 FROM snapshots WHERE sandbox_id = ${id} AND dropped_at IS NULL`,

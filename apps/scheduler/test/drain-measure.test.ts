@@ -5,7 +5,7 @@ const START = new Date("2030-01-01T00:00:00Z");
 const after = (seconds: number) => new Date(START.getTime() + seconds * 1000);
 const begun = { measuredBytes: 0, measuredAt: START, bytesPerSecond: null };
 
-/** Looks every two seconds; `bytes` says how much is copied at each second. */
+/** Measures every two seconds; `bytes` returns how much is copied at each second. */
 function over(
   seconds: number,
   bytes: (second: number) => number,

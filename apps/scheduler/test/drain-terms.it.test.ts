@@ -1,6 +1,6 @@
 /**
- * On which terms a drain moves what it moves: how long a sandbox may wait, what is counted of it,
- * and whom it leaves alone.
+ * Terms of a drain's moves: how long a sandbox may wait, what is counted of it, and which
+ * operations the drain leaves alone.
  */
 import assert from "node:assert/strict";
 import {
@@ -66,7 +66,7 @@ describe("what the drain has paused", () => {
     expect(await secondsLeft(ground, resumeId), "nothing is fetched").toBeLessThan(46);
     await beginOperation(ground.scheduler.deps, resumeId);
     const home = await ground.only("resume", "here");
-    await ground.scheduler.carryOut(home.id, { state: "running" });
+    await ground.scheduler.complete(home.id, { state: "running" });
     await ground.rounds();
     const error = { code: "NO_CAPACITY_ELSEWHERE", message: expect.stringMatching(/memory/) };
     expect((await ground.progress()).failures).toMatchObject([{ sandboxId: id, error }]);
@@ -74,13 +74,13 @@ describe("what the drain has paused", () => {
 
   test("has the time of its fetch although it had to wait for it, and although nothing of it was expected", async () => {
     await using ground = await Ground.with(server, ["paused"]);
-    // Its snapshot, which is in the store, is what there is of it when the drain takes it up.
+    // When the drain begins, only the snapshot is left of the sandbox, and the store has it.
     const { id } = first(ground.sandboxes);
     const resume = await ground.scheduler.begin(id, "resume");
     expect(resume.hostId).toBe("here");
     await ground.drain({ maxBytesPerSecond: MIB });
     expect(await ground.progress()).toMatchObject({ total: 1, bytesTotal: 0 });
-    await ground.scheduler.carryOut(resume.id, { state: "running" });
+    await ground.scheduler.complete(resume.id, { state: "running" });
     await ground.rounds();
     const pause = await ground.only("pause", "here");
     const snapshot = {
@@ -89,7 +89,7 @@ describe("what the drain has paused", () => {
       manifestSha256: "c".repeat(64),
       sizeBytes: 600 * MIB,
     };
-    await ground.scheduler.carryOut(pause.id, { state: "paused", snapshot });
+    await ground.scheduler.complete(pause.id, { state: "paused", snapshot });
     await ground.rounds(1);
     expect(await ground.progress()).toMatchObject({
       bytesDone: 600 * MIB,

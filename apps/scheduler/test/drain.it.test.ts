@@ -1,5 +1,5 @@
 /**
- * Drains over a real database, round by round: hosts that a test speaks for, any number of
+ * Drains over a real database, round by round: hosts that a test controls, any number of
  * schedulers.
  */
 import assert from "node:assert/strict";
@@ -13,7 +13,7 @@ import {
   type SandboxRow,
   listSandboxesToMove,
 } from "@torpor/db";
-import { aBeat, type Databases, sharedPostgres } from "@torpor/testkit";
+import { aHeartbeat, type Databases, sharedPostgres } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { beginOperation } from "../src/begin-operation.ts";
 import { drainHosts } from "../src/drain/drain-hosts.ts";
@@ -42,7 +42,7 @@ describe("a drain", () => {
       ).filter(({ state }) => state !== "running");
       expect(away.length, "unavailable at once").toBeLessThanOrEqual(1);
       for (const { id, kind } of await ground.executing())
-        await ground.scheduler.carryOut(
+        await ground.scheduler.complete(
           id,
           kind === "pause" ? { state: "paused", snapshot: STORED } : { state: "running" },
         );
@@ -144,12 +144,12 @@ describe("a drain", () => {
       state: "failed",
       operation: { id: resume.id, outcome: "failed", error },
     });
-    await ground.scheduler.settle(failed);
+    await ground.scheduler.apply(failed);
     await ground.rounds();
-    // On a draining host that takes nothing else.
+    // The host is draining, and takes nothing else.
     const home = await ground.only("resume", "here");
     expect(home.sandboxId).toBe(first);
-    await ground.scheduler.carryOut(home.id, { state: "running" });
+    await ground.scheduler.complete(home.id, { state: "running" });
     await ground.rounds();
     expect((await ground.progress()).failures).toMatchObject([{ sandboxId: first, error }]);
     expect((await ground.only("pause", "here")).sandboxId).not.toBe(first);
@@ -160,7 +160,7 @@ describe("a drain", () => {
     await ground.drain();
     await ground.rounds();
     const pause = await ground.only("pause", "here");
-    await ground.scheduler.carryOut(pause.id, { state: "paused", snapshot: SNAPSHOT });
+    await ground.scheduler.complete(pause.id, { state: "paused", snapshot: SNAPSHOT });
     await ground.rounds();
     expect(await ground.executing(), "it waits for the copy").toEqual([]);
     const { sql } = ground.scheduler.database;
@@ -169,18 +169,18 @@ describe("a drain", () => {
     await sql`UPDATE operations SET ended_at = now() - interval '1 hour' WHERE id = ${pause.id}`;
     const copied = { sandboxId: pause.sandboxId, bytesDone: 5, bytesTotal: 10 };
     await stall();
-    await recordHeartbeats(ground.db, [aBeat("here", { replication: [copied] })]);
+    await recordHeartbeats(ground.db, [aHeartbeat("here", { replication: [copied] })]);
     await ground.rounds();
     expect(await ground.executing(), "it has grown").toEqual([]);
     expect(await ground.progress()).toMatchObject({ bytesDone: 5, bytesTotal: 10 });
     await stall();
-    await recordHeartbeats(ground.db, [aBeat("here", { replication: [copied] })]);
+    await recordHeartbeats(ground.db, [aHeartbeat("here", { replication: [copied] })]);
     await recordHeartbeats(ground.db, [
-      aBeat("there", { replication: [{ ...copied, bytesDone: 9 }] }),
+      aHeartbeat("there", { replication: [{ ...copied, bytesDone: 9 }] }),
     ]);
     await ground.rounds();
     const resume = await ground.only("resume", "here");
-    await ground.scheduler.carryOut(resume.id, { state: "running" });
+    await ground.scheduler.complete(resume.id, { state: "running" });
     await ground.rounds();
     expect((await ground.progress()).failures).toMatchObject([
       { error: { code: "NOT_REPLICATED" } },
@@ -204,14 +204,14 @@ describe("the bytes of a drain", () => {
     });
     while ((await ground.executing()).length === 0) await ground.rounds();
     const pause = await ground.only("pause", "here");
-    await ground.scheduler.carryOut(pause.id, { state: "paused", snapshot: SNAPSHOT });
+    await ground.scheduler.complete(pause.id, { state: "paused", snapshot: SNAPSHOT });
     const { sql } = ground.scheduler.database;
     const seen: number[] = [];
     for (const done of [1, 2, 3]) {
       const replication = [
         { sandboxId: pause.sandboxId, bytesDone: done * MIB, bytesTotal: 4 * MIB },
       ];
-      await recordHeartbeats(ground.db, [aBeat("here", { replication })]);
+      await recordHeartbeats(ground.db, [aHeartbeat("here", { replication })]);
       await sql`UPDATE drains SET measured_at = measured_at - interval '4 seconds'`;
       await ground.rounds(1);
       const { bytesDone, bytesTotal, bytesEstimated, drain } = await ground.progress();
@@ -221,11 +221,11 @@ describe("the bytes of a drain", () => {
       seen.push(bytesDone);
     }
     expect(seen).toEqual([MIB, 2 * MIB, 3 * MIB]);
-    await ground.scheduler.settle(
+    await ground.scheduler.apply(
       await ground.scheduler.seenOf(pause.id, { state: "paused", snapshot: STORED }),
     );
     await ground.rounds();
-    await ground.scheduler.carryOut((await ground.only("resume", "there")).id, {
+    await ground.scheduler.complete((await ground.only("resume", "there")).id, {
       state: "running",
     });
     await ground.rounds(1);
@@ -240,11 +240,11 @@ describe("the bytes of a drain", () => {
     });
     await endDrain(ground.db, "here", { endsAs: "aborted", requestedBy: "test" });
     for (const { id } of await ground.executing())
-      await ground.scheduler.carryOut(id, { state: "paused", snapshot: STORED });
+      await ground.scheduler.complete(id, { state: "paused", snapshot: STORED });
     for (let step = 0; step < 3; step += 1) {
       await ground.rounds();
       for (const { id } of await ground.executing())
-        await ground.scheduler.carryOut(id, { state: "running" });
+        await ground.scheduler.complete(id, { state: "running" });
     }
     expect(await ground.progress(), "what it has left is not counted").toMatchObject({
       drain: { status: "aborted" },
@@ -259,7 +259,7 @@ test("of a copy that was over before its host told of it counts what the snapsho
   await using ground = await Ground.with(server, ["running"]);
   await ground.drain();
   await ground.rounds();
-  await ground.scheduler.carryOut((await ground.only("pause", "here")).id, {
+  await ground.scheduler.complete((await ground.only("pause", "here")).id, {
     state: "paused",
     snapshot: { ...STORED, sizeBytes: 12_345 },
   });
@@ -269,7 +269,7 @@ test("of a copy that was over before its host told of it counts what the snapsho
     bytesTotal: 12_345,
     bytesEstimated: 0,
   });
-  await ground.scheduler.carryOut((await ground.only("resume", "there")).id, { state: "running" });
+  await ground.scheduler.complete((await ground.only("resume", "there")).id, { state: "running" });
   await ground.rounds(1);
   expect(await ground.progress()).toMatchObject({
     drain: { status: "done" },
@@ -286,7 +286,7 @@ describe("what users do during a drain", () => {
     await ground.drain();
     await ground.rounds();
     expect((await ground.only("pause", "here")).id).toBe(stop.id);
-    await ground.scheduler.carryOut(stop.id, { state: "paused", snapshot: STORED });
+    await ground.scheduler.complete(stop.id, { state: "paused", snapshot: STORED });
     await ground.rounds();
     expect(await ground.sandbox(id)).toMatchObject({ state: "paused", hostId: null });
   });
@@ -303,7 +303,7 @@ describe("what users do during a drain", () => {
       state: "running",
       operation: { id: pause.id, outcome: "cancelled" },
     } as const;
-    await ground.scheduler.settle(await ground.scheduler.seenOf(pause.id, backedOut));
+    await ground.scheduler.apply(await ground.scheduler.seenOf(pause.id, backedOut));
     await beginOperation(ground.scheduler.deps, resume.id);
     expect(await ground.scheduler.operation(resume.id)).toMatchObject({ status: "succeeded" });
     await ground.rounds(3);
@@ -366,7 +366,7 @@ describe("what users do during a drain", () => {
     expect(await ground.scheduler.ask(id, "pause")).toMatchObject({ operation: { id: pause.id } });
     await endDrain(ground.db, "here", { endsAs: "aborted", requestedBy: "test" });
     await ground.rounds();
-    await ground.scheduler.carryOut(pause.id, { state: "paused", snapshot: STORED });
+    await ground.scheduler.complete(pause.id, { state: "paused", snapshot: STORED });
     await ground.rounds();
     expect(await ground.sandbox(id)).toMatchObject({ state: "paused", hostId: "here" });
     expect(await ground.progress()).toMatchObject({ drain: { status: "aborted" } });
@@ -391,7 +391,7 @@ describe("what users do during a drain", () => {
       state: "failed",
       operation: { id: resume.id, outcome: "failed", error },
     });
-    await ground.scheduler.settle(failed);
+    await ground.scheduler.apply(failed);
     await ground.rounds(3);
     expect(await ground.progress()).toMatchObject({
       drain: { status: "done" },
@@ -411,7 +411,7 @@ describe("what users do during a drain", () => {
       drain: { status: "active" },
       ended: { gone: 1 },
     });
-    await ground.scheduler.settle(await ground.scheduler.seenOf(deletion.id, { state: "deleted" }));
+    await ground.scheduler.apply(await ground.scheduler.seenOf(deletion.id, { state: "deleted" }));
     await ground.rounds();
     expect(await ground.progress()).toMatchObject({ drain: { status: "done" } });
   });
@@ -427,7 +427,7 @@ describe("a host that is lost during its drain", () => {
     await ground.rounds(3);
     const resume = await ground.only("resume", "there");
     expect(resume.sandboxId).toBe(id);
-    await ground.scheduler.carryOut(resume.id, { state: "running" });
+    await ground.scheduler.complete(resume.id, { state: "running" });
     await ground.rounds(3);
     expect(await ground.executing()).toEqual([]);
     expect(await ground.progress()).toMatchObject({
@@ -467,7 +467,7 @@ describe("a drain that ends early", () => {
     await using ground = await Ground.with(server, ["running", "running", "paused"]);
     await ground.drain({ maxParallel: 1 });
     await ground.rounds();
-    // The paused one may have had the first place, and is gone then.
+    // The paused sandbox may have had the first slot, and is gone then.
     while ((await ground.executing()).length === 0) await ground.rounds();
     const id = await ground.pausedByDrain();
     await endDrain(ground.db, "here", { endsAs: "aborted", requestedBy: "test" });
@@ -476,7 +476,7 @@ describe("a drain that ends early", () => {
     const resume = await ground.only("resume", "here");
     expect(resume.sandboxId).toBe(id);
     expect(await ground.progress()).toMatchObject({ drain: { status: "undoing" } });
-    await ground.scheduler.carryOut(resume.id, { state: "running" });
+    await ground.scheduler.complete(resume.id, { state: "running" });
     await ground.rounds();
     expect(await ground.progress()).toMatchObject({
       drain: { status: "aborted" },
@@ -536,7 +536,7 @@ describe("a drain that ends early", () => {
     await ground.scheduler.database
       .sql`UPDATE drains SET deadline_at = now() - interval '1 second'`;
     await ground.rounds();
-    await ground.scheduler.carryOut((await ground.only("resume", "here")).id, { state: "running" });
+    await ground.scheduler.complete((await ground.only("resume", "here")).id, { state: "running" });
     await ground.rounds();
     expect(await ground.progress()).toMatchObject({ drain: { status: "expired" } });
     const [event] = (await listHostEvents(ground.db, "here", 100)).filter(

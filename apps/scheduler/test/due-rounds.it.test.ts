@@ -1,4 +1,4 @@
-/** Which rounds are left out, on a real database. */
+/** Rounds that are left out, on a real database. */
 import { acceptCreate, readDueWork, registerHost } from "@torpor/db";
 import {
   aHost,
@@ -34,7 +34,7 @@ afterEach(async () => {
   await database[Symbol.asyncDispose]();
 });
 
-/** A create that nobody has begun. */
+/** A create that no scheduler has begun. */
 const aWaitingCreate = async () => {
   const accepted = await acceptCreate(database.db, aSandbox({}), aRequester(database));
   expect(accepted.kind).toBe("accepted");
@@ -45,7 +45,7 @@ test("a fleet in which nothing happens has nothing to do", async () => {
   expect([...(await readDueWork(database.db))]).toEqual([]);
 });
 
-/** A round that has run once, as each does when the scheduler has started. */
+/** A round that has run once, as every round does when the scheduler has started. */
 async function begunRound(work: Parameters<DueRounds["only"]>[0]) {
   const round = rounds.only(work, async () => ({ begun: 1 }));
   await round(BY_THE_CLOCK);

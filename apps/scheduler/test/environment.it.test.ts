@@ -1,6 +1,6 @@
 /**
- * Environment variables between the gateway and a host: encrypted in the database, and in the one
- * command that needs them sealed for its host, or plain where that cannot open them.
+ * Environment variables between the gateway and a host: encrypted in the database, and, in the one
+ * command that needs them, sealed for its host, or plain where the host cannot open them.
  */
 import { request, connectBus } from "@torpor/bus";
 import { decoder, LeaseReply, subjects, variablesContext, VmCommand } from "@torpor/contracts";
@@ -42,7 +42,7 @@ async function readableIn(): Promise<string[]> {
   );
   return found.flat();
 }
-/** As a gateway with that key stores it. */
+/** Variables as a gateway with that key stores them. */
 async function sealedBy(secret: string | undefined) {
   const sandbox = aSandbox();
   const sealer = createEnvelope(secret === undefined ? undefined : keysOf(secret));
@@ -54,7 +54,7 @@ test("EN1: the create's command has them, and nothing in the database; later com
   const command = await host.told(create.id);
   expect(command).toMatchObject({ kind: "create", spec: { envVars: VARIABLES } });
   expect(command).not.toHaveProperty("sealedEnvVars");
-  await host.carryOut(command);
+  await host.complete(command);
   const { sandboxId } = create;
   await plane.reaches(sandboxId, "running");
   const pause = await plane.ask(sandboxId, "pause");
@@ -75,9 +75,9 @@ test("those of before there was a key, or of the key before, reach their host to
     const rows = await plane.database.sql`SELECT payload::text FROM outbox
       WHERE payload ->> 'operationId' = ${create.id} AND subject LIKE '%.cmd.create'`;
     expect(rows).toHaveLength(1);
-    // As in the sandbox's row: a scheduler of before may publish what was in plain text there.
+    // As in the sandbox's row: a scheduler of an earlier version may publish what was plain there.
     expect(JSON.stringify(rows).includes("hunter2")).toBe(secret === undefined);
-    await host.carryOut(await host.told(create.id));
+    await host.complete(await host.told(create.id));
     await plane.reaches(create.sandboxId, "running");
     const pause = await plane.ask(create.sandboxId, "pause");
     expect(await host.told(pause.id)).toMatchObject({ kind: "pause", spec: { envVars: {} } });
@@ -90,7 +90,7 @@ test("EN2: for a host that has a key they are sealed in the stream, and it alone
   const labels = { has: "a key" };
   const register = async (commandKey: string) => {
     const registration = aHost("host-2", { labels, commandKey });
-    const asked = subjects.ask("host-2", "register");
+    const asked = subjects.request("host-2", "register");
     return await request(agent, asked, registration, {
       timeoutMs: 10_000,
       decode: decoder(LeaseReply),
@@ -103,7 +103,7 @@ test("EN2: for a host that has a key they are sealed in the stream, and it alone
   // With a key in the database, and without.
   for (const secret of [NEW, undefined]) {
     const create = await plane.create({ ...(await sealedBy(secret)), placementLabels: labels });
-    // Nobody takes it: it stays there, for whoever may read everything.
+    // No host takes the command: it stays in the stream, where any reader of all subjects sees it.
     const streams = (await plane.bus.manager()).streams;
     const subject = subjects.command("host-2", "create");
     const text = await until("it is in the stream", async () => {

@@ -1,6 +1,6 @@
 /**
- * What becomes of the sandboxes of a host that falls silent: which wait, which are restored
- * elsewhere and from what, and what a host is told that comes back.
+ * The sandboxes of a host that falls silent: which wait, which are restored elsewhere and from
+ * what, and which commands a returning host gets.
  */
 import type { RegisterRequest } from "@torpor/contracts";
 import {
@@ -37,7 +37,7 @@ afterEach(async () => {
 const FENCED: Partial<RegisterRequest> = { fence: { isAlive: true } };
 const RESTORE = { onHostLoss: "restore" } as const;
 
-/** A sandbox that runs on host-1, after it was paused there once; host-2 stands by. */
+/** A sandbox that runs on host-1, after a pause there; host-2 is free. */
 async function runs(
   given: {
     storeKey?: string | null;
@@ -57,7 +57,7 @@ async function runsAgain(
   sandbox: Parameters<Decisions["running"]>[0],
 ): Promise<string> {
   const { id } = await scheduler.paused(storeKey, sandbox);
-  await scheduler.carryOut((await scheduler.begin(id, "resume")).id, { state: "running" });
+  await scheduler.complete((await scheduler.begin(id, "resume")).id, { state: "running" });
   return id;
 }
 
@@ -123,7 +123,7 @@ describe("a run that is to be restored", () => {
       cause: "host_lost",
       endedAt: expect.any(Date) as Date,
     });
-    await scheduler.carryOut(operation.id, { state: "running" });
+    await scheduler.complete(operation.id, { state: "running" });
     expect(await scheduler.sandbox(sandbox.id)).toMatchObject({
       state: "running",
       hostId: "host-2",
@@ -136,11 +136,11 @@ describe("a run that is to be restored", () => {
     await scheduler.join("host-1", FENCED);
     const { id } = await scheduler.running(RESTORE);
     const disk = { ...SNAPSHOT, storeKey: "stored-disk" };
-    await scheduler.carryOut((await scheduler.begin(id, "stop")).id, {
+    await scheduler.complete((await scheduler.begin(id, "stop")).id, {
       state: "stopped",
       snapshot: disk,
     });
-    await scheduler.carryOut((await scheduler.begin(id, "start")).id, { state: "running" });
+    await scheduler.complete((await scheduler.begin(id, "start")).id, { state: "running" });
     await scheduler.join("host-2", FENCED);
     await scheduler.lose("host-1");
     expect(await restoreAll()).toEqual({ lost: 1, restored: 1 });
@@ -157,12 +157,12 @@ describe("a run that is to be restored", () => {
     expect(start).toMatchObject({ hostId: "host-2", snapshot: { storeKey: "stored-disk" } });
     const error = { code: "SNAPSHOT_UNAVAILABLE", message: "The store is away." };
     const operation = { id: start.operationId, outcome: "failed", error } as const;
-    await scheduler.settle(
+    await scheduler.apply(
       await scheduler.seenOf(start.operationId, { state: "failed", operation }),
     );
     expect(await scheduler.sandbox(id)).toMatchObject({ state: "stopped", hostId: null });
     expect(await reconcile("restore-again")).toEqual({ owed: 1, begun: 1 });
-    await scheduler.carryOut((await told(id, "start")).operationId, { state: "running" });
+    await scheduler.complete((await told(id, "start")).operationId, { state: "running" });
     expect(await scheduler.sandbox(id)).toMatchObject({ state: "running", hostId: "host-2" });
     expect(await reconcile("restore-again")).toEqual({ owed: 0, begun: 0 });
     await capacityIsRight();
@@ -275,20 +275,20 @@ describe("a run that is to be restored", () => {
   test("goes back behind a later snapshot that never left its host, and the next one takes its number", async () => {
     const { id } = await runs();
     await scheduler.database.sql`UPDATE hosts SET state = 'cordoned' WHERE id = 'host-2'`;
-    await scheduler.carryOut((await scheduler.begin(id, "pause")).id, {
+    await scheduler.complete((await scheduler.begin(id, "pause")).id, {
       state: "paused",
       snapshot: { ...SNAPSHOT, generation: 2 },
     });
-    await scheduler.carryOut((await scheduler.begin(id, "resume")).id, { state: "running" });
+    await scheduler.complete((await scheduler.begin(id, "resume")).id, { state: "running" });
     await scheduler.database.sql`UPDATE hosts SET state = 'ready' WHERE id = 'host-2'`;
     await scheduler.lose("host-1");
     expect(await restoreAll()).toEqual({ lost: 1, restored: 1 });
     const [resume] = (await scheduler.commands({ sandboxId: id, kind: "resume" })).slice(-1);
     expect(resume).toMatchObject({ snapshot: { generation: 1 } });
-    await scheduler.carryOut(resume?.operationId ?? "", { state: "running" });
+    await scheduler.complete(resume?.operationId ?? "", { state: "running" });
     const manifestSha256 = "c".repeat(64);
     const again = { ...SNAPSHOT, generation: 2, manifestSha256 };
-    await scheduler.carryOut((await scheduler.begin(id, "pause")).id, {
+    await scheduler.complete((await scheduler.begin(id, "pause")).id, {
       state: "paused",
       snapshot: again,
     });
@@ -308,9 +308,7 @@ describe("a run that is to be restored", () => {
       const { operationId } = await told(id, "resume");
       const outcome = { operation: { id: operationId, outcome: "failed" as const, error: AWAY } };
       expect(
-        await scheduler.settle(
-          await scheduler.seenOf(operationId, { state: "failed", ...outcome }),
-        ),
+        await scheduler.apply(await scheduler.seenOf(operationId, { state: "failed", ...outcome })),
       ).toBe("applied");
       expect(await scheduler.sandbox(id)).toMatchObject({
         state: "paused",
@@ -339,12 +337,12 @@ describe("a run that is to be restored", () => {
     expect(await scheduler.operation(resume.operationId)).toMatchObject({
       requestedBy: "system:host-loss",
     });
-    await scheduler.carryOut(resume.operationId, { state: "running" });
+    await scheduler.complete(resume.operationId, { state: "running" });
     expect(
       await scheduler.database.sql`SELECT 1 FROM incarnations WHERE restore_due_at IS NOT NULL`,
       "nothing is looked for",
     ).toEqual([]);
-    await scheduler.carryOut((await scheduler.begin(id, "pause")).id, {
+    await scheduler.complete((await scheduler.begin(id, "pause")).id, {
       state: "paused",
       snapshot: { ...SNAPSHOT, generation: 2 },
     });
@@ -365,7 +363,7 @@ describe("a run that is to be restored", () => {
     expect(await reconcile("restore-again"), "no host has room").toEqual({ owed: 1, begun: 0 });
     await scheduler.join("host-3", FENCED);
     expect(await reconcile("restore-again")).toEqual({ owed: 1, begun: 1 });
-    await scheduler.carryOut((await told(id, "resume")).operationId, { state: "running" });
+    await scheduler.complete((await told(id, "resume")).operationId, { state: "running" });
     expect(await scheduler.sandbox(id)).toMatchObject({ state: "running", hostId: "host-3" });
   });
 
@@ -401,7 +399,7 @@ describe("a run that was given up", () => {
       state: "running",
       operation: { id: pause.id, outcome: "failed", error: { code: "VM_FROZEN", message: "" } },
     } as const;
-    expect(await scheduler.settle(await scheduler.seenOf(pause.id, frozen))).toBe("foreign");
+    expect(await scheduler.apply(await scheduler.seenOf(pause.id, frozen))).toBe("foreign");
     await scheduler.database.sql`UPDATE hosts SET state = 'cordoned' WHERE id = 'host-1'`;
     await reconcile("drive-waiting");
     const stop = await told(id, "stop");
@@ -410,7 +408,7 @@ describe("a run that was given up", () => {
       epoch: 3,
       snapshot: { generation: 1, storeKey: "stored-1" },
     });
-    await scheduler.carryOut(stop.operationId, { state: "stopped" });
+    await scheduler.complete(stop.operationId, { state: "stopped" });
     expect(await scheduler.sandbox(id)).toMatchObject({ state: "stopped", hostId: "host-2" });
     await capacityIsRight();
   });
@@ -423,13 +421,13 @@ describe("a run that was given up", () => {
     const failed = (operationId: string) => ({
       operation: { id: operationId, outcome: "failed" as const, error: AWAY },
     });
-    await scheduler.settle(await scheduler.seenOf(first, { state: "failed", ...failed(first) }));
+    await scheduler.apply(await scheduler.seenOf(first, { state: "failed", ...failed(first) }));
     await scheduler.join("host-1", FENCED);
     await scheduler.database.sql`UPDATE hosts SET state = 'cordoned' WHERE id = 'host-2'`;
     const again = await scheduler.begin(id, "resume");
     expect(again).toMatchObject({ hostId: "host-1", epoch: 4 });
     expect(
-      await scheduler.settle(
+      await scheduler.apply(
         await scheduler.seenOf(again.id, { state: "running", ...failed(again.id) }),
       ),
     ).toBe("applied");
@@ -448,7 +446,7 @@ test("a resume that failed has not succeeded, even where the sandbox runs", asyn
   const { id } = await scheduler.paused();
   const resume = await scheduler.begin(id, "resume");
   const error = { code: "HOST_ERROR", message: "The guest agent did not answer." };
-  await scheduler.carryOut(resume.id, {
+  await scheduler.complete(resume.id, {
     state: "running",
     operation: { id: resume.id, outcome: "failed", error },
   });
@@ -475,13 +473,13 @@ describe("a host that comes back", () => {
       revision: 99,
     });
     const discards = () => scheduler.commands({ sandboxId: sandbox.id, kind: "discard" });
-    expect(await scheduler.settle(copy)).toBe("foreign");
+    expect(await scheduler.apply(copy)).toBe("foreign");
     expect(await discards()).toEqual([]);
     const [resume] = (await scheduler.commands({ sandboxId: sandbox.id, kind: "resume" })).slice(
       -1,
     );
-    await scheduler.carryOut(resume?.operationId ?? "", { state: "running" });
-    expect(await scheduler.settle(copy)).toBe("foreign");
+    await scheduler.complete(resume?.operationId ?? "", { state: "running" });
+    expect(await scheduler.apply(copy)).toBe("foreign");
     expect(await discards()).toMatchObject([{ hostId: "host-1", epoch: 3 }]);
   });
 
@@ -538,7 +536,7 @@ describe("a paused sandbox whose origin is lost", () => {
       originHostId: "host-1",
       epoch: 2,
     });
-    await scheduler.carryOut(resume.id, { state: "running" });
+    await scheduler.complete(resume.id, { state: "running" });
     expect(await scheduler.begin(local.id, "resume")).toMatchObject({
       status: "waiting",
       explain: { reasons: { other_host: 1 } },
@@ -567,10 +565,10 @@ describe("what a lost host was to do with a sandbox that the store has", () => {
   /** Stopped on host-1, with its disk in the store. */
   async function stopped(): Promise<string> {
     const { id } = await scheduler.running();
-    await scheduler.carryOut((await scheduler.begin(id, "stop")).id, { state: "stopped" });
+    await scheduler.complete((await scheduler.begin(id, "stop")).id, { state: "stopped" });
     const { epoch, opSeq } = await scheduler.sandbox(id);
     const copy = { ...SNAPSHOT, storeKey: "disk-1" };
-    await scheduler.settle(
+    await scheduler.apply(
       anObservation({
         hostId: "host-1",
         sandboxId: id,
@@ -605,7 +603,7 @@ describe("what a lost host was to do with a sandbox that the store has", () => {
       const next = await scheduler.begin(id, verb);
       expect(next).toMatchObject({ status: "executing", hostId: "host-2" });
       expect(await scheduler.command(next.id)).toMatchObject({ snapshot: { generation: 1 } });
-      await scheduler.carryOut(next.id, { state: verb === "stop" ? "stopped" : "running" });
+      await scheduler.complete(next.id, { state: verb === "stop" ? "stopped" : "running" });
       expect(await scheduler.operation(next.id)).toMatchObject({ status: "succeeded" });
       await capacityIsRight();
     },

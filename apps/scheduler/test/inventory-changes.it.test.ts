@@ -1,5 +1,5 @@
 /**
- * What hosts report of changes, and what they are asked for, until host and database agree on
+ * Hosts that report changes, and the requests that they get, until host and database agree on
  * everything.
  */
 import assert from "node:assert/strict";
@@ -12,7 +12,13 @@ import {
   renewLease,
   type SandboxRow,
 } from "@torpor/db";
-import { aBeat, anObservation, makeSandbox, type Databases, sharedPostgres } from "@torpor/testkit";
+import {
+  aHeartbeat,
+  anObservation,
+  makeSandbox,
+  type Databases,
+  sharedPostgres,
+} from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { handleLease } from "../src/handle-host-requests.ts";
 import { heartbeatHandler } from "../src/inventory/handle-heartbeats.ts";
@@ -33,12 +39,13 @@ const ROOM = { capacity: { vcpu: 1000, memoryMib: 64_000, diskMib: 64_000 } };
 let hosts = 0;
 
 /**
- * A host that reports by changes, as the agent does: since the inventory that it was told of last.
+ * A host that reports changes, as the agent does: since the inventory that the last lease reply
+ * named.
  */
 class Host {
   readonly id: string;
   private readonly has = new Map<string, Observation>();
-  /** By digest. */
+  /** Inventories by digest. */
   private readonly sent = new Map<string, Map<string, Observation>>();
   private wanted: {
     reconciledInventory?: string | undefined;
@@ -55,7 +62,7 @@ class Host {
     return new Host(`host-${hosts}`);
   }
 
-  /** With a sandbox in each state that both agree on. */
+  /** A host with a sandbox in each of `states`, on all of which host and database agree. */
   static async agreed(
     ...states: ("running" | "paused")[]
   ): Promise<{ host: Host; sandboxes: SandboxRow[] }> {
@@ -66,7 +73,7 @@ class Host {
       host.shows(sandbox.id, { state, ...(state === "paused" ? { snapshot: SNAPSHOT } : {}) });
       sandboxes.push(sandbox);
     }
-    await host.beat();
+    await host.heartbeat();
     await host.askLease();
     assert.deepEqual(host.wanted, { reconciledInventory: host.digest, showSandboxes: undefined });
     return { host, sandboxes };
@@ -103,14 +110,14 @@ class Host {
     return showSandboxes ?? [];
   }
 
-  /** As a host of before. */
-  async beatsAll(): Promise<void> {
+  /** Reports everything, as a host of an earlier version does. */
+  async allHeartbeats(): Promise<void> {
     this.wanted = {};
-    await this.beat();
+    await this.heartbeat();
   }
 
-  /** Whether changes were enough. */
-  async beat(given: Partial<Heartbeat> = {}): Promise<boolean> {
+  /** Returns true if the heartbeat contained only changes. */
+  async heartbeat(given: Partial<Heartbeat> = {}): Promise<boolean> {
     const { inventory, ...fields } = this.report();
     const load = { vms: 0, residentBytes: 0, diskFreeMib: 0 };
     const facts = {
@@ -139,11 +146,11 @@ class Host {
     return { ...whole, inventory: this.all.filter(isNews), inventorySince: since, gone };
   }
 
-  /** Lease and beat in turn, as time goes on. */
+  /** Requests the lease and sends a heartbeat in turn, as time passes. */
   async turns(count: number): Promise<void> {
     for (let turn = 0; turn < count; turn += 1) {
       await this.askLease();
-      await this.beat();
+      await this.heartbeat();
       await scheduler.database
         .sql`UPDATE host_findings SET first_seen_at = first_seen_at - interval '6 seconds' WHERE host_id = ${this.id}`;
     }
@@ -166,14 +173,14 @@ class Host {
   }
 }
 
-const hear = async (beat: Heartbeat) =>
-  await heartbeatHandler(scheduler.deps, async () => {})(beat);
+const hear = async (heartbeat: Heartbeat) =>
+  await heartbeatHandler(scheduler.deps, async () => {})(heartbeat);
 const told = async (sandboxId: string, kind: string) =>
   (await scheduler.commands({ sandboxId, kind })).length;
 const sql = (text: TemplateStringsArray, ...values: (string | null)[]) =>
   scheduler.database.sql(text, ...values);
 
-/** On a host, without anything that notes it: what only a comparison of everything finds. */
+/** Puts a sandbox on a host without recording a check: only a comparison of everything finds it. */
 async function smuggle(hostId: string): Promise<string> {
   const { id } = await makeSandbox(scheduler.database, "paused", { hostId });
   await sql`DELETE FROM host_checks WHERE sandbox_id = ${id}`;
@@ -185,11 +192,11 @@ describe("what is the same as what was compared", () => {
     const { host } = await Host.agreed("running", "paused");
     const smuggled = await smuggle(host.id);
     await host.turns(4);
-    await host.beatsAll();
+    await host.allHeartbeats();
     expect(await host.findings()).toEqual([]);
     await sql`UPDATE hosts SET reconciled_until = now() WHERE id = ${host.id}`;
     await host.askLease();
-    expect(await host.beat(), "everything was wanted").toBe(false);
+    expect(await host.heartbeat(), "everything was wanted").toBe(false);
     await host.turns(3);
     expect(await host.findings()).toEqual([{ sandboxId: smuggled, kind: "missing" }]);
   });
@@ -212,7 +219,7 @@ describe("what a host reports to have changed", () => {
     const { host, sandboxes } = await Host.agreed("running", "running");
     const [stopped] = sandboxes;
     host.shows(stopped?.id ?? "", { state: "stopped", revision: 2 });
-    expect(await host.beat()).toBe(true);
+    expect(await host.heartbeat()).toBe(true);
     expect((await scheduler.sandbox(stopped?.id ?? "")).state).toBe("stopped");
     expect(await host.agrees()).toBe(true);
   });
@@ -230,7 +237,7 @@ describe("what a host reports to have changed", () => {
     const { host, sandboxes } = await Host.agreed("running");
     const reconciled = host.digest;
     host.shows(sandboxes[0]?.id ?? "", { state: "stopped", revision: 2 });
-    await host.beat({ inventorySince: "another" });
+    await host.heartbeat({ inventorySince: "another" });
     expect((await scheduler.sandbox(sandboxes[0]?.id ?? "")).state).toBe("stopped");
     expect((await findHost(scheduler.database.db, host.id))?.reconciledInventory).toBe(reconciled);
   });
@@ -269,7 +276,7 @@ describe("a sandbox that comes to a host, or leaves it, by what the database say
     const { id } = await makeSandbox(scheduler.database, "running", { hostId: host.id });
     expect(await host.askLease()).toEqual([id]);
     host.shows(id);
-    await host.beat();
+    await host.heartbeat();
     expect(await host.askLease()).toEqual([]);
     expect(await host.agrees()).toBe(true);
   });
@@ -313,7 +320,7 @@ describe("a sandbox that comes to a host, or leaves it, by what the database say
     const moves = async (hostId: string | null) =>
       await sql`UPDATE sandboxes SET host_id = ${hostId}, generation = generation + 1 WHERE id = ${sandboxId}`;
     await moves(null);
-    const [standing] = await recordHeartbeats(db, [aBeat(host.id)]);
+    const [standing] = await recordHeartbeats(db, [aHeartbeat(host.id)]);
     expect(standing?.checks).toMatchObject([{ sandboxId }]);
     await moves(host.id);
     const facts = { hostId: host.id, digest: undefined, since: undefined, open: [] };
@@ -326,7 +333,7 @@ test("a host with more to be asked about than a beat holds reports everything, a
   const { host } = await Host.agreed("running");
   await sql`INSERT INTO host_checks (host_id, sandbox_id) SELECT ${host.id}, '176330990' || lpad(at::text, 9, '0') FROM generate_series(1, 300) at`;
   expect(await host.askLease()).toEqual([]);
-  expect(await host.beat(), "everything").toBe(false);
+  expect(await host.heartbeat(), "everything").toBe(false);
   await host.turns(2);
   expect(await host.agrees()).toBe(true);
 });
@@ -338,7 +345,7 @@ test("a host that lies about its inventory keeps what it has from being seen, an
   ];
   const { id } = sandboxes[0] ?? { id: "" };
   liar.shows(id, { state: "stopped", revision: 2 });
-  await liar.beat({
+  await liar.heartbeat({
     inventorySince: liar.digest,
     inventory: [],
     inventoryDigest: honest.digest,
@@ -346,7 +353,7 @@ test("a host that lies about its inventory keeps what it has from being seen, an
   });
   expect(await honest.agrees()).toBe(true);
   expect((await scheduler.sandbox(id)).state).toBe("running");
-  await scheduler.settle(
+  await scheduler.apply(
     anObservation({ hostId: liar.id, sandboxId: id, state: "stopped", revision: 2 }),
   );
   expect((await scheduler.sandbox(id)).state, "what it says itself is heard").toBe("stopped");

@@ -1,4 +1,4 @@
-/** What hosts have beside what the database says: strays, and what is missing. */
+/** Hosts that differ from the database: orphans, and missing sandboxes. */
 import { type Heartbeat, inventoryDigest, newSandboxId, type Observation } from "@torpor/contracts";
 import {
   completeInventory,
@@ -34,7 +34,7 @@ async function host(): Promise<string> {
 }
 const at = (hostId: string, sandboxId: string, given: Partial<Observation> = {}) =>
   anObservation({ hostId, sandboxId, state: "running", ...given });
-const beatOf = (hostId: string, inventory: Observation[], whole = inventory): Heartbeat => ({
+const heartbeatOf = (hostId: string, inventory: Observation[], whole = inventory): Heartbeat => ({
   type: "heartbeat",
   version: 1,
   hostId,
@@ -44,10 +44,10 @@ const beatOf = (hostId: string, inventory: Observation[], whole = inventory): He
   inventoryCount: whole.length,
   inventoryDigest: inventoryDigest(whole),
 });
-const hear = async (beat: Heartbeat) =>
-  await heartbeatHandler(scheduler.deps, async () => {})(beat);
-const beat = async (hostId: string, inventory: Observation[]) =>
-  await hear(beatOf(hostId, inventory));
+const hear = async (heartbeat: Heartbeat) =>
+  await heartbeatHandler(scheduler.deps, async () => {})(heartbeat);
+const heartbeat = async (hostId: string, inventory: Observation[]) =>
+  await hear(heartbeatOf(hostId, inventory));
 const findings = async (hostId: string) => await listFindings(scheduler.database.db, hostId, 100);
 const told = async (sandboxId: string, kind: string) =>
   (await scheduler.commands({ sandboxId, kind })).length;
@@ -63,7 +63,7 @@ describe("S30: a VM that the database does not know", () => {
     const hostId = await host();
     const sandboxId = newSandboxId();
     for (let times = 0; times < 3; times += 1)
-      expect(await scheduler.settle(at(hostId, sandboxId, { epoch: 4 }))).toBe("unknown_sandbox");
+      expect(await scheduler.apply(at(hostId, sandboxId, { epoch: 4 }))).toBe("unknown_sandbox");
     expect(await findings(hostId)).toMatchObject([
       { sandboxId, kind: "unknown", epoch: 4, quarantined: false },
     ]);
@@ -74,7 +74,7 @@ describe("S30: a VM that the database does not know", () => {
     expect((await facts(hostId)).filter((fact) => fact === "sandbox_unknown")).toHaveLength(1);
 
     await elapse(hostId);
-    await scheduler.settle(at(hostId, sandboxId, { epoch: 4, quarantined: true }));
+    await scheduler.apply(at(hostId, sandboxId, { epoch: 4, quarantined: true }));
     expect(await findings(hostId)).toMatchObject([
       { quarantined: true, message: expect.stringMatching(/frozen and cut off/) },
     ]);
@@ -87,15 +87,15 @@ describe("S30: a VM that the database does not know", () => {
     expect(await requestDiscard(scheduler.database.db, hostId, sandboxId, "test")).toEqual({
       kind: "requested",
     });
-    await scheduler.settle(at(hostId, sandboxId, { epoch: 4, quarantined: true }));
+    await scheduler.apply(at(hostId, sandboxId, { epoch: 4, quarantined: true }));
     expect(await scheduler.commands({ sandboxId, kind: "discard" })).toMatchObject([
       { hostId, epoch: 5 },
     ]);
-    expect(await scheduler.settle(at(hostId, sandboxId, { epoch: 5, state: "deleted" }))).toBe(
+    expect(await scheduler.apply(at(hostId, sandboxId, { epoch: 5, state: "deleted" }))).toBe(
       "unknown_sandbox",
     );
     await elapse(hostId);
-    await beat(hostId, []);
+    await heartbeat(hostId, []);
     expect(await findings(hostId)).toEqual([]);
     expect((await facts(hostId)).slice(-2)).toEqual(["discard_requested", "finding_ended"]);
   });
@@ -103,7 +103,7 @@ describe("S30: a VM that the database does not know", () => {
   test("that is not running is reported, and left alone", async () => {
     const hostId = await host();
     const sandboxId = newSandboxId();
-    await scheduler.settle(at(hostId, sandboxId, { state: "paused", snapshot: SNAPSHOT }));
+    await scheduler.apply(at(hostId, sandboxId, { state: "paused", snapshot: SNAPSHOT }));
     expect(await findings(hostId)).toMatchObject([{ sandboxId, kind: "unknown" }]);
     expect(await told(sandboxId, "quarantine")).toBe(0);
   });
@@ -111,7 +111,7 @@ describe("S30: a VM that the database does not know", () => {
   test("and does know again runs on", async () => {
     const hostId = await host();
     const { id } = await makeSandbox(scheduler.database, "running", { hostId });
-    await scheduler.settle(at(hostId, id, { revision: 2, quarantined: true }));
+    await scheduler.apply(at(hostId, id, { revision: 2, quarantined: true }));
     expect(await scheduler.commands({ sandboxId: id, kind: "unquarantine" })).toMatchObject([
       { hostId, epoch: 1 },
     ]);
@@ -124,13 +124,13 @@ test("a run of a lower epoch than the sandbox's elsewhere is frozen while nobody
     hostId: current,
     patch: { epoch: 3, opSeq: 5 },
   });
-  const stray = at(old, id, { epoch: 1 });
-  expect(await scheduler.settle(stray)).toBe("foreign");
+  const orphan = at(old, id, { epoch: 1 });
+  expect(await scheduler.apply(orphan)).toBe("foreign");
   expect(await findings(old)).toMatchObject([{ sandboxId: id, kind: "stale", epoch: 1 }]);
   expect([await told(id, "quarantine"), await told(id, "discard")]).toEqual([1, 0]);
   await scheduler.database
     .sql`INSERT INTO incarnations (sandbox_id, epoch, host_id, started_at) VALUES (${id}, 3, ${current}, now())`;
-  await scheduler.settle({ ...stray, quarantined: true });
+  await scheduler.apply({ ...orphan, quarantined: true });
   expect(await scheduler.commands({ sandboxId: id, kind: "discard" })).toMatchObject([
     { hostId: old, epoch: 3 },
   ]);
@@ -150,14 +150,14 @@ describe("a run that the database does not know, of a sandbox that it does: it w
   test("is frozen and reported, and discarded only when an operator says so", async () => {
     const { id, ahead } = await restored();
     for (let times = 0; times < 3; times += 1)
-      expect(await scheduler.settle(at(ahead, id, { epoch: 2 }))).toBe("foreign");
+      expect(await scheduler.apply(at(ahead, id, { epoch: 2 }))).toBe("foreign");
     expect(await findings(ahead)).toMatchObject([
       { sandboxId: id, kind: "unknown", epoch: 2, message: expect.stringContaining("epoch 2") },
     ]);
     expect([await told(id, "quarantine"), await told(id, "discard")]).toEqual([1, 0]);
     await elapse(ahead);
     await requestDiscard(scheduler.database.db, ahead, id, "test");
-    await scheduler.settle(at(ahead, id, { epoch: 2, quarantined: true }));
+    await scheduler.apply(at(ahead, id, { epoch: 2, quarantined: true }));
     expect(await scheduler.commands({ sandboxId: id, kind: "discard" })).toMatchObject([
       { hostId: ahead, epoch: 3 },
     ]);
@@ -165,16 +165,16 @@ describe("a run that the database does not know, of a sandbox that it does: it w
 
   test("is left alone and reported while it stands still: it may be the newest there is", async () => {
     const { id, ahead } = await restored();
-    await scheduler.settle(at(ahead, id, { epoch: 2, state: "paused", snapshot: SNAPSHOT }));
+    await scheduler.apply(at(ahead, id, { epoch: 2, state: "paused", snapshot: SNAPSHOT }));
     expect(await findings(ahead)).toMatchObject([{ sandboxId: id, kind: "unknown" }]);
     expect([await told(id, "quarantine"), await told(id, "discard")]).toEqual([0, 0]);
   });
 
   test("is not taken for one that never ran because the database has not heard of its start", async () => {
     const { id, ahead } = await restored({ epoch: 2, startedAt: null });
-    await scheduler.settle(at(ahead, id, { epoch: 2 }));
+    await scheduler.apply(at(ahead, id, { epoch: 2 }));
     expect([await told(id, "quarantine"), await told(id, "discard")]).toEqual([1, 0]);
-    await scheduler.settle(at(ahead, id, { epoch: 2, state: "paused" }));
+    await scheduler.apply(at(ahead, id, { epoch: 2, state: "paused" }));
     expect(await told(id, "discard"), "that one has not").toBe(1);
   });
 });
@@ -188,20 +188,20 @@ describe("a sandbox that its host does not have", () => {
   }
   async function reported() {
     const given = await lost();
-    await beat(given.hostId, [given.other]);
+    await heartbeat(given.hostId, [given.other]);
     await elapse(given.hostId);
-    for (let times = 0; times < 2; times += 1) await beat(given.hostId, [given.other]);
+    for (let times = 0; times < 2; times += 1) await heartbeat(given.hostId, [given.other]);
     return given;
   }
   const view = async (id: string) => await scheduler.sandbox(id);
 
   test("RI2: is reported after several inventories without it, in its history too, and keeps its state", async () => {
     const { hostId, sandbox, other } = await lost();
-    await beat(hostId, [other]);
+    await heartbeat(hostId, [other]);
     await elapse(hostId);
-    await beat(hostId, [other]);
+    await heartbeat(hostId, [other]);
     expect(await findings(hostId), "twice is not enough").toEqual([]);
-    await beat(hostId, [other]);
+    await heartbeat(hostId, [other]);
     expect(await findings(hostId)).toMatchObject([{ sandboxId: sandbox.id, kind: "missing" }]);
     expect(await view(sandbox.id)).toMatchObject({
       state: "paused",
@@ -219,7 +219,7 @@ describe("a sandbox that its host does not have", () => {
 
   test("RI3: is itself again when the host shows it again", async () => {
     const { hostId, sandbox, other } = await reported();
-    await beat(hostId, [other, at(hostId, sandbox.id, { state: "paused" })]);
+    await heartbeat(hostId, [other, at(hostId, sandbox.id, { state: "paused" })]);
     expect(await findings(hostId)).toEqual([]);
     expect(await view(sandbox.id)).toMatchObject({ state: "paused", condition: null });
     expect((await listEvents(scheduler.database.db, sandbox.id, 100)).at(-1)?.fact).toBe(
@@ -230,14 +230,14 @@ describe("a sandbox that its host does not have", () => {
   test("is nobody's finding any more once it is deleted", async () => {
     const { hostId, sandbox, other } = await reported();
     const deletion = await scheduler.begin(sandbox.id, "delete");
-    await scheduler.settle(await scheduler.seenOf(deletion.id, { state: "deleted" }));
-    await beat(hostId, [other]);
+    await scheduler.apply(await scheduler.seenOf(deletion.id, { state: "deleted" }));
+    await heartbeat(hostId, [other]);
     expect(await findings(hostId)).toEqual([]);
   });
 
   test("RI1: is not missing while an operation executes, nor by an inventory whose digest is another's", async () => {
     const { hostId, sandbox, other } = await lost();
-    const wrong = { ...beatOf(hostId, [other]), inventoryDigest: "" };
+    const wrong = { ...heartbeatOf(hostId, [other]), inventoryDigest: "" };
     for (let times = 0; times < 4; times += 1) {
       await hear(wrong);
       await elapse(hostId);
@@ -247,7 +247,7 @@ describe("a sandbox that its host does not have", () => {
       .sql`INSERT INTO operations (id, sandbox_id, organization_id, kind, status, requested_by, deadline_at)
       VALUES (${`op_${"1".repeat(32)}`}, ${sandbox.id}, ${scheduler.database.organizationId}, 'resume', 'outcome_unknown', 'test', now())`;
     for (let times = 0; times < 4; times += 1) {
-      await beat(hostId, [other]);
+      await heartbeat(hostId, [other]);
       await elapse(hostId);
     }
     expect(await findings(hostId)).toEqual([]);

@@ -1,6 +1,6 @@
 /**
- * A sandbox on its way from one host to another: what lies where until it has arrived, and how it
- * comes back when it does not.
+ * A sandbox on its way from one host to another: which host holds what until it has arrived, and
+ * how it returns when it does not arrive.
  */
 import assert from "node:assert/strict";
 import { type Observation, snapshotTicket } from "@torpor/contracts";
@@ -45,7 +45,7 @@ const UNREACHABLE = {
 /** A sandbox that was paused on `home`, and is being resumed on `away`. */
 class Journey implements AsyncDisposable {
   readonly scheduler: Decisions;
-  /** As it was paused. */
+  /** The sandbox as it was paused. */
   readonly paused: SandboxRow;
   readonly resume: OperationRow;
 
@@ -80,12 +80,12 @@ class Journey implements AsyncDisposable {
     return await this.scheduler.sandbox(this.paused.id);
   }
 
-  /** As `away` reports it. */
+  /** `away` reports that the resume failed. */
   async fail(): Promise<void> {
     const { id } = this.resume;
     const operation = { id, outcome: "failed", error: UNREACHABLE } as const;
     assert.equal(
-      await this.scheduler.settle(await this.scheduler.seenOf(id, { state: "failed", operation })),
+      await this.scheduler.apply(await this.scheduler.seenOf(id, { state: "failed", operation })),
       "applied",
     );
   }
@@ -113,7 +113,7 @@ describe("while it is on its way", () => {
   test("its disk is reserved on both hosts, until it runs on the new one", async () => {
     await using journey = await Journey.begin("stored");
     expect(await journey.diskUsed()).toEqual({ home: 16, away: 16 });
-    await journey.scheduler.carryOut(journey.resume.id, { state: "running" });
+    await journey.scheduler.complete(journey.resume.id, { state: "running" });
     expect(await journey.diskUsed()).toEqual({ home: 0, away: 16 });
   });
 
@@ -186,7 +186,7 @@ describe("while it is on its way", () => {
     async (how) => {
       await using journey = await Journey.begin("stored");
       const { sql } = journey.scheduler.database;
-      // As 0.1.0 leaves it: the place at home is free, and then taken.
+      // The state that 0.1.0 leaves: the capacity at home is freed, and then taken.
       await sql`UPDATE sandboxes SET origin_host_id = NULL WHERE id = ${journey.paused.id}`;
       await sql`UPDATE hosts SET disk_mib_used = 0, disk_mib_capacity = 16, state = 'ready' WHERE id = 'home'`;
       await sql`UPDATE hosts SET state = 'cordoned' WHERE id = 'away'`;
@@ -219,7 +219,7 @@ describe("while it is on its way", () => {
       sandboxes: 1,
     });
     await journey.fail();
-    // Back, it is what the drain has to care for.
+    // Once the sandbox is back, the drain has to handle it.
     for (let round = 0; round < 2; round += 1) await drainHosts(scheduler.deps);
     expect(
       await scheduler.commands({ sandboxId: journey.paused.id, kind: "replicate" }),
@@ -235,7 +235,7 @@ describe("while it is on its way", () => {
       "test",
     );
     await drainHosts(journey.scheduler.deps);
-    await journey.scheduler.carryOut(journey.resume.id, { state: "running" });
+    await journey.scheduler.complete(journey.resume.id, { state: "running" });
     await drainHosts(journey.scheduler.deps);
     expect((await listDrainProgress(journey.db, ["home"])).get("home")).toMatchObject({
       drain: { status: "done" },
@@ -261,7 +261,7 @@ describe("while it is on its way", () => {
       sourceTicket: snapshotTicket(ROOM.ticketKey, { sandboxId: id, generation, manifestSha256 }),
     });
     const operation = { id: resume.id, outcome: "failed", error: UNREACHABLE } as const;
-    await scheduler.settle(await scheduler.seenOf(resume.id, { state: "failed", operation }));
+    await scheduler.apply(await scheduler.seenOf(resume.id, { state: "failed", operation }));
     expect(await scheduler.sandbox(id)).toMatchObject({ state: "paused", hostId: "home" });
     expect(await scheduler.used()).toMatchObject([
       { id: "away", used: [0, 0, 0], sum: [0, 0, 0] },
@@ -277,7 +277,7 @@ describe("while it is on its way", () => {
       home: 0,
       away: 16,
     });
-    await journey.scheduler.settle(
+    await journey.scheduler.apply(
       await journey.scheduler.seenOf(deletion.id, { state: "deleted" }),
     );
     expect(await journey.diskUsed()).toEqual({ home: 0, away: 0 });
@@ -287,7 +287,7 @@ describe("while it is on its way", () => {
 describe("what is left of a move on the host that it did not get to", () => {
   const discards = async ({ scheduler, paused }: Journey) =>
     await scheduler.commands({ sandboxId: paused.id, kind: "discard" });
-  /** `away` has fetched all of it, and was not let run it. */
+  /** `away` has fetched the whole snapshot, but the run was refused. */
   const whole = async ({ scheduler, resume }: Journey, given: Partial<typeof SNAPSHOT> = {}) =>
     await scheduler.seenOf(resume.id, { state: "paused", snapshot: { ...SNAPSHOT, ...given } });
 
@@ -296,38 +296,38 @@ describe("what is left of a move on the host that it did not get to", () => {
     await journey.comeBack("expires");
     const operation = { id: journey.resume.id, outcome: "cancelled", error: UNREACHABLE } as const;
     const late = await journey.scheduler.seenOf(journey.resume.id, { state: "failed", operation });
-    for (let beat = 0; beat < 2; beat += 1)
-      expect(await journey.scheduler.settle(late)).toBe("stale");
+    for (let heartbeat = 0; heartbeat < 2; heartbeat += 1)
+      expect(await journey.scheduler.apply(late)).toBe("stale");
     expect(await discards(journey)).toEqual([]);
   });
 
   test("a whole copy is kept for the next try, which has the same snapshot", async () => {
     await using journey = await Journey.begin("stored");
     await journey.comeBack("expires");
-    expect(await journey.scheduler.settle(await whole(journey))).toBe("foreign");
+    expect(await journey.scheduler.apply(await whole(journey))).toBe("foreign");
     expect(await discards(journey)).toEqual([]);
     const again = await journey.scheduler.begin(journey.paused.id, "resume");
     expect(again).toMatchObject({ hostId: "away", originHostId: "home", epoch: 3 });
     expect(
-      await journey.scheduler.settle(await whole(journey)),
+      await journey.scheduler.apply(await whole(journey)),
       "its old word settles nothing",
     ).toBe("stale");
-    await journey.scheduler.carryOut(again.id, { state: "running" });
+    await journey.scheduler.complete(again.id, { state: "running" });
     expect(await journey.sandbox()).toMatchObject({ state: "running", hostId: "away" });
   });
 
   test("a whole copy is not kept for long, nor once the sandbox rests on something else", async () => {
     await using journey = await Journey.begin("stored");
     await journey.comeBack("fails");
-    await journey.scheduler.settle(await whole(journey, { manifestSha256: "c".repeat(64) }));
+    await journey.scheduler.apply(await whole(journey, { manifestSha256: "c".repeat(64) }));
     expect(await discards(journey), "it is another snapshot").toMatchObject([
       { hostId: "away", epoch: 2 },
     ]);
-    await journey.scheduler.settle(await whole(journey));
+    await journey.scheduler.apply(await whole(journey));
     expect(await discards(journey)).toHaveLength(1);
     await journey.scheduler.database
       .sql`UPDATE incarnations SET assigned_at = now() - interval '2 hours'`;
-    await journey.scheduler.settle(await whole(journey));
+    await journey.scheduler.apply(await whole(journey));
     expect(await discards(journey)).toHaveLength(2);
   });
 });
@@ -335,7 +335,7 @@ describe("what is left of a move on the host that it did not get to", () => {
 describe("what its old host says of the copy that lies there", () => {
   const REFUSED = { code: "REPLICATION_FAILED", message: "The store is full." };
   let revision = 1_000;
-  /** As it was before the move: the host was told of none. */
+  /** With the numbers from before the move: the host was not informed of newer ones. */
   const say = async (
     { scheduler, paused }: Journey,
     storeKey: string | null,
@@ -344,7 +344,7 @@ describe("what its old host says of the copy that lies there", () => {
     revision += 1;
     const { id: sandboxId, epoch, opSeq } = paused;
     const snapshot = { ...SNAPSHOT, storeKey };
-    return await scheduler.settle(
+    return await scheduler.apply(
       anObservation({
         hostId: "home",
         sandboxId,
@@ -428,7 +428,7 @@ describe("what its old host says of the copy that lies there", () => {
   test("counts while it is on its way: the new host is lost, and it is restored from the store", async () => {
     await using journey = await Journey.begin(null, { onHostLoss: "restore" });
     expect(await say(journey, "key/1-b")).toBe("foreign");
-    await journey.scheduler.carryOut(journey.resume.id, { state: "running" });
+    await journey.scheduler.complete(journey.resume.id, { state: "running" });
     await journey.scheduler.join("third", ROOM);
     await journey.scheduler.lose("away");
     expect(await restoreLostRuns(journey.scheduler.deps, 10)).toEqual({ lost: 1, restored: 1 });

@@ -1,6 +1,6 @@
 /**
- * Choices made from rows that are behind, and claims that race: over a real Postgres, with
- * schedulers that do not know of each other.
+ * Choices from outdated rows, and claims that race: over a real Postgres, with schedulers that do
+ * not know of each other.
  */
 import {
   acceptCreate,
@@ -12,7 +12,7 @@ import {
   registerHost,
 } from "@torpor/db";
 import {
-  aBeat,
+  aHeartbeat,
   aHost,
   aRequester,
   aSandbox,
@@ -45,7 +45,7 @@ afterEach(async () => {
   await decisions[Symbol.asyncDispose]();
 });
 
-/** A scheduler whose picture of the fleet is of now, and stays so until a claim fails. */
+/** A scheduler whose view of the fleet is read now, and kept until a claim fails. */
 async function scheduler(): Promise<Deps> {
   const placer = new Placer(decisions.database.db, { maxAgeMs: LONG_MS });
   const wanted = {
@@ -59,7 +59,7 @@ async function scheduler(): Promise<Deps> {
   return { ...decisions.deps, placer };
 }
 
-/** Accepted, and begun by nobody yet. */
+/** An accepted create that no scheduler has begun. */
 async function accepted(
   given: Parameters<typeof aSandbox>[0] = {},
   organizationId = decisions.database.organizationId,
@@ -124,7 +124,7 @@ test("S27, S29: three schedulers that each think the fleet is empty begin what f
   await Promise.all(
     creates.flatMap(({ id }) => schedulers.map((deps) => beginOperation(deps, id))),
   );
-  // As their reconcilers do: what was tried in vain is tried again, from new rows.
+  // As their reconcilers do: a try that failed is repeated, from new rows.
   for (const { id } of creates) await beginOperation(decisions.deps, id);
   expect(await decisions.used()).toMatchObject([
     { used: [10, 640, 160], sum: [10, 640, 160] },
@@ -290,7 +290,7 @@ describe("anti-affinity", () => {
       hosts: 2,
       reasons: { anti_affinity: 2 },
     });
-    await decisions.carryOut(resume.id, { state: "running" });
+    await decisions.complete(resume.id, { state: "running" });
     await beginOperation(decisions.deps, second.id);
     expect(await hostsOf([second]), "it has arrived").toEqual(["host-1"]);
   });
@@ -339,8 +339,8 @@ test("vCPUs are reserved up to the overcommit ratio; a lower one takes nothing f
   expect(await vcpus()).toEqual([3, 4, 4]);
   const [first] = creates;
   if (first === undefined) throw new Error("nothing was created");
-  await decisions.carryOut(first.id, { state: "running" });
-  await decisions.carryOut((await decisions.begin(first.sandboxId, "stop")).id, {
+  await decisions.complete(first.id, { state: "running" });
+  await decisions.complete((await decisions.begin(first.sandboxId, "stop")).id, {
     state: "stopped",
   });
   expect(await vcpus()).toEqual([3, 4, 3]);
@@ -362,9 +362,9 @@ describe("starts under way", () => {
     await decisions.join("host-1");
     await decisions.join("host-2");
     await recordHeartbeats(decisions.database.db, [
-      aBeat("host-1", { load: { ...load, startsAtOnce: 4 } }),
+      aHeartbeat("host-1", { load: { ...load, startsAtOnce: 4 } }),
     ]);
-    await recordHeartbeats(decisions.database.db, [aBeat("host-2", { load })]);
+    await recordHeartbeats(decisions.database.db, [aHeartbeat("host-2", { load })]);
     const paused = await decisions.paused();
     const running = await decisions.running();
     const none = [
@@ -376,7 +376,7 @@ describe("starts under way", () => {
     const resume = await decisions.begin(paused.id, "resume");
     await decisions.begin(running.id, "pause");
     expect(await starts()).toEqual(none.map(([id, atOnce]) => [id, atOnce, id === hostId ? 1 : 0]));
-    await decisions.carryOut(resume.id, { state: "running" });
+    await decisions.complete(resume.id, { state: "running" });
     expect(await starts()).toEqual(none);
   });
 
@@ -384,10 +384,10 @@ describe("starts under way", () => {
     await decisions.join("host-1", capacity(100_000));
     await decisions.join("host-2", capacity(20_000));
     await recordHeartbeats(decisions.database.db, [
-      aBeat("host-1", { load: { ...load, startsAtOnce: 2 } }),
+      aHeartbeat("host-1", { load: { ...load, startsAtOnce: 2 } }),
     ]);
     await recordHeartbeats(decisions.database.db, [
-      aBeat("host-2", { load: { ...load, startsAtOnce: 6 } }),
+      aHeartbeat("host-2", { load: { ...load, startsAtOnce: 6 } }),
     ]);
     const creates = [];
     for (let made = 0; made < 8; made += 1)
@@ -471,7 +471,7 @@ describe("a dry run answers what then happens, and changes nothing", () => {
   test("for a stopped one, whose disk is on one host", async () => {
     await decisions.join("host-1", { capacity: { vcpu: 8, memoryMib: 64, diskMib: 1024 } });
     const { id } = await decisions.running();
-    await decisions.carryOut((await decisions.begin(id, "stop")).id, { state: "stopped" });
+    await decisions.complete((await decisions.begin(id, "stop")).id, { state: "stopped" });
     await decisions.join("host-2");
     expect(await ask({ sandboxId: id })).toMatchObject({
       candidates: [{ hostId: "host-1" }],

@@ -1,6 +1,6 @@
 /**
- * Sandboxes that stand still and leave their host: copied to the store, released, brought
- * elsewhere; and what of the store is garbage.
+ * Sandboxes at rest that leave their host: copied to the store, released, fetched elsewhere; and
+ * garbage in the store.
  */
 import type { Observation } from "@torpor/contracts";
 import { changeHost, findSnapshot, listEvents, type SandboxRow } from "@torpor/db";
@@ -30,18 +30,18 @@ const world = async () => {
 };
 const stopped = async (): Promise<SandboxRow> => {
   const { id } = await scheduler.running();
-  await scheduler.carryOut((await scheduler.begin(id, "stop")).id, { state: "stopped" });
+  await scheduler.complete((await scheduler.begin(id, "stop")).id, { state: "stopped" });
   return await scheduler.sandbox(id);
 };
 let revision = 1_000;
-/** What the host of the sandbox reports by itself. */
+/** A report that the host of the sandbox makes by itself. */
 const report = async (
   sandbox: SandboxRow,
   given: Pick<Observation, "state"> & Partial<Observation>,
 ) => {
   revision += 1;
   const { id: sandboxId, epoch, opSeq } = await scheduler.sandbox(sandbox.id);
-  return await scheduler.settle(
+  return await scheduler.apply(
     anObservation({ hostId: "home", sandboxId, epoch, opSeq, revision, ...given }),
   );
 };
@@ -99,7 +99,7 @@ describe("a copy in the store", () => {
     );
     const start = await scheduler.begin(id, "start");
     expect(start).toMatchObject({ hostId: "home" });
-    await scheduler.carryOut(start.id, { state: "running" });
+    await scheduler.complete(start.id, { state: "running" });
     expect(await findSnapshot(scheduler.database.db, id)).toBeUndefined();
   });
 
@@ -130,7 +130,7 @@ describe("a copy in the store", () => {
   test("that is there only after the sandbox ran on is kept for the loss of its host, and does not bring the snapshot back", async () => {
     await world();
     const sandbox = await scheduler.paused();
-    await scheduler.carryOut((await scheduler.begin(sandbox.id, "resume")).id, {
+    await scheduler.complete((await scheduler.begin(sandbox.id, "resume")).id, {
       state: "running",
     });
     expect(await report(sandbox, { state: "running", snapshot: storedAs("key/1-b") })).toBe(
@@ -161,7 +161,7 @@ describe("a release", () => {
       expect((await scheduler.used()).map(({ used }) => used)).toEqual([[0, 0, 0]]);
       const discards = () => scheduler.commands({ sandboxId: id, kind: "discard" });
       expect(await discards()).toMatchObject([{ hostId: "home", epoch }]);
-      // The message was lost: the host still has it, and says so.
+      // The message was lost: the host still has the copy, and reports it.
       expect(
         await report(await scheduler.sandbox(id), { state, snapshot: storedAs("key/1-b") }),
       ).toBe("foreign");
@@ -205,7 +205,7 @@ describe("a release", () => {
         storeKey: "key/1-b",
         manifestSha256: SNAPSHOT.manifestSha256,
       });
-      await scheduler.carryOut(operation.id, { state: "running" });
+      await scheduler.complete(operation.id, { state: "running" });
       expect(await scheduler.sandbox(id)).toMatchObject({ state: "running", hostId: "away" });
       await sumsAreRight();
     },
@@ -234,11 +234,11 @@ describe("a release", () => {
       const before = await discards();
       if (how === "expires") {
         expect(await expireOperation(scheduler.deps, operation)).toBe(true);
-        // Its host says so too, later.
-        expect(await scheduler.settle(failed)).toBe("stale");
+        // Later its host reports the same.
+        expect(await scheduler.apply(failed)).toBe("stale");
         expect(await discards(), "what has arrived is kept").toEqual(before);
       } else {
-        expect(await scheduler.settle(failed)).toBe("applied");
+        expect(await scheduler.apply(failed)).toBe("applied");
         expect(await scheduler.operation(operation.id)).toMatchObject({ status: "failed", error });
       }
       expect(await scheduler.sandbox(id)).toMatchObject({
@@ -260,7 +260,7 @@ describe("a release", () => {
       epoch: epoch + 1,
       snapshot: { storeKey: "key/1-b" },
     });
-    await scheduler.carryOut(stop.id, { state: "stopped" });
+    await scheduler.complete(stop.id, { state: "stopped" });
     expect(await scheduler.sandbox(id)).toMatchObject({
       state: "stopped",
       hostId: "home",
@@ -299,9 +299,9 @@ describe("without a copy in the store", () => {
     const id = await elsewhere();
     const resume = await scheduler.begin(id, "resume");
     expect(resume).toMatchObject({ hostId: "home" });
-    await scheduler.carryOut(resume.id, { state: "running" });
+    await scheduler.complete(resume.id, { state: "running" });
     const pause = await scheduler.begin(id, "pause");
-    await scheduler.carryOut(pause.id, {
+    await scheduler.complete(pause.id, {
       state: "paused",
       snapshot: { ...SNAPSHOT, generation: 2 },
     });
@@ -338,12 +338,12 @@ describe("garbage in the store", () => {
     const [first, second, third] = [`${id}/1-aa`, `${id}/2-bb`, `${id}/3-cc`];
     const cycle = async (generation: number, storeKey: string | null, manifestSha256: string) => {
       const pause = await scheduler.begin(id, "pause");
-      await scheduler.carryOut(pause.id, {
+      await scheduler.complete(pause.id, {
         state: "paused",
         snapshot: { ...SNAPSHOT, generation, storeKey, manifestSha256 },
       });
       return async () =>
-        await scheduler.carryOut((await scheduler.begin(id, "resume")).id, { state: "running" });
+        await scheduler.complete((await scheduler.begin(id, "resume")).id, { state: "running" });
     };
     await (
       await cycle(1, first, "a".repeat(64))

@@ -1,6 +1,6 @@
 /**
- * A host is a stranger: what it may send over the real bus with its own credentials, and that it
- * costs nobody but itself.
+ * A host is not trusted: what it may send over the real bus with its own credentials harms only
+ * itself.
  */
 import { type Bus, connectBus, inboxPrefixOf } from "@torpor/bus";
 import {
@@ -22,9 +22,9 @@ const TEMPLATE = "code-interpreter";
 const ROOM = { capacity: { vcpu: 100, memoryMib: 6_400, diskMib: 6_400 } };
 
 let plane: ControlPlane;
-/** Does what a host does. */
+/** Behaves as a host should. */
 let honest: ScriptedHost;
-/** With the credentials of the other host, and no manners. */
+/** Has the credentials of the other host, and behaves badly. */
 let stranger: Bus;
 beforeAll(async () => {
   plane = await ControlPlane.start(["host-1", STRANGER]);
@@ -39,7 +39,7 @@ afterAll(async () => {
   await plane[Symbol.asyncDispose]();
 });
 
-/** What an honest host holds. */
+/** The image of an honest host. */
 function anImage(): RegisterRequest["images"][number] {
   const [image] = aHost("host-1").images;
   if (image === undefined) throw new Error("a host of tests has an image");
@@ -47,7 +47,7 @@ function anImage(): RegisterRequest["images"][number] {
 }
 
 const ask = async (question: Question, request: object): Promise<Record<string, unknown>> => {
-  const subject = subjects.ask(STRANGER, question);
+  const subject = subjects.request(STRANGER, question);
   const reply = await stranger.connection.request(subject, JSON.stringify(request), {
     timeout: 10_000,
   });
@@ -64,7 +64,7 @@ const ownSeen = (given: Partial<Observation> = {}) => ({
 });
 
 const numbered = (kind: string, at: number) => `1763309903${kind}${String(at).padStart(7, "0")}`;
-/** False: as many as may wait already do. */
+/** False: as many messages wait as may. */
 const isStored = async (seen: object) =>
   await report(seen).then(
     () => true,
@@ -73,8 +73,10 @@ const isStored = async (seen: object) =>
 const observations = async () =>
   await (await plane.bus.manager()).consumers.info("OBSERVATIONS", "scheduler-observations");
 
-/** A sandbox of the honest host comes to run: nothing stands in the way of what it reports. */
-async function allIsWell(): Promise<string> {
+/**
+ * Checks that a sandbox on the honest host reaches running: nothing holds up the host's reports.
+ */
+async function isAllHealthy(): Promise<string> {
   const { id, sandboxId } = await plane.create();
   await plane.becomes(id, "succeeded");
   return sandboxId;
@@ -156,7 +158,7 @@ describe("a registration", () => {
       held: [],
       mismatched: [{ template, shownSha256s: [theirs.sha256] }],
     });
-    // It is the emptier host.
+    // host-1 is the emptier host.
     const { id } = await plane.create();
     expect((await plane.becomes(id, "succeeded")).hostId).toBe("host-1");
     await register();
@@ -176,12 +178,12 @@ describe("an observation", () => {
     ["something else", { hello: "world" }],
   ])("with %s is rejected once, and holds up no other host's", async (_what, seen) => {
     for (let times = 0; times < 40; times += 1) await report(seen);
-    await allIsWell();
+    await isAllHealthy();
     expect(await observations()).toMatchObject({ num_redelivered: 0 });
   });
 
   test("whose message holds what no database stores is taken, without that", async () => {
-    const sandboxId = await allIsWell();
+    const sandboxId = await isAllHealthy();
     const cause = { code: "VMM_DIED", message: `said ${"\u0000"}${"x".repeat(10_000)}` };
     const facts = { hostId: "host-1", sandboxId, epoch: 1, opSeq: 1, revision: 1_000 };
     await honest.report(anObservation({ ...facts, state: "stopped", cause }));
@@ -189,13 +191,13 @@ describe("an observation", () => {
   });
 
   test("that names what is stored of another sandbox as its own copy is rejected", async () => {
-    const [sandboxId, other] = [await allIsWell(), await allIsWell()];
+    const [sandboxId, other] = [await isAllHealthy(), await isAllHealthy()];
     const facts = { hostId: "host-1", sandboxId, epoch: 1, opSeq: 1, state: "stopped" as const };
     const copy = { ...SNAPSHOT, storeKey: `${other}/1-${"b".repeat(16)}` };
     const cause = { code: "WITH_A_FOREIGN_COPY", message: "x" };
     const foreign = anObservation({ ...facts, revision: 1_000, snapshot: copy, cause });
     await honest.report(foreign);
-    honest.beat([foreign]);
+    honest.heartbeat([foreign]);
     const own = { ...copy, storeKey: `${sandboxId}/1-${"b".repeat(16)}` };
     const later = { code: "WITH_ITS_OWN", message: "x" };
     await honest.report(anObservation({ ...facts, revision: 1_001, snapshot: own, cause: later }));
@@ -207,7 +209,7 @@ describe("an observation", () => {
   });
 
   test("with numbers that nobody gave out is a finding, and applied never", async () => {
-    const sandboxId = await allIsWell();
+    const sandboxId = await isAllHealthy();
     const before = await plane.sandbox(sandboxId);
     const facts = { hostId: "host-1", sandboxId, revision: 1_000, state: "stopped" as const };
     await honest.report(anObservation({ ...facts, epoch: 1, opSeq: 7 }));
@@ -225,12 +227,12 @@ describe("an observation", () => {
   test("waits for none of another host that cannot be handled", async () => {
     const { sql } = plane.database;
     await sql.begin(async (held) => {
-      // Whatever is found on it is entered into its history: that stands now.
+      // Findings are recorded in the host's history, which this lock holds up.
       await held`SELECT 1 FROM hosts WHERE id = ${STRANGER} FOR UPDATE`;
       for (let sent = 0; sent < 40; sent += 1)
         await report(ownSeen({ sandboxId: numbered("h", sent) }));
       await until("some are at work", async () => (await observations()).num_ack_pending > 16);
-      await allIsWell();
+      await isAllHealthy();
       expect(await observations()).toMatchObject({ num_redelivered: 0 });
     });
     await until("all are handled", async () => (await observations()).num_ack_pending === 0);
@@ -247,7 +249,7 @@ describe("an observation", () => {
       }
     });
     await until("a part is through", () => stored > 200);
-    const sandboxId = await allIsWell();
+    const sandboxId = await isAllHealthy();
     const through = stored;
     const { state } = await (await plane.bus.manager()).streams.info("OBSERVATIONS");
     ended.abort();
@@ -260,10 +262,10 @@ describe("an observation", () => {
   test("of more sandboxes than anybody will look at is noted up to a number", async () => {
     for (let sent = 0; sent < 1_100; sent += 1)
       await until("it is taken", () => isStored(ownSeen({ sandboxId: numbered("x", sent) })));
-    await allIsWell();
+    await isAllHealthy();
     const [row] = await plane.database
       .sql`SELECT count(*)::int AS findings FROM host_findings WHERE host_id = ${STRANGER}`;
-    // Those that are noted at the same moment do not see each other.
+    // Findings that are recorded at the same moment do not see each other.
     expect(row?.["findings"]).toBeGreaterThanOrEqual(1_000);
     expect(row?.["findings"]).toBeLessThan(1_050);
   });
@@ -271,13 +273,13 @@ describe("an observation", () => {
 
 describe("a question", () => {
   test("about the operation of another's sandbox changes nothing there", async () => {
-    const sandboxId = await allIsWell();
+    const sandboxId = await isAllHealthy();
     const mine = `op_${"7".repeat(32)}`;
     const { organizationId, sql } = plane.database;
     await sql`INSERT INTO operations
       (id, sandbox_id, organization_id, kind, status, requested_by, deadline_at, host_id, epoch, op_seq, started_at)
       SELECT ${mine}, id, ${organizationId}, 'pause', 'executing', 'test', now() + interval '1 hour', ${STRANGER}, 1, 2, now()
-      FROM sandboxes WHERE id = ${await allIsWell()}`;
+      FROM sandboxes WHERE id = ${await isAllHealthy()}`;
     await sql`UPDATE incarnations SET started_at = NULL WHERE sandbox_id = ${sandboxId}`;
     const facts = { type: "commit", version: 1, hostId: STRANGER, operationId: mine };
     const asked = await ask("commit", { ...facts, sandboxId, epoch: 1, opSeq: 2 });
@@ -288,7 +290,7 @@ describe("a question", () => {
   });
 
   test("what is garbage names nothing that is needed, whatever sandbox it is asked under", async () => {
-    const [mine, theirs] = [await allIsWell(), await allIsWell()];
+    const [mine, theirs] = [await isAllHealthy(), await isAllHealthy()];
     const { sql } = plane.database;
     const store = async (id: string, generation: number) => {
       const key = `${id}/${generation}-bb`;
@@ -328,7 +330,7 @@ describe("a question", () => {
       callback: (_, { subject }) => void heard.push(subject),
     });
     const lease = JSON.stringify({ type: "lease", version: 1, hostId: STRANGER });
-    stranger.connection.publish(subjects.ask(STRANGER, "lease"), lease, { reply });
+    stranger.connection.publish(subjects.request(STRANGER, "lease"), lease, { reply });
     expect(await ask("lease", JSON.parse(lease) as object)).toMatchObject({ granted: true });
     await plane.bus.connection.flush();
     expect(heard).toEqual([]);
@@ -339,10 +341,10 @@ describe("a question", () => {
     const lease = JSON.stringify({ type: "lease", version: 1, hostId: STRANGER });
     const reply = `${inboxPrefixOf(STRANGER)}.flood`;
     for (let times = 0; times < 15_000; times += 1)
-      stranger.connection.publish(subjects.ask(STRANGER, "lease"), lease, { reply });
+      stranger.connection.publish(subjects.request(STRANGER, "lease"), lease, { reply });
     await stranger.connection.flush();
-    // Its own questions are among the others': these wait, or are dropped.
-    await allIsWell();
+    // The honest host's requests are among them: the stranger's wait, or are dropped.
+    await isAllHealthy();
     const [row] = await plane.database
       .sql`SELECT state, lease_expires_at > now() AS leased FROM hosts WHERE id = 'host-1'`;
     expect(row).toEqual({ state: "ready", leased: true });

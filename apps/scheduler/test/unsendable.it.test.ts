@@ -1,6 +1,6 @@
 /**
- * A message that no server will ever take: what needed it ends with the reason, and operators are
- * told. Real Postgres and NATS.
+ * A message that no server will ever accept: its operation ends with the reason, and operators see
+ * it. Real Postgres and NATS.
  */
 import { markOutcomes, pruneRefused, summarizeRefused } from "@torpor/db";
 import { type Databases, sharedPostgres, until } from "@torpor/testkit";
@@ -77,7 +77,7 @@ describe("what it waits for", () => {
     await scheduler[Symbol.asyncDispose]();
   });
 
-  /** As the relay does it. */
+  /** Sets the message aside, as the relay does. */
   const refuse = async (operationId: string, type: string) => {
     const { sql, db } = scheduler.database;
     const rows =
@@ -101,9 +101,9 @@ describe("what it waits for", () => {
     expect(await scheduler.sandbox(id)).toMatchObject({ state: "paused", holdsMemory: false });
     for (const { used, sum } of await scheduler.used()) expect(used).toEqual(sum);
     expect(await end()).toEqual({ stuck: 0, ended: 0 });
-    // It is another operation's message that was not sent.
+    // The message that was not sent is another operation's.
     const again = await scheduler.begin(id, "resume");
-    await scheduler.carryOut(again.id, { state: "running" });
+    await scheduler.complete(again.id, { state: "running" });
     expect(await scheduler.sandbox(id)).toMatchObject({ state: "running" });
   });
 
@@ -129,7 +129,7 @@ describe("what it waits for", () => {
     expect(await scheduler.commit(operationId)).toBe(true);
     await refuse(operationId, "command");
     expect(await end()).toEqual({ stuck: 0, ended: 0 });
-    await scheduler.settle(await scheduler.seenOf(operationId, { state: "running" }));
+    await scheduler.apply(await scheduler.seenOf(operationId, { state: "running" }));
     expect(await scheduler.operation(operationId)).toMatchObject({ status: "succeeded" });
   });
 

@@ -1,4 +1,4 @@
-/** What a scheduler's health report says of work that stands, over a real bus and database. */
+/** A scheduler's health report about work that has stopped, over a real bus and database. */
 import { publish, restoreMissing } from "@torpor/bus";
 import {
   hostCommands,

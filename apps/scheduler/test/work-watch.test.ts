@@ -1,4 +1,4 @@
-/** What a consumer's numbers, from round to round, say of the work. */
+/** Conclusions from the numbers of a consumer, from round to round. */
 import { expect, test } from "vitest";
 import { checkOutbox, checkProgress, follow, type Progress } from "../src/work-watch.ts";
 

@@ -1,6 +1,6 @@
 /**
- * Two schedulers over one Postgres and one nats-server, and hosts that a test speaks for: what
- * happens when messages are lost, hosts fall silent, and both schedulers want the same.
+ * Two schedulers over one Postgres and one nats-server, and hosts that a test controls: messages
+ * are lost, hosts fall silent, and both schedulers want the same.
  */
 import { acceptRequest, findOperation, findSandbox, listEvents, markPublished } from "@torpor/db";
 import { hostCommands } from "@torpor/contracts";
@@ -30,14 +30,14 @@ afterAll(async () => {
 
 async function running(given: Parameters<ControlPlane["create"]>[0] = {}): Promise<string> {
   const { id, sandboxId } = await plane.create(given);
-  await host.carryOut(await host.told(id));
+  await host.complete(await host.told(id));
   await plane.reaches(sandboxId, "running");
   return sandboxId;
 }
 
 /**
- * The host has lost contact, as the database sees it: its lease ran out, while others could have
- * renewed theirs.
+ * The host is lost, as the database sees it: its lease has ended, while other hosts were able to
+ * renew theirs.
  */
 async function lose(): Promise<void> {
   host.goSilent();
@@ -84,14 +84,14 @@ test("how much has arrived of what an operation brings to its host is noted, fro
   const liar = await ScriptedHost.join(plane.nats, "host-2", {
     capacity: { vcpu: 1, memoryMib: 1, diskMib: 1 },
   });
-  liar.beat([{ ...busy, hostId: "host-2", fetching: { bytesDone: 9, bytesTotal: 9 } }]);
+  liar.heartbeat([{ ...busy, hostId: "host-2", fetching: { bytesDone: 9, bytesTotal: 9 } }]);
   const noted = async (done: number) =>
     (await findOperation(plane.database.db, create.id))?.fetchedBytes?.done === done;
   for (const bytesDone of [4_000_000_000, 5_000_000_000]) {
-    host.beat([{ ...busy, fetching: { bytesDone, bytesTotal: 8_000_000_000 } }]);
+    host.heartbeat([{ ...busy, fetching: { bytesDone, bytesTotal: 8_000_000_000 } }]);
     await until("it is noted", () => noted(bytesDone));
   }
-  await host.carryOut(command);
+  await host.complete(command);
   await plane.becomes(create.id, "succeeded");
   await liar[Symbol.asyncDispose]();
 });
@@ -101,12 +101,12 @@ test("an observation that cannot be settled keeps no other one of its host's bea
   const [badPause, goodPause] = [await plane.ask(bad, "pause"), await plane.ask(good, "pause")];
   const commands = [await host.told(badPause.id), await host.told(goodPause.id)] as const;
   for (const command of commands) await host.commit(command);
-  // Postgres takes no text with a zero in it.
+  // Postgres accepts no text with a zero byte.
   const unspeakable = host.seen(commands[0], {
     state: "stopped",
     cause: { code: "\u0000", message: "" },
   });
-  host.beat([unspeakable, host.seen(commands[1])]);
+  host.heartbeat([unspeakable, host.seen(commands[1])]);
   expect(await plane.becomes(goodPause.id, "succeeded")).toMatchObject({ sandboxId: good });
   expect(await plane.sandbox(bad)).toMatchObject({ state: "pausing" });
   await host.report(host.seen(commands[0]));
@@ -121,7 +121,7 @@ test("an observation under another host's name is refused by the broker, and one
     capacity: { vcpu: 1, memoryMib: 1, diskMib: 1 },
   });
   await liar.report({ ...host.seen(command), hostId: "host-1" });
-  liar.beat([{ ...host.seen(command), hostId: "host-1" }]);
+  liar.heartbeat([{ ...host.seen(command), hostId: "host-1" }]);
   await host.report(
     host.seen(command, { state: "running", operation: { id: pause.id, outcome: "failed" } }),
   );
@@ -165,7 +165,7 @@ test("S27, S29: of 200 operations under two schedulers each is begun once, and t
 test("S22: an operation whose announcement was lost is found and begun", async () => {
   const sandboxId = await running();
   const pause = await plane.ask(sandboxId, "pause");
-  await host.carryOut(await host.told(pause.id));
+  await host.complete(await host.told(pause.id));
   await plane.becomes(pause.id, "succeeded");
   const accepted = await acceptRequest(
     plane.database.db,
@@ -178,7 +178,7 @@ test("S22: an operation whose announcement was lost is found and begun", async (
     plane.database.db,
     accepted.messages.map(({ id }) => id),
   );
-  await host.carryOut(await host.told(accepted.operation.id));
+  await host.complete(await host.told(accepted.operation.id));
   await plane.becomes(accepted.operation.id, "succeeded");
 });
 
@@ -197,7 +197,7 @@ test("S24: an operation that waits begins when the one before it has settled", a
     opSeq: 3,
     snapshot: { generation: 1 },
   });
-  await host.carryOut(await host.told(resume.id));
+  await host.complete(await host.told(resume.id));
   await plane.becomes(resume.id, "succeeded");
 });
 
@@ -219,7 +219,7 @@ test("S16: an operation that its host never commits expires; the sandbox is wher
     kind: "cancel",
   });
   const again = await plane.ask(sandboxId, "pause");
-  await host.carryOut(await host.told(again.id));
+  await host.complete(await host.told(again.id));
   await plane.becomes(again.id, "succeeded");
 });
 
@@ -258,7 +258,7 @@ test.each([
         ...(state === "paused" ? { snapshot: SNAPSHOT } : {}),
       }),
     ];
-    host.beat(inventory);
+    host.heartbeat(inventory);
     await plane.becomes(pause.id, status);
     expect(await plane.sandbox(sandboxId)).toMatchObject({ state, settledState: state });
     await until(

@@ -4,11 +4,11 @@
 #
 #   build.sh <imagesDir> [<cacheDir>]
 #
-# The root file system (slow) and the initramfs with the guest agent (fast) are cached apart, each
-# under a digest of what it is made from; with nothing changed this returns at once. The result is
+# The root file system (slow) and the initramfs with the guest agent (fast) are cached separately,
+# each under a digest of its inputs; if nothing changed, the script returns at once. The result is
 # <imagesDir>/<sha256>/ and the link <imagesDir>/code-interpreter. Needs root, mmdebstrap,
-# mkfs.ext4, cpio, kmod and Node.js 24. Packages come from wherever this machine's own apt is set up
-# to get them; TORPOR_IMAGE_MIRROR names another place.
+# mkfs.ext4, cpio, kmod and Node.js 24. Packages come from the sources of this machine's own apt, or
+# from TORPOR_IMAGE_MIRROR.
 set -euo pipefail
 
 template=code-interpreter
@@ -58,9 +58,9 @@ build_rootfs() { # into $1
   rm -f "$tree/etc/hostname"
   say "compiling Python modules"
   chroot "$tree" python3 -m compileall -q -j 0 /usr/lib/python3 > /dev/null 2>&1 || true
-  # matplotlib looks at every font when it is first imported; in an emulated guest that takes half a
-  # minute. Nothing of this machine's environment: an XDG_CACHE_HOME would put what it finds where
-  # no guest looks.
+  # The first import of matplotlib scans every font, which takes half a minute in an emulated guest.
+  # The environment is empty, since an XDG_CACHE_HOME of this machine would move the cache to a
+  # place where no guest searches.
   chroot "$tree" env -i HOME=/root PATH=/usr/bin:/bin python3 -c 'import matplotlib.font_manager'
   [ -d "$tree/root/.cache/matplotlib" ] || { echo "matplotlib has kept no list of fonts in the image" >&2; exit 1; }
   say "packing the root file system"
@@ -74,21 +74,23 @@ build_rootfs() { # into $1
   collect_modules "$1/initrd-parts/modules"
 }
 
-# What programs look for on any machine, and Debian leaves to its installer.
+# Files that programs expect on every machine, and that Debian leaves to its installer.
 complete_tree() { # tree
   ln -s ../proc/self/mounts "$1/etc/mtab"
-  # Installers link pages there, and fail without, although pages themselves are left out.
+  # Some installers link manual pages there, and fail without the directories, although the pages
+  # themselves are left out.
   mkdir -p "$1"/usr/share/man/man{1..8}
-  # PAM gives what sudo and su start limits of its own: those that everything has (supervise).
+  # PAM sets separate limits for processes under sudo and su: here, the same as for all others
+  # (supervise).
   printf '%s - nofile 65536\n%s - nproc unlimited\n' '*' '*' root root \
     > "$1/etc/security/limits.d/sandbox.conf"
-  # Who installs is root, in a machine of their own, and it may reach no index to ask for versions.
+  # Users are root in their own machine, and it may have no access to an index to check versions.
   printf '[global]\nroot-user-action = ignore\ndisable-pip-version-check = true\n' > "$1/etc/pip.conf"
   echo 'en_US.UTF-8 UTF-8' > "$1/etc/locale.gen"
   chroot "$1" locale-gen > "$work/locale-gen.log" 2>&1 || { tail -20 "$work/locale-gen.log" >&2; exit 1; }
 }
 
-# npm's own archive, which holds all that it needs: Debian's package of it brings hundreds.
+# npm's own archive, which contains its dependencies: Debian's package needs hundreds of others.
 npm=$repository/packages/guest-agent/node_modules/npm
 install_npm() { # tree
   local target=$1/usr/lib/node_modules/npm program

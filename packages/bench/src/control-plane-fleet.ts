@@ -1,4 +1,4 @@
-/** The fleet that is measured: durable as it is shipped, with bench hosts for node-agents. */
+/** The measured fleet: durable as in production, with bench hosts instead of node-agents. */
 import { createHash } from "node:crypto";
 import { mkdir, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -12,7 +12,7 @@ import { benchHostId, type BenchHostsSettings } from "./host/settings.ts";
 export const TEMPLATE = "bench";
 const IMAGE_SHA256 = createHash("sha256").update("an image of bench hosts").digest("hex");
 const DEFAULTS = { vcpu: 1, memoryMib: 16, diskMib: 16 };
-/** A thousand of them register within a third of it on two idle processors. */
+/** A thousand hosts register within a third of this time on two idle processors. */
 const HOSTS_LIMIT_MS = 600_000;
 export const EDGE_DOMAIN = "bench.test";
 
@@ -21,20 +21,22 @@ export interface ControlPlaneShape {
   hosts: number;
   gateways: number;
   schedulers: number;
-  /** How sandboxes are reached: `loopback` as in a local fleet, `domain` as in a deployment. */
+  /** Address of sandboxes: `loopback` as in a local fleet, `domain` as in a deployment. */
   edge: (typeof EDGES)[number];
   isDurable: boolean;
 }
 
 interface ControlPlane {
   fleet: Fleet;
-  /** Returns when all are registered; `filled`: sandboxes that the database was filled with. */
+  /**
+   * Returns when all hosts are registered. `filled`: number of sandboxes in the filled database.
+   */
   startHosts: (filled: number, signal: AbortSignal) => Promise<void>;
   stopHosts: () => Promise<void>;
   close: () => Promise<void>;
 }
 
-/** Without its hosts, which `startHosts` starts. Throws a line when it cannot be started. */
+/** Starts the fleet without hosts, which `startHosts` starts. Throws a line on failure. */
 export async function startControlPlane(
   place: BenchPlace,
   shape: ControlPlaneShape,
@@ -68,7 +70,7 @@ export async function startControlPlane(
   };
 }
 
-/** One client asks more than the bounds of a single tenant let through. */
+/** One load client sends more requests than the limits of a single tenant allow. */
 export const NO_BOUNDS = {
   RATE_LIMIT_PER_MINUTE: "0",
   EDGE_RATE_LIMIT_PER_MINUTE: "0",
@@ -85,7 +87,7 @@ async function edgeSettings({
   return { PUBLIC_DOMAIN: EDGE_DOMAIN, EDGE_DOMAIN_PORT: String((await claimPort()).port) };
 }
 
-/** The fleet makes a template of it. In its files is nothing: no driver here reads them. */
+/** An image for the fleet's template. Its files are placeholders: no driver here reads them. */
 export async function writeImage(imagesDir: string): Promise<void> {
   const dir = join(imagesDir, IMAGE_SHA256);
   await mkdir(dir, { recursive: true });
@@ -97,7 +99,10 @@ export async function writeImage(imagesDir: string): Promise<void> {
   await symlink(IMAGE_SHA256, join(imagesDir, TEMPLATE));
 }
 
-/** As a component of the fleet, so that it ends with it. Returns when all are registered. */
+/**
+ * Starts the hosts as a component of the fleet, so that they end with it. Returns when all are
+ * registered.
+ */
 async function startHosts(
   fleet: Fleet,
   hostIds: string[],

@@ -1,4 +1,4 @@
-/** Transitions, creates and reads of a whole control plane, with hosts that answer at once. */
+/** Transitions, creates and reads of a whole control plane, with hosts that reply at once. */
 import postgres from "postgres";
 import { type ControlPlaneShape, startControlPlane } from "./control-plane-fleet.ts";
 import { measureAccepts } from "./load/accepts.ts";
@@ -28,17 +28,17 @@ export type ControlPlaneStep = (typeof CONTROL_PLANE_STEPS)[number];
 export interface ControlPlaneOptions extends Timing, BenchPlace {
   shape: ControlPlaneShape;
   steps: readonly ControlPlaneStep[];
-  /** Of the closed loop. */
+  /** Numbers of clients of the closed loop. */
   clients: readonly number[];
   /** Sandboxes whose pause and resume are accepted without waiting. */
   accepts: number;
-  /** With all that is to be measured in it, before: the first seconds of a program are slow. */
+  /** Length of the warm-up under all kinds of load: the first seconds of a program are slow. */
   warmUpSeconds: number;
   signal: AbortSignal;
   say: (line: string) => void;
 }
 
-/** Of reads, creates and accepts. */
+/** Clients of reads, creates and accepts. */
 const CLIENTS = 32;
 const LIST_CLIENTS = 16;
 const SANDBOXES_TO_READ = 20;
@@ -48,7 +48,7 @@ const PACED_SANDBOXES = 128;
 export async function measureControlPlane(options: ControlPlaneOptions): Promise<BenchResult> {
   const { root, shape, signal, say } = options;
   checkSteps(options.steps);
-  // A connection for each client, and on the loopback edge a listener for each sandbox.
+  // One connection per client, and on the loopback edge one listener per sandbox.
   const most = Math.max(PACED_SANDBOXES, options.accepts, ...options.clients);
   checkOpenFiles(2 * (shape.hosts + most));
   say(`starting a fleet with ${shape.hosts} bench hosts`);
@@ -61,7 +61,7 @@ export async function measureControlPlane(options: ControlPlaneOptions): Promise
   return await resultOf(root, "control-plane", settings, steps);
 }
 
-/** Throws a line when they do not go together. */
+/** Throws a line if the steps cannot be combined. */
 export function checkSteps(steps: readonly ControlPlaneStep[]): void {
   if (steps.includes("paced") && !steps.includes("closed"))
     throw new Error("the step paced goes by the closed loop: add closed to --steps");
@@ -190,7 +190,7 @@ export class Steps {
     return await measureStep(this.plane, plan, this.options, this.options.signal);
   }
 
-  /** At half of the most that the closed loop has reached. */
+  /** Runs at half of the highest rate of the closed loop. */
   private async paced(): Promise<StepResult> {
     const closed = this.results.filter(({ name }) => name.startsWith("closed-"));
     const half = Math.max(...closed.map(({ perSecond }) => perSecond)) / 2;

@@ -1,4 +1,7 @@
-/** What the way to a sandbox takes: the edge, its host and a guest, beside nothing in between. */
+/**
+ * The cost of reaching a sandbox through the edge, its host and a guest, beside a direct
+ * connection.
+ */
 import postgres from "postgres";
 import { startDataPlane } from "./data-plane/fleet.ts";
 import { downloadLoad, echoLoad, requestLoad, uploadLoad } from "./data-plane/loads.ts";
@@ -13,7 +16,7 @@ import type { BenchResult, StepResult } from "./report/result.ts";
 import { measureStep, type StepPlan, type Timing } from "./step.ts";
 
 export interface DataPlaneBenchOptions extends Timing, BenchPlace {
-  /** That ask for a few bytes. */
+  /** Numbers of clients that request a few bytes. */
   clients: readonly number[];
   signal: AbortSignal;
   say: (line: string) => void;

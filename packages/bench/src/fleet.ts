@@ -1,4 +1,4 @@
-/** Fleets for measurements: in directories of their own, gone with them. */
+/** Fleets for measurements: each in its own directory, which is removed with it. */
 import { createHash } from "node:crypto";
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
@@ -11,15 +11,18 @@ export interface BenchFleet {
 }
 
 export interface BenchPlace {
-  /** Of the checkout. */
+  /** Directory of the checkout. */
   root: string;
-  /** Of the fleet: nothing else is in it, and it goes with the fleet. */
+  /** Directory of the fleet: it holds nothing else, and is removed with the fleet. */
   dir: string;
 }
 
 export const benchDir = (root: string, name: string) => join(root, ".torpor/bench", name);
 
-/** Ends and removes what an earlier one has left there. Throws a line while that one still runs. */
+/**
+ * Ends and removes what an earlier benchmark has left in the directory. Throws a line while that
+ * one still runs.
+ */
 export async function startBenchFleet(
   { root, dir }: BenchPlace,
   given: Pick<FleetOptions, "imagesDir"> & Partial<FleetOptions>,
@@ -56,7 +59,7 @@ export async function startBenchFleet(
   };
 }
 
-/** This process's until it is disposed, or ends. */
+/** Claims the directory for this process until the claim is disposed, or the process ends. */
 async function takePlace(dir: string): Promise<Disposable> {
   const name = `bench-${createHash("sha256").update(dir).digest("hex")}`;
   const place = await tryClaimName(name);

@@ -1,7 +1,7 @@
 /**
- * The lifecycle of real virtual machines through the whole fleet, beside the VMM by itself: each
- * round takes one sandbox through all of it, and the VMM through its memory, so that what the
- * machine does meanwhile weighs on both alike.
+ * The lifecycle of real virtual machines through the whole fleet, compared with the VMM by itself.
+ * Each round takes one sandbox through all operations, and the VMM through the sandbox's memory, so
+ * that other load on the machine affects both alike.
  */
 import { join } from "node:path";
 import postgres from "postgres";
@@ -36,10 +36,10 @@ export interface LifecycleOptions extends BenchPlace {
   imagesDir: string;
   template: string;
   rounds: number;
-  /** Creates at once, after the rounds; 0: none. */
+  /** Concurrent creates after the rounds; 0: none. */
   crowd: number;
   startsAtOnce: number;
-  /** VMs that the host keeps warm; each create waits until there is one. 0: none. */
+  /** VMs that the host keeps warm; each create first waits for one. 0: none. */
   warmPool: number;
   signal: AbortSignal;
   say: (line: string) => void;
@@ -77,11 +77,11 @@ export async function measureLifecycle(options: LifecycleOptions): Promise<Lifec
   const samples = Object.fromEntries(STEPS.map((name) => [name, [] as StageSample[]])) as Samples;
   try {
     const round = new Round({ ...options, sql, call: client.call, fleet });
-    // The first one warms up: programs, page cache, and what the host prepares.
+    // The first round is a warm-up: of programs, page cache, and what the host prepares.
     for (let done = 0; done <= rounds; done += 1) {
       signal.throwIfAborted();
       say(done === 0 ? "warming up" : `[${done}/${rounds}] create, pause, resume, stop, start`);
-      // Nobody has created anything before the first one.
+      // Before the first create, the host has no warm VM.
       if (warmPool > 0 && done > 0) await round.untilWarm();
       const measured = await round.run();
       if (done > 0) for (const name of STEPS) samples[name].push(measured[name]);

@@ -1,4 +1,4 @@
-/** Where and of what something was measured. */
+/** The machine and the commit of a measurement. */
 import { execFile } from "node:child_process";
 import { availableParallelism, cpus, totalmem } from "node:os";
 import { promisify } from "node:util";
@@ -19,7 +19,7 @@ const machine = (): BenchMachine => ({
   node: process.version,
 });
 
-/** Undefined where there is no git, or no repository of it. */
+/** Undefined without git, or outside a repository. */
 async function commitOf(root: string): Promise<string | undefined> {
   const asked = run("git", ["describe", "--always", "--dirty"], {
     cwd: root,

@@ -1,18 +1,16 @@
-/**
- * How many files a program may have open here: sockets count, and each program of a fleet has many.
- */
+/** The limit on open files of a program: sockets count, and each program of a fleet has many. */
 import { readFileSync } from "node:fs";
 
-/** Of what each program opens for itself. */
+/** Files that each program opens for itself. */
 const RESERVE = 512;
 
-/** What this process and those that it starts may have; Infinity without a limit. */
+/** Limit for this process and its children; Infinity without a limit. */
 export function openFilesLimit(limits = readFileSync("/proc/self/limits", "utf8")): number {
   const text = /^Max open files\s+(\S+)/m.exec(limits)?.[1] ?? "unlimited";
   return text === "unlimited" ? Number.POSITIVE_INFINITY : Number(text);
 }
 
-/** Throws a line that says what to do when one program could not open what it has to. */
+/** Throws a line with the remedy if a program needs more files than it may open. */
 export function checkOpenFiles(needed: number, limit = openFilesLimit()): void {
   if (needed + RESERVE <= limit) return;
   throw new Error(

@@ -1,4 +1,4 @@
-/** Job queues beside the control plane: the same Postgres, the same run, a job for each request. */
+/** Job queues beside the control plane: the same Postgres, the same run, one job per request. */
 import { fileURLToPath } from "node:url";
 import { join } from "node:path";
 import { claimPort } from "@torpor/service";
@@ -39,7 +39,7 @@ export async function measurePeers(options: PeersOptions): Promise<BenchResult> 
   return await resultOf(root, "peers", settings, steps);
 }
 
-/** A peer has the machine, and Postgres, for itself. */
+/** A peer gets the machine and Postgres for itself. */
 async function endOthers(plane: OpenControlPlane): Promise<void> {
   await plane.stopHosts();
   for (const { name, role } of plane.fleet.state.components)
@@ -61,7 +61,7 @@ async function measurePeer(
   const address = `127.0.0.1:${port}`;
   await fleet.attach({
     name: peer,
-    // In front of Postgres, as the gateway is: its processor time is told as that one's.
+    // In front of Postgres like the gateway, so its processor time is reported as the gateway's.
     role: "gateway",
     address,
     healthUrl: `http://${address}/health`,

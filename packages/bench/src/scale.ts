@@ -1,6 +1,6 @@
 /**
- * A control plane with many sandboxes that stand still: what they cost, and what is left for one
- * that moves.
+ * A control plane with many sandboxes at rest: their cost, and the capacity that is left for active
+ * ones.
  */
 import type { ControlPlaneShape } from "./control-plane-fleet.ts";
 import { checkSteps, type ControlPlaneOptions, openControlPlane, Steps } from "./control-plane.ts";
@@ -13,17 +13,17 @@ import { wait } from "./step.ts";
 export interface ScaleOptions extends Omit<ControlPlaneOptions, "accepts"> {
   shape: ControlPlaneShape;
   sandboxesPerHost: number;
-  /** After the hosts are back with all that they have. */
-  settleSeconds: number;
+  /** Wait after the hosts have reconnected with all their sandboxes. */
+  quietSeconds: number;
 }
 
-/** Of an edge address each: 127.64.0.0/10. */
+/** Each sandbox has its own edge address in 127.64.0.0/10. */
 const MAX_SANDBOXES = 4_000_000;
 const ACCEPTS = 400;
 
-/** Throws a line when the machine cannot have so many. */
+/** Throws a line if the machine cannot have that many sandboxes. */
 export async function measureScale(options: ScaleOptions): Promise<BenchResult> {
-  const { root, shape, sandboxesPerHost, settleSeconds, signal, say } = options;
+  const { root, shape, sandboxesPerHost, quietSeconds, signal, say } = options;
   const sandboxes = shape.hosts * sandboxesPerHost;
   if (sandboxes > MAX_SANDBOXES)
     throw new Error(`${sandboxes} sandboxes are too many: ${MAX_SANDBOXES} at most`);
@@ -40,8 +40,8 @@ export async function measureScale(options: ScaleOptions): Promise<BenchResult> 
   await plane.startHosts(sandboxes, signal);
   say("restarting the gateway");
   const gatewayRestartSeconds = await restartGateways(plane, signal);
-  say(`letting the hosts show what they have, ${settleSeconds} s`);
-  await wait(settleSeconds, signal);
+  say(`letting the hosts show what they have, ${quietSeconds} s`);
+  await wait(quietSeconds, signal);
   const steps = await new Steps(plane, { ...options, accepts: ACCEPTS }).measure();
   const findings = await countDisagreements(sql);
   const [idle] = steps;

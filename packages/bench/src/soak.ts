@@ -1,6 +1,4 @@
-/**
- * Whether a fleet that does the same for long takes more and more: memory, files, rows, messages.
- */
+/** Detects growth in a fleet under a long steady load: of memory, files, rows, messages. */
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -17,7 +15,7 @@ import { wait } from "./step.ts";
 
 export interface SoakOptions extends BenchPlace {
   minutes: number;
-  /** Between two samples. */
+  /** Interval between two samples. */
   sampleSeconds: number;
   signal: AbortSignal;
   say: (line: string) => void;
@@ -25,7 +23,7 @@ export interface SoakOptions extends BenchPlace {
 
 export interface SoakResult {
   minutes: number;
-  /** Requests by kind, and why some failed. */
+  /** Requests by kind, and failures by reason. */
   requests: Record<string, number>;
   failed: Record<string, number>;
   series: SeriesFit[];
@@ -49,7 +47,7 @@ export async function measureSoak(options: SoakOptions): Promise<SoakResult> {
   const tally = new Tally();
   tally.open();
   const running = soakLoad(client.call, edgePort, tally, stop.signal);
-  // Told where it is awaited.
+  // A rejection is reported where `running` is awaited.
   running.catch(() => {});
   try {
     const soaked = new Soaked();

@@ -1,4 +1,4 @@
-/** One step of a benchmark: a load, and what was measured under it. */
+/** One step of a benchmark: a load, and the measurements under it. */
 import { sleep } from "@torpor/service";
 import type { Load } from "./load/loops.ts";
 import { Tally } from "./load/tally.ts";
@@ -7,10 +7,10 @@ import { beginCounting } from "./measure/statements.ts";
 import type { StepResult } from "./report/result.ts";
 
 export interface Timing {
-  /** Of the window that is measured. */
+  /** Length of the measured window. */
   seconds: number;
   warmSeconds: number;
-  /** Of the window in which statements are counted; 0: they are not. */
+  /** Length of the window that counts statements; 0: no such window. */
   countSeconds: number;
 }
 
@@ -18,20 +18,22 @@ export interface StepPlan {
   name: string;
   unit: string;
   clients: number;
-  /** Two for a unit that is a create and a delete. */
+  /** 2 for a unit that is a create and a delete. */
   requestsPerUnit?: number;
-  /** So many have to be done before its window: all clients begin with the same one. */
+  /** Requests that must succeed before the window: all clients begin with the same kind. */
   requestsBefore?: number;
   prepare(): Load | Promise<Load>;
 }
 
-/** A control plane that is slower is measured as it is. */
+/** A control plane slower than this is measured without waiting longer. */
 const BEFORE_LIMIT_MS = 30_000;
 const LOOK_EVERY_S = 0.1;
 
 export const NOTHING: Load = { run: async () => {}, close: async () => {} };
 
-/** Throws when the signal ends it; what it has made stays then, for the fleet is thrown away. */
+/**
+ * Throws when the signal aborts; what the load created then stays, since the fleet is thrown away.
+ */
 export async function measureStep(
   meters: Meters,
   plan: StepPlan,
@@ -43,7 +45,7 @@ export async function measureStep(
   const tally = new Tally();
   const stop = new AbortController();
   const running = load.run(tally, stop.signal);
-  // Told where it is awaited.
+  // A rejection is reported where `running` is awaited.
   running.catch(() => {});
   const units = () => tally.count() / requestsPerUnit;
   try {

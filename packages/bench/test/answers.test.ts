@@ -1,4 +1,4 @@
-/** A bench host answers as a host does: what it says is held to the node-agent's rules. */
+/** A bench host replies as a host does: its observations follow the node-agent's rules. */
 import { createHash } from "node:crypto";
 import { expect, test } from "vitest";
 import { backedOut, carriedOut, type Command, filledWith, judge } from "../src/host/answers.ts";

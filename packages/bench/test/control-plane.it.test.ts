@@ -1,4 +1,4 @@
-/** The benchmarks themselves, on a real control plane, as short as they can be. */
+/** The benchmarks themselves, on a real control plane, as short as possible. */
 import type postgres from "postgres";
 import { expect, test, vi } from "vitest";
 import { measureControlPlane, openControlPlane } from "../src/control-plane.ts";
@@ -51,7 +51,7 @@ test("bench hosts carry out transitions of a whole control plane, and every numb
   }
   const closed = result.steps.find(({ name }) => name === "closed-2");
   expect(Object.keys(closed?.latencies ?? {})).toEqual(["all", "pause", "resume"]);
-  // What every transition has: it is accepted, begun, asked about and settled.
+  // Every transition has an accept, a begin, a commit request and an observation.
   expect(closed?.countersPerUnit?.natsStored).toBeGreaterThan(2);
   expect(closed?.countersPerUnit?.commits).toBeGreaterThan(0.1);
   expect(closed?.statementsPerUnit?.["torpor-gateway"]).toBeGreaterThan(0);
@@ -67,7 +67,7 @@ test("hosts and database agree about what it was filled with", async () => {
   const sizes = {
     shape,
     sandboxesPerHost: 150,
-    settleSeconds: 3,
+    quietSeconds: 3,
     steps: ["idle", "closed"],
   } as const;
   const result = await measureScale({ ...at, ...SHORT, ...sizes, signal, say: () => {} });
@@ -79,7 +79,7 @@ test("hosts and database agree about what it was filled with", async () => {
   expect(closed?.count).toBeGreaterThan(0);
 });
 
-/** All rows of a sandbox, with what differs between two of the same kind left out. */
+/** All rows of a sandbox, without the values that differ between two equal ones. */
 async function rowsOf(sql: postgres.Sql, id: string) {
   const read = async (table: string, column: string, order: string) => {
     const rows = await sql.unsafe(
@@ -100,7 +100,7 @@ async function rowsOf(sql: postgres.Sql, id: string) {
 const OF_ITS_OWN =
   /^(id|sandbox_id|operation_id|(origin_)?host_id|edge_address|manifest_sha256|trace_id|.*_at)$/;
 
-/** Of what is each sandbox's own, whether it is there. */
+/** Replaces the values that are unique to a sandbox by whether they exist. */
 function comparable(row: Record<string, unknown>): Record<string, unknown> {
   const entries = Object.entries(row).map(([name, value]) => [
     name,

@@ -1,4 +1,4 @@
-/** The loads of the data plane's benchmark, and that and the soak on a real fleet. */
+/** The loads of the data plane's benchmark; the benchmark and the soak on a real fleet. */
 import { spawn } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { claimPort } from "@torpor/service";

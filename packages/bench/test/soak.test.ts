@@ -4,11 +4,11 @@ import type { Reading } from "../src/soak/samples.ts";
 import { hasGrown, Soaked, soakRows } from "../src/soak/series.ts";
 
 const ALLOWED = { rise: 2, share: 0.05 };
-/** One every ten seconds for half an hour. */
+/** A sample every ten seconds for half an hour. */
 const sampled = (valueAt: (atS: number) => number): Sample[] =>
   Array.from({ length: 180 }, (_, at) => ({ atS: at * 10, value: valueAt(at * 10) }));
 const HOUR_S = 3_600;
-/** Up and down by one, as a heap between collections. */
+/** Alternates by one, as a heap does between collections. */
 const saw = (atS: number) => ((atS / 10) % 2 === 0 ? 1 : -1);
 
 test("a line is found through what scatters about it", () => {

@@ -14,45 +14,44 @@ import { HOST_API_PREFIX, inboxPrefixOf } from "./permissions.ts";
 const DRAIN_LIMIT_MS = 3_000;
 
 export interface BusOptions {
-  /** Of one server or of several of a cluster, with commas between them. `tls://`: by TLS alone. */
+  /**
+   * URL of a server, or of several of a cluster with commas between them. `tls://`: only over TLS.
+   */
   url: string;
   name: string;
   user?: string | undefined;
   password?: string | undefined;
-  /** Of an NKey, in place of user and password. */
+  /** Seed of an NKey, instead of user and password. */
   seed?: string | undefined;
-  /** For `tls://`: who is trusted, and what this program shows. Read anew at each connection. */
+  /** For `tls://`: trusted authorities and own certificate. Read again for each connection. */
   tlsFiles?: (Pick<TlsFiles, "caFile"> & Partial<TlsFiles>) | undefined;
-  /** Of a host: it has an account, and inboxes, of its own (permissions.ts). */
+  /** Set for a host, which has its own account and inboxes (permissions.ts). */
   hostId?: string | undefined;
 }
 
 export interface Bus {
   readonly connection: NatsConnection;
   readonly jetstream: JetStreamClient;
-  /**
-   * Where JetStream may be found, the likeliest first: a host may share the control side's account.
-   */
+  /** JetStream APIs to try, the likeliest first: a host may share the control plane's account. */
   readonly apis: readonly JetStreamClient[];
-  /** Made on first use: a host has no permission for it and never asks. */
+  /** Made on first use, because a host has no permission for it and never uses it. */
   manager(): Promise<JetStreamManager>;
   isConnected(): boolean;
-  /** Calls `hear` whenever a server was found again. Returns how to stop. */
+  /** Calls `hear` after every reconnect. Returns a function that ends this. */
   onReconnect(hear: () => void): () => void;
   /**
-   * Whether the server answers now, which `isConnected` believes for up to 15 s after a network was
-   * cut.
+   * True if the server replies; `isConnected` stays true for up to 15 s after a network was cut.
    */
   answers(limitMs: number): Promise<boolean>;
-  /** Finishes what is under way, at most 3 s, and closes. */
+  /** Finishes open work, for at most 3 s, and closes. */
   close(): Promise<void>;
 }
 
 const REQUEST_LIMIT_MS = 5_000;
 
 /**
- * Connects to whichever server answers, waiting for one that is not up yet; reconnects for ever
- * afterwards, to any of them.
+ * Connects to any of the servers, and waits if none is up yet. Afterwards reconnects forever, to
+ * any of them.
  */
 export async function connectBus(options: BusOptions): Promise<Bus> {
   const connection = await connect({
@@ -116,8 +115,9 @@ function credentialsIn({ user, password, seed }: BusOptions): NodeConnectionOpti
 }
 
 /**
- * The handshake comes before the first word of a server: one that says that it knows no TLS is not
- * believed. Without `tls://` there is none, also where a server offers it: nobody could be checked.
+ * The TLS handshake comes before the server's first message, so a server cannot claim to have no
+ * TLS. Without `tls://` there is no TLS, even if a server offers it: the server could not be
+ * verified.
  */
 function tlsOf({ url, tlsFiles }: BusOptions): NodeConnectionOptions {
   if (!url.includes("tls://")) return { tls: null };

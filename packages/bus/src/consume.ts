@@ -1,14 +1,14 @@
 /**
- * The one loop that reads a durable consumer: decode, handle, then ack, nak or term.
+ * The only loop that reads a durable consumer: decode, handle, then ack, nak or term.
  *
- * C1  A message that cannot be decoded is terminated: delivering it again cannot help.
- * C2  A handler that throws is a transient failure: the message comes again, later each time.
- * C3  At most `concurrency` handlers run; while one works or waits for its turn, the server is
- *     told, so that it does not deliver the message to somebody else.
- * C4  The loop outlives reconnects, a restarted server, a consumer that is not there yet or moves
- *     to another account; only the signal ends it.
- * C5  Where messages are of several senders, each waits for its own (`laneOf`): they are read ahead
- *     of what is handled, and taken in turn.
+ * C1  A message that cannot be decoded is terminated: a redelivery cannot help.
+ * C2  A handler that throws is a transient failure: the message is redelivered, later each time.
+ * C3  At most `concurrency` handlers run. While a message is handled or waits for a slot, the loop
+ *     reports that to the server, so that no other process gets the message.
+ * C4  The loop survives reconnects, a restarted server, and a consumer that does not exist yet or
+ *     moves to another account; only the signal ends the loop.
+ * C5  If messages have several senders, each sender waits only for its own messages (`laneOf`):
+ *     messages are read ahead of what is handled, and the senders take turns.
  */
 import type { Consumer, JsMsg } from "@nats-io/jetstream";
 import { type ConsumerDefinition, type Decoder, InvalidMessageError } from "@torpor/contracts";
@@ -35,39 +35,39 @@ export interface ConsumeOptions<T> {
   decode: Decoder<T>;
   handle(message: T, context: MessageContext): Promise<MessageVerdict>;
   concurrency: number;
-  /** Whose message it is, by its subject; absent: they are handled as they come. */
+  /** Sender of a message, by its subject; absent: messages are handled in order of arrival. */
   laneOf?: (subject: string) => string;
-  /** Of one sender's; half of `concurrency`. */
+  /** Handlers for one sender; default: half of `concurrency`. */
   concurrencyPerLane?: number;
-  /** Told whether the consumer could be opened, each time that it was tried. */
+  /** Called after each attempt to open the consumer. */
   noteReadable?(isReadable: boolean): void;
   signal: AbortSignal;
   log: ConsumeLog;
 }
 
-/** Messages that wait in their lanes, and those that are handled. */
+/** Messages that wait in lanes, and those that are being handled. */
 const READ_AHEAD = 2_048;
-/** Of one sender: more than may be in the stream. */
+/** Per sender: more than the stream holds for one. */
 const WAITING_PER_LANE = 512;
 const SHARE_OF_LANE = 0.5;
-/** One too many of its sender comes again. */
+/** Delay before the redelivery of a message over its sender's limit. */
 const CROWDED_RETRY_MS = 1_000;
 
 const RETRY_BASE_MS = 200;
 const RETRY_MAX_MS = 10_000;
 const REOPEN_AFTER_MS = 500;
 /**
- * Two that are missed, and messages are asked for anew: of a consumer whose leader is gone nothing
- * else tells.
+ * After two missed heartbeats, the client requests messages again. Nothing else reports that the
+ * consumer's leader is gone.
  */
 const HEARTBEAT_MS = 2_000;
 /**
- * How long one request for messages stands. The client waits as long before it asks again for a
- * consumer that has no leader yet: by default half a minute.
+ * Duration of one request for messages. The client also sleeps that long before it retries a
+ * consumer without a leader; the default is half a minute.
  */
 const PULL_MS = 5_000;
 
-/** Starts the loop. Resolves when the signal has ended it and the handlers have finished. */
+/** Runs the loop. Resolves when the signal has ended it and the handlers have finished. */
 export async function consume<T>(bus: Bus, options: ConsumeOptions<T>): Promise<void> {
   const running = new Set<Promise<void>>();
   const { laneOf } = options;
@@ -88,7 +88,7 @@ export async function consume<T>(bus: Bus, options: ConsumeOptions<T>): Promise<
   await Promise.allSettled(running);
 }
 
-/** How much is read at once, and how a message gets its turn. */
+/** How many messages are read ahead, and how a message gets a slot. */
 interface Work {
   readAhead: number;
   judge(message: JsMsg): Promise<MessageVerdict>;
@@ -102,7 +102,7 @@ function inLanes<T>(options: ConsumeOptions<T>, laneOf: (subject: string) => str
   const { concurrency: atOnce, signal } = options;
   const atOncePerLane = options.concurrencyPerLane ?? Math.ceil(atOnce * SHARE_OF_LANE);
   const lanes = new Lanes({ atOnce, atOncePerLane, waiting: WAITING_PER_LANE });
-  // What has not begun when the loop ends is another's.
+  // A message that has not begun when the loop ends goes to another process.
   const begin = async (message: JsMsg): Promise<MessageVerdict> =>
     signal.aborted ? { kind: "retry", delayMs: 0 } : await judge(options, message);
   return {
@@ -130,12 +130,13 @@ async function readUntilClosed<T>(
   });
   options.noteReadable?.(true);
   const stop = () => messages.stop();
-  // The server that was found may be another one, or this user in another account of it.
+  // After a reconnect, the server or the user's account may be a different one.
   const forget = bus.onReconnect(stop);
   options.signal.addEventListener("abort", stop, { once: true });
-  // It may have come while the consumer was opened.
+  // The signal may have aborted while the consumer was opened.
   if (options.signal.aborted) stop();
-  // One waits at most. A race of all would leave something at each of them for every message.
+  // At most one promise waits. Promise.race over all tasks would add a reaction to each task for
+  // every message.
   let freed = () => {};
   try {
     for await (const message of messages) {

@@ -1,10 +1,10 @@
 /**
- * Streams and consumers as the contracts define them, on one server or on a cluster.
+ * Creates streams and consumers as the contracts define them, on one server or on a cluster.
  *
- * ES1  Idempotent, and safe for any number of processes at once: what exists is brought to its
- *      definition, its number of replicas included.
- * ES2  A cluster that elects its leader, or has just lost a server, is waited for; a setting that
- *      it refuses is an error at once.
+ * ES1  Idempotent, and safe for any number of concurrent processes: existing streams and consumers
+ *      are updated to their definition, including the number of replicas.
+ * ES2  The functions wait for a cluster that elects its leader, or has just lost a server; a
+ *      setting that the cluster refuses is an error at once.
  */
 import {
   AckPolicy,
@@ -20,20 +20,20 @@ import type { Bus } from "./connect.ts";
 
 interface EnsureOptions {
   /**
-   * On how many servers each message is; consumers follow their stream. More than one needs a
-   * cluster of at least as many.
+   * Servers that store each message; consumers follow their stream. More than one needs a cluster
+   * of at least that size.
    */
   replicas?: number;
   signal?: AbortSignal;
-  /** How long servers that do not answer are waited for; 60 s. */
+  /** How long to wait for servers that do not reply; default 60 s. */
   limitMs?: number;
 }
 
-const SETTLE_LIMIT_MS = 60_000;
+const QUIET_LIMIT_MS = 60_000;
 const RETRY_MS = 250;
 /**
  * Error codes of the server: replicas without a cluster; too few servers known yet; no leader yet;
- * asked of one that is no leader.
+ * request to a server that is not the leader.
  */
 const NO_CLUSTER = 10_074;
 const UNSETTLED: ReadonlySet<number> = new Set([10_005, 10_006, 10_009]);
@@ -45,8 +45,8 @@ export async function ensureStreams(bus: Bus, options: EnsureOptions = {}): Prom
 }
 
 /**
- * Makes a durable consumer exist as it is defined, also where an earlier version has defined it
- * otherwise. It has as many replicas as its stream.
+ * Creates a durable consumer, or updates one that an earlier version defined differently. The
+ * consumer has as many replicas as its stream.
  */
 export async function ensureConsumer(
   bus: Bus,
@@ -56,21 +56,21 @@ export async function ensureConsumer(
   await onceSettled(() => ensureOneConsumer(bus, consumer), options);
 }
 
-/** What waits for a durable consumer. */
+/** Backlog of a durable consumer. */
 export interface ConsumerState {
   durable: string;
-  /** Messages that nobody has been given. */
+  /** Messages that were not delivered yet. */
   waiting: number;
-  /** Those that somebody has, and has not acknowledged. */
+  /** Messages that were delivered and not acknowledged. */
   unacknowledged: number;
-  /** Everything up to it is acknowledged. */
+  /** Sequence number up to which everything is acknowledged. */
   ackFloor: number;
 }
 
 /**
- * Makes what is missing of all streams and of these consumers: an operator may have removed one, or
- * the server may be another. What is there is left as it is. Returns the names of what was made,
- * and how the consumers were that were there.
+ * Creates missing streams, and missing ones of these consumers: an operator may have removed them,
+ * or the server may be new. Existing ones stay as they are. Returns the names of what was created,
+ * and the states of the consumers that existed.
  */
 export async function restoreMissing(
   bus: Bus,
@@ -166,10 +166,10 @@ async function ensureOneConsumer(bus: Bus, consumer: ConsumerDefinition): Promis
   }
 }
 
-/** Tries again while the servers do not know their leader. */
+/** Retries while the servers do not know their leader. */
 async function onceSettled(
   body: () => Promise<void>,
-  { signal, limitMs = SETTLE_LIMIT_MS }: EnsureOptions,
+  { signal, limitMs = QUIET_LIMIT_MS }: EnsureOptions,
 ): Promise<void> {
   const deadline = performance.now() + limitMs;
   for (;;) {
@@ -183,7 +183,7 @@ async function onceSettled(
   }
 }
 
-/** Nobody answered, or whoever did cannot yet. */
+/** No server replied, or the server that did is not ready. */
 function isUnsettled(error: unknown): boolean {
   if (error instanceof JetStreamApiError)
     return error.status === HTTP_UNAVAILABLE || UNSETTLED.has(error.code);

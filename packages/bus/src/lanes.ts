@@ -1,12 +1,12 @@
 /**
- * Work of many senders, of whom each waits for its own alone: one who asks for much at once takes
- * neither the others' turns nor more than its share of memory.
+ * Work of many senders, where each sender waits only for its own work: a sender with much work
+ * takes neither the others' turns nor more than its share of memory.
  */
 export interface LaneLimits {
-  /** Of all lanes together. */
+  /** Over all lanes. */
   atOnce: number;
   atOncePerLane: number;
-  /** Per lane, besides those that run. */
+  /** Per lane, without the running work. */
   waiting: number;
 }
 
@@ -19,7 +19,7 @@ interface Lane {
 
 export class Lanes {
   private readonly limits: LaneLimits;
-  /** Those with something to do, in the order of their turns. */
+  /** Lanes with work, in the order of their turns. */
   private readonly lanes = new Map<string, Lane>();
   private readonly running = new Set<Promise<void>>();
 
@@ -27,7 +27,7 @@ export class Lanes {
     this.limits = limits;
   }
 
-  /** Runs `work`, which never rejects, in its turn; false when as much waits as may. */
+  /** Runs `work`, which never rejects, when its turn comes; false when the lane is full. */
   add(name: string, work: Work): boolean {
     const lane = this.lanes.get(name) ?? { running: 0, waiting: [] };
     if (lane.waiting.length >= this.limits.waiting) return false;
@@ -64,7 +64,7 @@ export class Lanes {
     this.running.add(task);
   }
 
-  /** Each turn is one piece of work: the others' are next. */
+  /** A turn is one piece of work; the other lanes are next. */
   private toTheEnd(name: string, lane: Lane): void {
     this.lanes.delete(name);
     if (lane.running > 0 || lane.waiting.length > 0) this.lanes.set(name, lane);

@@ -1,17 +1,17 @@
 /**
- * What a host may do on the NATS servers: speak for itself, and pull its own commands. Each host
- * has an account of its own, in which nothing exists but what it imports from the control side's
- * (gateways and schedulers, who may do everything there). So no subject and no reply subject of a
- * host means anything but in its own account: whatever answers it, answers there.
+ * Permissions of a host on the NATS servers: to speak for itself, and to pull its own commands.
+ * Each host has its own account, which contains only what it imports from the account of the
+ * control plane (gateways and schedulers, which may do everything there). So the subjects and reply
+ * subjects of a host have a meaning only in its own account, and a reply to a host stays there.
  */
 import { hostCommands, OBSERVED_STATES, subjects } from "@torpor/contracts";
 
 export interface HostService {
-  /** In the control side's account. */
+  /** Subject in the control plane's account. */
   subject: string;
-  /** In the host's. */
+  /** Subject in the host's account. */
   localSubject: string;
-  /** One request may get many answers. */
+  /** True if a request may get many replies. */
   isStream: boolean;
 }
 
@@ -19,28 +19,28 @@ export function inboxPrefixOf(hostId: string): string {
   return `_INBOX_host-${hostId}`;
 }
 
-/** Where the control side sees the answer of a request wanted that came from another account. */
+/** Prefix of reply subjects in the control plane's account, for requests from other accounts. */
 const ACROSS_ACCOUNTS = "_R_.";
 
-/** Whether a question of the host may be answered there. */
+/** True if a reply to the host may go to that subject. */
 export function mayBeAnswered(hostId: string, reply: string): boolean {
   return reply.startsWith(ACROSS_ACCOUNTS) || reply.startsWith(`${inboxPrefixOf(hostId)}.`);
 }
 
 /**
- * Under which the host finds the JetStream API of the control side's account. `$JS.API` itself is
- * answered by the server for every account: by "not enabled" in a host's.
+ * Prefix of the control plane's JetStream API in a host's account. There the server itself replies
+ * on `$JS.API`, with "not enabled".
  */
 export const HOST_API_PREFIX = "torpor.v1.js";
 
-/** What the control side's account offers to the host's, and to no other. */
+/** Exports of the control plane's account to the host's account, and to no other. */
 export function hostServices(hostId: string): HostService[] {
   const { stream, durable } = hostCommands(hostId);
-  const beat = subjects.beat(hostId);
-  const own = beat.slice(0, -".beat".length);
-  // One by one: what may wait is bounded for each of them (streams.ts in contracts).
+  const heartbeat = subjects.heartbeat(hostId);
+  const own = heartbeat.slice(0, -".beat".length);
+  // One by one, because the waiting messages of each subject are bounded (streams.ts in contracts).
   const observations = OBSERVED_STATES.map((state) => subjects.observation(hostId, state));
-  const plain = [...observations, `${own}.ask.*`, beat, `$JS.ACK.${stream}.${durable}.>`];
+  const plain = [...observations, `${own}.ask.*`, heartbeat, `$JS.ACK.${stream}.${durable}.>`];
   const api = (call: string, isStream: boolean) => ({
     subject: `$JS.API.CONSUMER.${call}.${stream}.${durable}`,
     localSubject: `${HOST_API_PREFIX}.CONSUMER.${call}.${stream}.${durable}`,
@@ -54,8 +54,8 @@ export function hostServices(hostId: string): HostService[] {
 }
 
 /**
- * Of the host's user. `shared`: in the control side's own account, for hosts of 0.1.0, which know
- * no other. There a host's reply subjects mean what they say.
+ * Permissions of the host's user. `shared`: in the control plane's account, for hosts of 0.1.0,
+ * which know no other. There, a reply goes to whatever subject the host named.
  */
 export function hostPermissions(hostId: string, place: "own" | "shared") {
   const subject = ({ subject, localSubject }: HostService) =>

@@ -12,7 +12,7 @@ export interface OutgoingMessage {
 export type Published =
   | { kind: "stored" }
   | { kind: "duplicate" }
-  /** No server takes it, now or later. */
+  /** No server will ever accept the message. */
   | { kind: "refused"; reason: string }
   | { kind: "unavailable"; cause: unknown };
 
@@ -20,8 +20,8 @@ export const TRACE_HEADER = "Torpor-Trace-Id";
 const LIMIT_MS = 3_000;
 
 /**
- * Publishes to a stream and waits, at most 3 s, until the server has stored it. An outage is a
- * value: whoever publishes keeps the message until then.
+ * Publishes to a stream and waits, for at most 3 s, until the server has stored the message. An
+ * outage is a value, and the publisher keeps the message.
  */
 export async function publish(bus: Bus, message: OutgoingMessage): Promise<Published> {
   const meta = headers();
@@ -38,11 +38,11 @@ export async function publish(bus: Bus, message: OutgoingMessage): Promise<Publi
   }
 }
 
-/** For headers, of what the server takes of a message. */
+/** Part of the server's message limit that is reserved for headers. */
 const HEADER_ROOM_BYTES = 4 * 1024;
 const SUBJECT = /^[^\s.*>]+(\.[^\s.*>]+)*$/;
 
-/** Of a message's payload, as the server said last; undefined: none has been reached yet. */
+/** Limit of a payload, as last reported by the server; undefined: none was reached yet. */
 export function maxMessageBytes({ connection }: Bus): number | undefined {
   const max = connection.info?.max_payload;
   return max === undefined ? undefined : max - HEADER_ROOM_BYTES;
@@ -55,7 +55,7 @@ function refusalOf(bus: Bus, subject: string, payload: string): string | undefin
   return bytes > most ? `it has ${bytes} bytes, and the server takes ${most}` : undefined;
 }
 
-/** Publishes what the next one supersedes: not stored, lost when nobody listens. */
+/** Publishes a message that the next one supersedes: not stored, and lost without a subscriber. */
 export function publishCore(bus: Bus, subject: string, payload: unknown): void {
   if (!bus.connection.isClosed()) bus.connection.publish(subject, JSON.stringify(payload));
 }

@@ -1,4 +1,4 @@
-/** Questions and answers, and plain subscriptions: core NATS, nothing stored. */
+/** Requests and replies, and plain subscriptions: core NATS, nothing stored. */
 import { type Decoder, hostIdOf, InvalidMessageError } from "@torpor/contracts";
 import type { Msg } from "@nats-io/nats-core";
 import { endsWithin } from "@torpor/service";
@@ -10,8 +10,8 @@ import { mayBeAnswered } from "./permissions.ts";
 export type RequestReply<T> = { kind: "answer"; value: T } | { kind: "no_answer"; cause: unknown };
 
 /**
- * Asks and waits for one answer, at most `timeoutMs`. Nobody there, too late and unreadable are all
- * "no answer".
+ * Sends a request and waits for one reply, for at most `timeoutMs`. No responder, a late reply and
+ * an unreadable reply are all "no answer".
  */
 export async function request<T>(
   bus: Bus,
@@ -36,25 +36,25 @@ export interface RequestHandler<T> {
   queue: string;
   decode: Decoder<T>;
   handle(question: T, subject: string): Promise<unknown>;
-  /** The answer to a question that cannot be read; without it there is none. */
+  /** Reply to a request that cannot be decoded; absent: no reply. */
   refuse?(reason: string): unknown;
-  /** Of all hosts; 16. More where they are handled together. */
+  /** Limit over all hosts; default 16. Higher where requests are handled in batches. */
   atOnce?: number;
   log: ConsumeLog;
 }
 
-/** Of one process, for each kind of question. */
+/** Per process, for each kind of request. */
 const QUESTIONS_OF_A_HOST: LaneLimits = { atOnce: 16, atOncePerLane: 4, waiting: 64 };
-/** In their order, and few: the next ones say the same anew. */
+/** In order, and few, because the next messages repeat the content. */
 const MESSAGES_OF_A_HOST: LaneLimits = { atOnce: 16, atOncePerLane: 1, waiting: 8 };
 const CONTROL_SIDE = "";
 
 /**
- * Answers questions on `pattern`, shared with the others of `queue`. The questions of a host wait
- * for each other, not for other hosts'. One that fails, or is one too many of its asker, gets no
- * answer: the asker's limit decides. Nor does one whose answer would go anywhere but to the asker:
- * it is sent with the rights of whoever answers. Returns how to stop: the next question is
- * another's, those that have arrived are still answered.
+ * Handles requests on `pattern`, shared with the other processes of `queue`. Requests of a host
+ * wait for each other, not for other hosts. A request that fails, or is over its sender's limit,
+ * gets no reply: the sender's time limit decides. A request whose reply would go elsewhere than to
+ * its sender gets none either, because a reply is sent with the rights of the handler. Returns a
+ * function that ends the subscription and waits for the requests that have arrived.
  */
 export function handleRequests<T>(bus: Bus, options: RequestHandler<T>): () => Promise<void> {
   const { pattern, log } = options;
@@ -76,7 +76,7 @@ export function handleRequests<T>(bus: Bus, options: RequestHandler<T>): () => P
     },
   });
   return async () => {
-    // Without a server it would wait for one.
+    // Without a server, `drain` would wait for one.
     await endsWithin(subscription.drain(), DRAIN_LIMIT_MS);
     await lanes.ended();
   };
@@ -95,8 +95,8 @@ async function replyTo<T>(message: Msg, options: RequestHandler<T>): Promise<voi
 }
 
 /**
- * Hears what is published on `pattern` while it listens; what one host says in its order, and not
- * what comes faster than it is heard. Returns how to stop.
+ * Handles messages on `pattern`: those of one host in order, except messages over its limit, which
+ * are dropped. Returns a function that ends the subscription.
  */
 export function subscribeCore<T>(
   bus: Bus,
@@ -105,7 +105,7 @@ export function subscribeCore<T>(
     queue?: string;
     decode: Decoder<T>;
     handle(message: T, subject: string): void | Promise<void>;
-    /** Of all hosts; 16. More where they are handled together. */
+    /** Limit over all hosts; default 16. Higher where messages are handled in batches. */
     atOnce?: number;
     log: ConsumeLog;
   },

@@ -1,4 +1,4 @@
-/** The settings by which a program is known to the NATS servers, alike in all of them. */
+/** Settings with which a program authenticates to the NATS servers, the same in all programs. */
 import { TLS_SETTINGS, tlsFilesIn } from "@torpor/identity";
 import { ConfigurationError, readSecret } from "@torpor/service";
 import { type Static, Type } from "typebox";
@@ -6,16 +6,16 @@ import type { BusOptions } from "./connect.ts";
 import { publicKeyOf } from "./nats-key.ts";
 
 export const NATS_CREDENTIALS = {
-  /** The seed of an NKey, whose public half the servers know. */
+  /** Seed of an NKey, whose public half the servers know. */
   NATS_SEED_FILE: Type.Optional(Type.String()),
-  /** Or a name and a password, which the servers know too. */
+  /** Alternatively, a name and a password that the servers know. */
   NATS_USER: Type.Optional(Type.String()),
   NATS_PASSWORD_FILE: Type.Optional(Type.String()),
 };
 
 const Settings = Type.Object({ NATS_URL: Type.String(), ...NATS_CREDENTIALS, ...TLS_SETTINGS });
 
-/** How to connect. Throws ConfigurationError when a file is missing or is no seed. */
+/** Options of a connection. Throws ConfigurationError when a file is missing or holds no seed. */
 export function busAccess(settings: Static<typeof Settings>): Omit<BusOptions, "name"> {
   const {
     NATS_URL: url,

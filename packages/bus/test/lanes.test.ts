@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 import { Lanes } from "../src/lanes.ts";
 
-/** Work that ends when it is told to. */
+/** Work that the test ends. */
 function scripted(limits: ConstructorParameters<typeof Lanes>[0]) {
   const lanes = new Lanes(limits);
   const began: string[] = [];

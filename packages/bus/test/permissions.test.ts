@@ -2,7 +2,7 @@ import { type Channel, CHANNELS, hostCommands, OBSERVED_STATES } from "@torpor/c
 import { expect, test } from "vitest";
 import { hostServices } from "../src/index.ts";
 
-/** Whether a message may be on both: `*` is any token. */
+/** True if a subject may match both; `*` is any token. */
 function meet(pattern: string, subject: string): boolean {
   const [ours, others] = [pattern.split("."), subject.split(".")];
   return (

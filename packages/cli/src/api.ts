@@ -1,6 +1,6 @@
 /**
- * The API of a fleet, as an operator's command calls it: the one in HOPX_BASE_URL and HOPX_API_KEY,
- * else the local one.
+ * The API that an operator's command calls: the one in HOPX_BASE_URL and HOPX_API_KEY, otherwise
+ * that of the local fleet.
  */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -10,7 +10,7 @@ const CALL_LIMIT_MS = 30_000;
 type Method = "GET" | "POST" | "PUT" | "PATCH" | "DELETE";
 
 export interface Api {
-  /** The body of a 2xx; throws what the API says otherwise. */
+  /** Returns the body of a 2xx; throws the API's error message for any other status. */
   call<T>(method: Method, path: string, body?: unknown): Promise<T>;
 }
 

@@ -1,13 +1,13 @@
 /**
- * docs/compatibility.md, from what the tests of tests/vm/compatibility saw:
- * `node compatibility.ts <report.json>` writes it. `./torpor test` compares the two, so the table
- * can not promise what was not seen.
+ * docs/compatibility.md, from the results of the tests in tests/vm/compatibility: `node
+ * compatibility.ts <report.json>` writes it. `./torpor test` compares the two, so the table cannot
+ * promise anything that was not tested.
  */
 import { readFileSync, writeFileSync } from "node:fs";
 
 const FILE = new URL("../../../docs/compatibility.md", import.meta.url);
 
-/** What the table needs of vitest's JSON report. */
+/** The fields of vitest's JSON report that the table needs. */
 interface TestReport {
   testResults: {
     name: string;
@@ -49,7 +49,7 @@ function resultOf(status: string, isRefused = false): string {
   return isRefused ? "refused" : "works";
 }
 
-/** Undefined when the table is what the report says; else what to do. */
+/** Undefined if the table matches the report; otherwise the remedy. */
 export function staleCompatibility(reportFile: string): string | undefined {
   const report = JSON.parse(readFileSync(reportFile, "utf8")) as TestReport;
   if (readFileSync(FILE, "utf8") === renderCompatibility(report)) return undefined;

@@ -1,6 +1,6 @@
 /**
- * The conformance suites on a real Cloud Hypervisor: on this machine where its KVM boots the
- * image's kernel, else in the lab host, which has no checkout and no test runner: for it each suite
+ * The conformance suites on a real Cloud Hypervisor: on this machine if its KVM boots the image's
+ * kernel, otherwise in the lab host. The lab host has no checkout and no test runner, so each suite
  * is bundled to one file.
  */
 import { spawn } from "node:child_process";
@@ -15,13 +15,13 @@ import { imagesDir } from "./local.ts";
 export interface CaseOutcome {
   name: string;
   outcome: "passed" | "failed" | "skipped";
-  /** Why not passed. */
+  /** Set unless the case passed. */
   reason?: string;
 }
 
 interface Place {
   env: Record<string, string>;
-  /** The command line that runs a suite there, with its arguments. */
+  /** The command line that runs a suite in that place. */
   suite(name: keyof typeof ENTRIES, args: string[]): string[];
   binary: string;
   imagesDir: string;
@@ -32,7 +32,7 @@ const ENTRIES = {
   api: "tests/conformance/run.ts",
   driver: "apps/node-agent/test/conformance/run.ts",
 } as const;
-/** A guest that is emulated twice boots in minutes. */
+/** Boot takes minutes in a guest that is emulated inside an emulated host. */
 const GUEST_BOOT_LIMIT_S = "900";
 const MAX_REST_LENGTH = 4_096;
 
@@ -70,15 +70,15 @@ export async function inTheLab(root: string, record: LabRecord): Promise<Place> 
   };
 }
 
-/** Whether QEMU found, when the image was prepared, that this machine's KVM boots its kernel. */
+/** True if QEMU found, when it prepared the image, that this machine's KVM boots the kernel. */
 export async function hasKvm(root: string): Promise<boolean> {
   const text = await readFile(join(imagesDir(root), ".accelerator.json"), "utf8").catch(() => "{}");
   return (JSON.parse(text) as { accelerator?: string }).accelerator === "kvm";
 }
 
 /**
- * Runs every case whose name has `only` in it; each outcome is told as it comes. Throws when a
- * suite could not be run at all.
+ * Runs every case whose name contains `only`, and reports each outcome as it arrives. Throws when a
+ * suite could not run.
  */
 export async function runConformance(
   place: Place,
@@ -137,7 +137,8 @@ async function runSuite(
     signal,
   });
   const exited = once(child, "exit") as Promise<[number | null]>;
-  // Looked at when the output has ended; until then an abort is no rejection that nobody handles.
+  // `exited` is awaited only after the output has ended; an abort before that must not be an
+  // unhandled rejection.
   exited.catch(() => {});
   let cases = 0;
   let said = "";

@@ -1,6 +1,6 @@
 /**
- * The fleet of this checkout: where it lives, and what the command line and the environment say
- * about it.
+ * The fleet of this checkout: its directory, and its options from the command line and the
+ * environment.
  */
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -16,7 +16,7 @@ export const imagesDir = (root: string) => join(root, ".torpor/images");
 const DEFAULT_GATEWAY_PORT = 8787;
 const DEFAULT_EDGE_PORT = 7777;
 
-/** Throws one line that names the option that is wrong. */
+/** Throws a line that names the wrong option. */
 export function fleetOptions({ root, args }: CommandContext): FleetOptions {
   return {
     root,
@@ -33,8 +33,8 @@ export function fleetOptions({ root, args }: CommandContext): FleetOptions {
 }
 
 /**
- * Starts the fleet, with images that `prepareImages` of the options has put in place; the
- * credentials are left where clients find them.
+ * Starts the fleet, with the images that `prepareImages` of the options provides. Writes the
+ * credentials to where clients look for them.
  */
 export async function startFleet(
   context: CommandContext,
@@ -52,8 +52,7 @@ export async function startFleet(
 }
 
 /**
- * Starts what of a fleet that is there does not run: of one that was found, a virtual machine may
- * be all that is left.
+ * Starts the stopped components of an existing fleet, of which only a virtual machine may be left.
  */
 export async function bringUpRest(
   { write }: CommandContext,
@@ -64,7 +63,7 @@ export async function bringUpRest(
   await fleet.bringUp((line) => write(`fleet: ${line}, which did not run`), signal);
 }
 
-/** Aborts when the user ends the command, so that it can end what it has started. */
+/** Aborts when the user interrupts the command, so that it can end what it has started. */
 export function interrupted(): AbortSignal {
   const controller = new AbortController();
   for (const name of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {

@@ -1,4 +1,4 @@
-/** The commands behind ./torpor. Each command is one file; this one only chooses. */
+/** The commands behind ./torpor, one file each; this file only dispatches. */
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { messageOf } from "@torpor/service";
@@ -33,7 +33,7 @@ const { positionals } = parseArgs({ args: process.argv.slice(2, 3), allowPositio
 const load = COMMANDS[positionals[0] ?? ""];
 const root = fileURLToPath(new URL("../../../", import.meta.url));
 const write = (line: string) => process.stdout.write(`${line}\n`);
-// Whoever read along may leave (| head). The command still ends what it has begun.
+// The reader of the output may leave (| head). The command still completes.
 process.stdout.on("error", () => {});
 
 if (load === undefined) {

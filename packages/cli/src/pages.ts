@@ -2,11 +2,11 @@ import type { Api } from "./api.ts";
 
 interface Page<T> {
   data: T[];
-  /** Absent in gateways of before, which answer some lists in one piece. */
+  /** Absent in older gateways, which return some lists in one piece. */
   next_cursor?: string | null;
 }
 
-/** Every page of a list. */
+/** Reads all pages of a list. */
 export async function readAll<T>(api: Api, path: string, query: URLSearchParams): Promise<T[]> {
   const all: T[] = [];
   for (;;) {

@@ -1,6 +1,6 @@
 /**
- * How many of each part the local fleet has, and which driver: as the command line asks for it, and
- * as a fleet that is up has it.
+ * The shape of a local fleet: the number of each component, and the driver. As requested on the
+ * command line, and as it is in a running fleet.
  */
 import { parseArgs } from "node:util";
 import type { FleetOptions, FleetState, Role } from "@torpor/fleet";
@@ -19,8 +19,8 @@ const DEFAULTS: FleetShape = {
 const MAX_COUNT = 16;
 
 /**
- * What the options say; absent: nothing was said. Throws one line that names the option that is
- * wrong.
+ * The requested shape; an absent field was not requested. Throws a line that names the wrong
+ * option.
  */
 export function askedShape(args: string[]): Partial<FleetShape> {
   const { values } = parseArgs({
@@ -46,7 +46,7 @@ export function askedShape(args: string[]): Partial<FleetShape> {
 
 export const shapeOf = (asked: Partial<FleetShape>): FleetShape => ({ ...DEFAULTS, ...asked });
 
-/** Of a fleet that is up. The lab host, which comes and goes, does not count. */
+/** Shape of a running fleet, without the lab host, which comes and goes. */
 export function shapeOfState({
   components,
   driver,
@@ -61,7 +61,7 @@ export function shapeOfState({
   };
 }
 
-/** Whether a fleet has what was asked for, where something was. */
+/** True if a fleet has everything that was requested. */
 export function fits(asked: Partial<FleetShape>, shape: FleetShape): boolean {
   return Object.entries(asked).every(([name, value]) => shape[name as keyof FleetShape] === value);
 }
@@ -81,7 +81,7 @@ function count(name: string, text: string): number {
   return numberFrom(name, text, 1, MAX_COUNT);
 }
 
-/** Throws one line that names the option, or the setting. */
+/** Throws a line that names the option or the setting. */
 export function numberFrom(name: string, text: string, least: number, most: number): number {
   const value = wholeNumber(text);
   if (!(value >= least && value <= most))
@@ -89,12 +89,14 @@ export function numberFrom(name: string, text: string, least: number, most: numb
   return value;
 }
 
-/** NaN for all but digits: Number() takes "" for 0, and "0x2" and "1e1" too. */
+/** NaN unless the text is all digits: Number() accepts "", "0x2" and "1e1" too. */
 export function wholeNumber(text: string): number {
   return /^\d+$/.test(text) ? Number(text) : Number.NaN;
 }
 
-/** Two would be worse than one: a cluster works while more than half of it does. */
+/**
+ * An odd number: a cluster works while more than half of it does, so two would be worse than one.
+ */
 function natsServers(text: string): number {
   if (!["1", "3", "5"].includes(text)) throw new Error(`--nats must be 1, 3 or 5, not "${text}"`);
   return Number(text);

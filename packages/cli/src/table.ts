@@ -1,4 +1,4 @@
-/** Text in columns, as wide as they need to be. */
+/** Text in columns, each as wide as its longest cell. */
 export function table(head: string[], rows: string[][]): string {
   const widths = head.map((title, column) =>
     Math.max(title.length, ...rows.map((row) => row[column]?.length ?? 0)),

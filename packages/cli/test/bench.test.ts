@@ -1,6 +1,6 @@
 /**
- * The measures themselves, on the smallest fleet that may be asked for: a host with what a sandbox
- * wants is often full there.
+ * The placement benchmarks on the smallest allowed fleet, where the hosts that a sandbox requires
+ * are often full.
  */
 import { DEFAULT_PLACEMENT_POLICY, PLACEMENT_POLICIES } from "@torpor/placement";
 import { expect, test } from "vitest";

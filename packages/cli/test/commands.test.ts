@@ -1,4 +1,4 @@
-/** Every command is let through by ./torpor, which knows them by name, and told of in its usage. */
+/** ./torpor, which lists the commands by name, accepts every command, and its usage lists each. */
 import { readFileSync } from "node:fs";
 import { expect, test } from "vitest";
 

@@ -1,6 +1,6 @@
 /**
- * What `./torpor up` is asked for on the command line and in the environment, and the fleet that is
- * planned from it.
+ * The options of `./torpor up` from the command line and the environment, and the fleet that is
+ * planned from them.
  */
 import { planServices, type FleetOptions, type Ports } from "@torpor/fleet";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
@@ -10,7 +10,7 @@ const PORTS = ["TORPOR_GATEWAY_PORT", "TORPOR_EDGE_PORT"] as const;
 const ROOT = "/srv/torpor";
 const options = (...args: string[]) => fleetOptions({ root: ROOT, args, write: () => {} });
 
-// Whoever runs the tests may have set them.
+// The environment of the tests may have these variables.
 beforeEach(() => {
   for (const name of PORTS) vi.stubEnv(name, undefined);
 });

@@ -1,6 +1,6 @@
 /**
- * Numbers on the command line: digits or a refusal that names the option, before anything is
- * measured or asked of the API.
+ * Numbers on the command line: digits, or a refusal that names the option, before any measurement
+ * or API call.
  */
 import { createServer } from "node:http";
 import { once } from "node:events";
@@ -45,7 +45,7 @@ test("a drain is asked for with the numbers that were given, and one at a time w
   expect(api.bodies).toEqual([{ max_parallel: 1 }, { max_parallel: 16, max_mib_per_second: 10 }]);
 });
 
-/** An API that knows one host, in the environment of the commands. */
+/** An API with one host, set in the environment of the commands. */
 async function listen(): Promise<AsyncDisposable & { bodies: unknown[] }> {
   const bodies: unknown[] = [];
   const none = { vcpu: 0, memory_mb: 0 };

@@ -1,6 +1,6 @@
 /**
- * What comments, tests and documents refer to is there, and pages that are made from code are
- * fresh.
+ * Everything that comments, tests and documents refer to exists, and pages that are generated from
+ * code are current.
  */
 import { existsSync, readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
@@ -41,7 +41,7 @@ test.each(renderPages(sources))("%s is what the code says (else: pnpm generate)"
 });
 
 describe("a reference that is wrong", () => {
-  // Apart from its colon, so that this file does not cite it itself.
+  // Built from parts, so that this file does not cite the label itself.
   const ONE = "ZZ1";
   const RULE = ` * ${ONE}  One rule.\n`;
   const CITED = { path: "x/test/a.test.ts", text: `test("${ONE}: it holds", () => {});` };

@@ -1,6 +1,5 @@
 /**
- * The report at the end of `torpor test` names each thing that went wrong, with what is needed to
- * understand it.
+ * The report at the end of `torpor test` names each failure, with what is needed to understand it.
  */
 import { mkdtempDisposable, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";

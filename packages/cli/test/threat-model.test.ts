@@ -1,4 +1,4 @@
-/** docs/threat-model.md claims nothing that no test could contradict. */
+/** Every claim of docs/threat-model.md names a test that could contradict it. */
 import { existsSync, readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { expect, test } from "vitest";

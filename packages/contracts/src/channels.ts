@@ -1,7 +1,7 @@
 /**
- * Every kind of message on the bus: who writes it, who reads it, and what it says. The frozen
- * schemas (versioned-schemas.ts) and docs/subjects.md are made of this table; what a host may
- * publish is compared with it.
+ * Every kind of message on the bus: its writers, readers and content. The versioned schemas
+ * (versioned-schemas.ts) and docs/subjects.md are generated from this table, and the permissions of
+ * hosts to publish are compared with it.
  */
 import type { TSchema } from "typebox";
 import { PlacementQuestion, PlacementReply } from "./control.ts";
@@ -27,19 +27,19 @@ import { patterns, subjects } from "./subjects.ts";
 export type ProgramName = "gateway" | "scheduler" | "node-agent";
 
 export interface Channel {
-  /** With `*` for each token that differs between messages. */
+  /** Subject with `*` for each token that differs between messages. */
   pattern: string;
-  /** What stands in the place of each `*`, in their order. */
+  /** Meaning of each `*`, in order. */
   tokens: readonly string[];
   /**
-   * `stream`: kept until it is read, or for a time. `request`: answered by one of the readers.
-   * `fleeting`: lost when nobody listens, because the next one says it again.
+   * `stream`: stored until it is read, or for a time. `request`: one of the readers replies.
+   * `fleeting`: lost without a reader, because the next message repeats the content.
    */
   delivery: "stream" | "request" | "fleeting";
   writtenBy: readonly ProgramName[];
   readBy: readonly ProgramName[];
   says: string;
-  /** By the names of their frozen schemas: the message, then the reply of a request. */
+  /** Keyed by the names of their versioned schemas: the message, then the reply of a request. */
   schemas: Readonly<Record<string, TSchema>>;
 }
 
@@ -81,7 +81,7 @@ export const CHANNELS = {
     schemas: { "sandbox-event": SandboxEventMessage },
   },
   heartbeat: {
-    pattern: patterns.beats,
+    pattern: patterns.heartbeats,
     tokens: ["host"],
     delivery: "fleeting",
     writtenBy: ["node-agent"],
@@ -90,7 +90,7 @@ export const CHANNELS = {
     schemas: { heartbeat: Heartbeat },
   },
   register: {
-    pattern: patterns.asks("register"),
+    pattern: patterns.requests("register"),
     tokens: ["host"],
     delivery: "request",
     writtenBy: ["node-agent"],
@@ -99,7 +99,7 @@ export const CHANNELS = {
     schemas: { "register-request": RegisterRequest, "lease-reply": LeaseReply },
   },
   lease: {
-    pattern: patterns.asks("lease"),
+    pattern: patterns.requests("lease"),
     tokens: ["host"],
     delivery: "request",
     writtenBy: ["node-agent"],
@@ -108,7 +108,7 @@ export const CHANNELS = {
     schemas: { "lease-request": LeaseRequest, "lease-reply": LeaseReply },
   },
   commit: {
-    pattern: patterns.asks("commit"),
+    pattern: patterns.requests("commit"),
     tokens: ["host"],
     delivery: "request",
     writtenBy: ["node-agent"],
@@ -117,7 +117,7 @@ export const CHANNELS = {
     schemas: { "commit-request": CommitRequest, "commit-reply": CommitReply },
   },
   thaw: {
-    pattern: patterns.asks("thaw"),
+    pattern: patterns.requests("thaw"),
     tokens: ["host"],
     delivery: "request",
     writtenBy: ["node-agent"],
@@ -126,16 +126,16 @@ export const CHANNELS = {
     schemas: { "thaw-request": ThawRequest, "thaw-reply": ThawReply },
   },
   garbage: {
-    pattern: patterns.asks("garbage"),
+    pattern: patterns.requests("garbage"),
     tokens: ["host"],
     delivery: "request",
     writtenBy: ["node-agent"],
     readBy: ["scheduler"],
-    says: "Which of these entries of the snapshot store does nobody need? What the reply does not name stays.",
+    says: "Which of these entries of the snapshot store are needed no more? What the reply does not name stays.",
     schemas: { "garbage-request": GarbageRequest, "garbage-reply": GarbageReply },
   },
   certificate: {
-    pattern: patterns.asks("certificate"),
+    pattern: patterns.requests("certificate"),
     tokens: ["host"],
     delivery: "request",
     writtenBy: ["node-agent"],
@@ -144,7 +144,7 @@ export const CHANNELS = {
     schemas: { "certificate-request": CertificateRequest, "certificate-reply": CertificateReply },
   },
   placement: {
-    pattern: subjects.controlAsk("placement"),
+    pattern: subjects.controlRequest("placement"),
     tokens: [],
     delivery: "request",
     writtenBy: ["gateway"],

@@ -1,6 +1,6 @@
 /**
- * Questions of a gateway to the schedulers: core request/reply on
- * `torpor.v1.control.ask.<question>`, answered by any of them. Hosts have no permission for these
+ * Requests of a gateway to the schedulers: core request/reply on
+ * `torpor.v1.control.ask.<question>`; any scheduler replies. Hosts have no permission for these
  * subjects.
  */
 import { type Static, Type } from "typebox";
@@ -10,10 +10,7 @@ import { SandboxId } from "./ids.ts";
 export const CONTROL_QUESTIONS = ["placement"] as const;
 export type ControlQuestion = (typeof CONTROL_QUESTIONS)[number];
 
-/**
- * Where would this be placed now: a sandbox that is paused or stopped, or one that is not there
- * yet?
- */
+/** Where would this sandbox be placed now: a sandbox at rest, or a new one? */
 export const PlacementQuestion = Type.Object({
   type: Type.Literal("placement"),
   version: Type.Literal(1),
@@ -42,7 +39,7 @@ export const PlacementReply = Type.Object({
   candidates: Type.Array(
     Type.Object({ hostId: Type.String(), score: Type.Number(), isLocal: Type.Boolean() }),
   ),
-  /** With those that are not listed. */
+  /** Includes candidates that are not listed. */
   candidateCount: Type.Integer({ minimum: 0 }),
   /** Hosts that cannot take it, by reason. */
   reasons: Type.Record(Type.String(), Type.Integer()),

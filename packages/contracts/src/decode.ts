@@ -1,7 +1,7 @@
 import type { Static, TSchema } from "typebox";
 import { Compile } from "typebox/compile";
 
-/** A message that does not match its schema. Retrying cannot help: the bus rejects it. */
+/** A message that does not match its schema. A retry cannot help, so the bus rejects it. */
 export class InvalidMessageError extends Error {
   override readonly name = "InvalidMessageError";
   readonly subject: string;
@@ -18,8 +18,8 @@ export class InvalidMessageError extends Error {
 export type Decoder<T> = (subject: string, bytes: Uint8Array) => T;
 
 /**
- * The one place where bytes become a typed message. Unknown fields pass: a newer writer may add
- * optional ones. Throws InvalidMessageError.
+ * The only function that turns bytes into a typed message. Unknown fields pass, because a newer
+ * writer may add optional ones. Throws InvalidMessageError.
  */
 export function decoder<Schema extends TSchema>(schema: Schema): Decoder<Static<Schema>> {
   const compiled = Compile(schema);

@@ -1,15 +1,15 @@
 /**
- * The environment variables that a program in a sandbox can be started with. One rule for the
- * gateway, which refuses before anything is written, and for the guest agent, whose bundle has this
- * file: it imports nothing.
+ * Rules for the environment variables of a program in a sandbox. The gateway applies them before
+ * anything is written, and so does the guest agent. The guest agent's bundle contains this file, so
+ * this file imports nothing.
  */
 export const ENV_NAME_PATTERN = "^[A-Za-z_][A-Za-z0-9_]{0,255}$";
-/** All together, as JSON text. Arguments need room beside them: Linux takes 2 MiB of both. */
+/** Limit for all variables as JSON text. Linux allows 2 MiB for them and the arguments together. */
 export const MAX_ENV_BYTES = 256 * 1024;
-/** One string of a program's environment or arguments, without the zero byte at its end. */
+/** Limit for one string of a program's environment or arguments, without the final zero byte. */
 export const MAX_PROGRAM_STRING_BYTES = 128 * 1024 - 1;
 
-/** The name that it is about, where it is about one, and what must be so. */
+/** The variable at fault, if it is a single one, and the rule that is broken. */
 export interface EnvProblem {
   name: string | undefined;
   message: string;
@@ -17,7 +17,7 @@ export interface EnvProblem {
 
 const NAME = new RegExp(ENV_NAME_PATTERN);
 const LONE_SURROGATE = /\p{Surrogate}/u;
-/** A name that is no name may be of any length. */
+/** An invalid name may be of any length. */
 const SHOWN_LENGTH = 40;
 
 const bytesOf = (text: string) => new TextEncoder().encode(text).length;

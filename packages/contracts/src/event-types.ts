@@ -1,7 +1,7 @@
 /**
- * What can happen to a sandbox and to a host: the type of each event, and what it says. It is the
- * last token of an event's subject, and the field `fact` in the API and in the database. Types are
- * added, and never change their meaning; docs/events.md is made of these tables.
+ * Types of the events of sandboxes and hosts, with their meaning. The type is the last token of an
+ * event's subject, and the field `fact` in the API and in the database. Types are added, and never
+ * change their meaning; docs/events.md is generated from these tables.
  */
 import type { OperationKind } from "@torpor/state-machine";
 
@@ -54,8 +54,8 @@ export const SANDBOX_EVENT_TYPES = {
 } as const satisfies Record<string, string>;
 
 /**
- * With those of a delete that never happen: it needs no choice of a host and is never refused,
- * which the type of an operation's kind cannot say.
+ * Includes types of a delete that never occur, because the type of an operation's kind cannot
+ * exclude them: a delete needs no choice of a host and is never refused.
  */
 export type SandboxEventType =
   | keyof typeof SANDBOX_EVENT_TYPES

@@ -2,8 +2,8 @@ import { randomInt, randomUUID } from "node:crypto";
 import { Type } from "typebox";
 
 /**
- * 10-digit unix time + 8 lowercase alphanumerics, e.g. `1763309903rt5vs4lm`. Globally unique, never
- * reused: SDKs cache tokens by it.
+ * 10-digit unix time + 8 lowercase alphanumerics, e.g. `1763309903rt5vs4lm`. Globally unique, and
+ * never reused, because SDKs cache tokens by id.
  */
 export const SandboxId = Type.String({
   pattern: "^[0-9]{10}[a-z0-9]{8}$",

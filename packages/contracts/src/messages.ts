@@ -4,8 +4,8 @@ import { type Static, Type } from "typebox";
 import { OperationId, SandboxId } from "./ids.ts";
 
 /**
- * An operation was accepted. Subject `torpor.v1.intent.<kind>`. It carries no instructions: readers
- * look at the row.
+ * An operation was accepted. Subject `torpor.v1.intent.<kind>`. An intent carries no instructions:
+ * readers read the row.
  */
 export const Intent = Type.Object({
   type: Type.Literal("intent"),
@@ -18,8 +18,8 @@ export const Intent = Type.Object({
 export type Intent = Static<typeof Intent>;
 
 /**
- * What the system accepted as having happened. Subject `torpor.v1.sandbox.<sandboxId>.evt.<fact>`;
- * `seq` is gap-free per sandbox.
+ * An event of a sandbox. Subject `torpor.v1.sandbox.<sandboxId>.evt.<fact>`; `seq` has no gaps
+ * within a sandbox.
  */
 export const SandboxEventMessage = Type.Object({
   type: Type.Literal("sandbox_event"),

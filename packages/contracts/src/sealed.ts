@@ -1,9 +1,8 @@
 /**
- * A text that is kept encrypted: with a data key of its own, which a key outside of the database
- * wraps.
+ * A text that is stored encrypted, with its own data key, which a key outside the database wraps.
  */
 export interface SealedValue {
-  /** Names the key that wraps the data key. */
+  /** Id of the key that wraps the data key. */
   keyId: string;
   /** Base64. */
   wrappedKey: string;

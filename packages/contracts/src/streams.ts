@@ -11,11 +11,11 @@ export interface StreamDefinition {
   maxAgeMs: number;
   maxBytes: number;
   /**
-   * A message of a subject that has so many waiting is refused, and whoever publishes keeps it.
-   * Absent: the oldest message of the stream makes room when it is full.
+   * A subject with this many waiting messages refuses more, and the publisher keeps them. Absent: a
+   * full stream drops its oldest message.
    */
   maxMessagesPerSubject?: number;
-  /** Publishes with the same `Nats-Msg-Id` within it are stored once. */
+  /** Publishes with the same `Nats-Msg-Id` within this window are stored once. */
   duplicateWindowMs: number;
 }
 
@@ -24,12 +24,12 @@ export interface ConsumerDefinition {
   durable: string;
   filterSubject: string;
   /**
-   * Redelivered when not acknowledged by then; the loop in @torpor/bus extends it while a handler
-   * works.
+   * A message without an acknowledgement is redelivered after this time; the loop in @torpor/bus
+   * extends the time while a handler works.
    */
   ackWaitMs: number;
   /**
-   * After so many deliveries the message is given up; reconcilers find what it was about in the
+   * After this many deliveries the message is given up; reconcilers then find the work in the
    * database.
    */
   maxDeliver: number;
@@ -41,8 +41,8 @@ const DAY_MS = 24 * 60 * MINUTE_MS;
 const GIB = 1024 ** 3;
 
 /**
- * What a host may have waiting is this for each of the five observed states: no more is ever before
- * another host's.
+ * For each of the five observed states of a host: no more messages are ever ahead of another
+ * host's.
  */
 const OBSERVATIONS_PER_SUBJECT = 64;
 
@@ -82,7 +82,7 @@ export const STREAMS = {
   },
 } as const satisfies Record<string, StreamDefinition>;
 
-/** The stream that keeps what is published to this subject; undefined: none does. */
+/** The stream that stores messages of this subject; undefined: none. */
 export function streamOf(subject: string): string | undefined {
   const tokens = subject.split(".");
   const takes = (pattern: string) => {
@@ -110,22 +110,21 @@ export const SCHEDULER_OBSERVATIONS: ConsumerDefinition = {
   filterSubject: patterns.observations,
   ackWaitMs: 30_000,
   maxDeliver: 20,
-  // Schedulers read ahead of what they handle, so that each host waits for itself alone (consume
-  // in @torpor/bus).
+  // Schedulers read ahead of what they handle, so that each host waits only for its own messages
+  // (consume in @torpor/bus).
   maxAckPending: 4_096,
 };
 
 /**
- * One per host, made by the control side when the host registers; the host itself may only pull
- * from it.
+ * Consumer of one host, made by the control plane when the host registers; the host may only pull.
  */
 export function hostCommands(hostId: string): ConsumerDefinition {
   return {
     stream: "COMMANDS",
     durable: `host-${hostId}`,
     filterSubject: patterns.commandsOf(hostId),
-    // What an agent that was killed had in its hands comes again after so long. One that works says
-    // so three times within it.
+    // Time until the commands of a killed agent are redelivered. A working agent extends the time
+    // three times within it.
     ackWaitMs: 6_000,
     maxDeliver: -1,
     maxAckPending: 256,

@@ -1,6 +1,6 @@
 /**
- * Every NATS subject of Torpor, in one place. Tokens go from general to specific, the host id
- * before the verb: a host's permissions are then one prefix.
+ * Every NATS subject of Torpor. Tokens go from general to specific, with the host id before the
+ * verb, so that a host's permissions are one prefix.
  */
 import type { OperationKind } from "@torpor/state-machine";
 import type { ControlQuestion } from "./control.ts";
@@ -14,9 +14,9 @@ export const subjects = {
   observation: (hostId: string, fact: string) => `torpor.v1.host.${hostId}.obs.${fact}`,
   sandboxEvent: (sandboxId: string, fact: SandboxEventType) =>
     `torpor.v1.sandbox.${sandboxId}.evt.${fact}`,
-  ask: (hostId: string, question: Question) => `torpor.v1.host.${hostId}.ask.${question}`,
-  beat: (hostId: string) => `torpor.v1.host.${hostId}.beat`,
-  controlAsk: (question: ControlQuestion) => `torpor.v1.control.ask.${question}`,
+  request: (hostId: string, question: Question) => `torpor.v1.host.${hostId}.ask.${question}`,
+  heartbeat: (hostId: string) => `torpor.v1.host.${hostId}.beat`,
+  controlRequest: (question: ControlQuestion) => `torpor.v1.control.ask.${question}`,
 } as const;
 
 /** Subscriptions: the same subjects with wildcards. */
@@ -27,13 +27,13 @@ export const patterns = {
   observations: "torpor.v1.host.*.obs.*",
   eventsOf: (sandboxId: string) => `torpor.v1.sandbox.${sandboxId}.evt.*`,
   events: "torpor.v1.sandbox.*.evt.*",
-  asks: (question: Question) => `torpor.v1.host.*.ask.${question}`,
-  beats: "torpor.v1.host.*.beat",
+  requests: (question: Question) => `torpor.v1.host.*.ask.${question}`,
+  heartbeats: "torpor.v1.host.*.beat",
 } as const;
 
 /**
- * The host id in a `torpor.v1.host.<hostId>.…` subject. What a message claims about itself is
- * checked against it: NATS permissions guard the subject, not the body.
+ * The host id in a `torpor.v1.host.<hostId>.…` subject. NATS permissions guard the subject, not the
+ * body, so the host id in the body is compared with it.
  */
 export function hostIdOf(subject: string): string | undefined {
   const tokens = subject.split(".");

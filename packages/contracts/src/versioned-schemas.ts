@@ -1,10 +1,10 @@
 /**
- * What crosses a process boundary, as frozen JSON schemas: a change of a message is a visible diff,
- * and a breaking one needs a new version beside the old.
+ * JSON schemas of everything that crosses a process boundary: a change of a message is a visible
+ * diff, and a breaking change needs a new version beside the old one.
  */
 import { type Channel, CHANNELS } from "./channels.ts";
 
-/** File name → text, as they stand in packages/contracts/schemas. */
+/** File name and text of each schema, as in packages/contracts/schemas. */
 export function versionedSchemas(): [string, string][] {
   const channels: Channel[] = Object.values(CHANNELS);
   const schemas = Object.assign(

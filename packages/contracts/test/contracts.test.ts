@@ -38,9 +38,9 @@ describe("subjects", () => {
     expect(matches(patterns.events, subjects.sandboxEvent("1763309903rt5vs4lm", "paused"))).toBe(
       true,
     );
-    expect(hostIdOf(subjects.ask("a-1", "commit"))).toBe("a-1");
+    expect(hostIdOf(subjects.request("a-1", "commit"))).toBe("a-1");
     expect(hostIdOf(subjects.intent("pause"))).toBeUndefined();
-    expect(hostIdOf(subjects.controlAsk("placement"))).toBeUndefined();
+    expect(hostIdOf(subjects.controlRequest("placement"))).toBeUndefined();
   });
 
   test("no two streams take the same subject", () => {

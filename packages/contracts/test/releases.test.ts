@@ -1,6 +1,7 @@
 /**
- * This version and the released ones read each other (docs/operate/upgrades.md). A release is its
- * frozen schemas, read by the decoder as its programs have it, and messages as they wrote them.
+ * This version and the released versions read each other's messages (docs/operate/upgrades.md). A
+ * release is its schemas, read by the decoder that its programs use, and messages as its programs
+ * wrote them.
  */
 import { readdirSync, readFileSync } from "node:fs";
 import fc from "fast-check";
@@ -23,8 +24,8 @@ import {
 
 /**
  * Values that this version may write and a release does not know, by release and field. The release
- * rejects a message with one, by name, and goes on with the next: so before a value is added here,
- * docs/operate/upgrades.md has to hold for it.
+ * rejects such a message, names the field, and continues with the next message. So
+ * docs/operate/upgrades.md must cover a value before it is added here.
  */
 const NEW_VALUES: Record<string, Record<string, unknown[]>> = {
   "0.1.0": { "command.v1.json.kind": ["quarantine", "unquarantine", "replicate"] },
@@ -39,8 +40,8 @@ const current = new Map(
   versionedSchemas().map(([name, text]) => [name, JSON.parse(text) as JsonSchema]),
 );
 /**
- * As this version's programs read: a host takes commands of any kind, a scheduler the part of an
- * inventory that it understands.
+ * Decoders as this version's programs use them: a host accepts commands of any kind, a scheduler
+ * the part of an inventory that it understands.
  */
 const readers: Record<string, Decoder<unknown>> = {
   ...Object.fromEntries([...current].map(([name, schema]) => [name, schemaDecoder(schema)])),
@@ -126,11 +127,11 @@ describe("a value that only a newer version knows", () => {
   });
 
   test("of one sandbox does not keep the rest of a heartbeat from being read", () => {
-    const [beat] = samples("heartbeat.v1.json");
-    const [running, paused] = (beat?.["inventory"] ?? []) as Record<string, unknown>[];
+    const [heartbeat] = samples("heartbeat.v1.json");
+    const [running, paused] = (heartbeat?.["inventory"] ?? []) as Record<string, unknown>[];
     const seen = decodeHeartbeat(
       "s",
-      bytes({ ...beat, inventory: [{ ...running, state: "hibernating" }, paused] }),
+      bytes({ ...heartbeat, inventory: [{ ...running, state: "hibernating" }, paused] }),
     );
     expect(seen.inventory).toEqual([paused]);
   });

@@ -15,22 +15,22 @@ export interface DatabaseOptions {
   maxConnections?: number;
   applicationName?: string;
   /**
-   * Of one query or transaction, with the wait for a connection; 20 s. What takes longer fails with
-   * ETIMEDOUT.
+   * Time limit of one query or transaction, including the wait for a connection; default 20 s. A
+   * query that takes longer fails with ETIMEDOUT.
    */
   limitMs?: number;
-  /** Who is next where more is asked for than there are connections; without: who came first. */
+  /** Order of the queries that wait for a connection; default: first come, first served. */
   takeTurn?: TakeTurn;
 }
 
-/** Longer than the server's own limit of a statement, which leaves the connection usable. */
+/** Longer than statement_timeout, which ends a statement and leaves the connection usable. */
 const LIMIT_MS = 20_000;
 const STATEMENT_LIMIT_MS = 15_000;
 const CONNECT_LIMIT_S = 10;
 const IDLE_LIMIT_S = 60;
 /**
- * Between two attempts to connect. The driver's own grows to 20 s, for which a database that is
- * back would not be noticed.
+ * Sleep between two attempts to connect. The driver's default grows to 20 s, which would delay the
+ * recovery after an outage.
  */
 const RECONNECT_AFTER_S = 0.25;
 
@@ -50,7 +50,7 @@ export function openDatabase(databaseUrl: string, options: DatabaseOptions = {})
       idle_timeout: IDLE_LIMIT_S,
       backoff: () => RECONNECT_AFTER_S,
       prepare: namesStatements,
-      // No column is an array: their types need not be asked for on each connection.
+      // No column is an array, so the driver need not fetch array types for each connection.
       fetch_types: false,
       onnotice: () => {},
       connection: {

@@ -1,9 +1,9 @@
 /**
- * What DATABASE_URL says beside where the database is.
+ * Options in DATABASE_URL beside the address of the database.
  *
- * `?sslmode=verify-full&sslrootcert=/etc/torpor/ca.crt`: TLS, in the words that every client of
- * Postgres knows. The driver reads `sslmode` alone; with `verify-full` it trusts what Node.js does,
- * and no file.
+ * `?sslmode=verify-full&sslrootcert=/etc/torpor/ca.crt`: TLS, with the standard parameters of
+ * Postgres clients. The driver reads only `sslmode`; with `verify-full` it trusts the CAs of
+ * Node.js and no file.
  *
  * `?prepared_statements=off`: for a pooler that gives each transaction another connection and does
  * not keep prepared statements (PgBouncer before 1.21, or without `max_prepared_statements`).
@@ -11,7 +11,7 @@
 import { readFileSync } from "node:fs";
 
 interface Reached {
-  /** For the driver. */
+  /** The URL for the driver. */
   url: string;
   options: { ssl?: { ca: string; host: string } };
   namesStatements: boolean;
@@ -19,10 +19,10 @@ interface Reached {
 
 const PREPARED_STATEMENTS = "prepared_statements";
 
-/** Throws when a parameter has no meaning, or the file of `sslrootcert` cannot be read. */
+/** Splits DATABASE_URL. Throws on an invalid value, or an unreadable file in `sslrootcert`. */
 export function reached(databaseUrl: string): Reached {
   const url = URL.parse(databaseUrl);
-  // Several hosts, or a socket: the driver reads it, and says what it cannot.
+  // Several hosts, or a socket: the driver parses such a URL, and reports what is wrong with it.
   if (url === null) return { url: databaseUrl, options: {}, namesStatements: true };
   const namesStatements = isOn(url.searchParams.get(PREPARED_STATEMENTS) ?? "on");
   if (url.searchParams.has(PREPARED_STATEMENTS)) url.searchParams.delete(PREPARED_STATEMENTS);
@@ -43,7 +43,7 @@ function withTls(url: URL): Pick<Reached, "url" | "options"> {
     );
   url.searchParams.delete("sslrootcert");
   url.searchParams.delete("sslmode");
-  // The name is given: for an address the driver would look for `localhost` in the certificate.
+  // Without `host`, the driver would expect `localhost` in the certificate of an IP address.
   return { url: url.href, options: { ssl: { ca: read(rootCert), host: url.hostname } } };
 }
 

@@ -1,6 +1,7 @@
 /**
- * Database users of their own for gateways and schedulers: each may do with each table what it does
- * with it, and no more. The owner, who migrates, keeps every right, and policies do not bind it.
+ * Separate database users for gateways and schedulers: each user has only the rights that its
+ * program uses on each table. The owner, who migrates, keeps every right, and row-level policies do
+ * not bind the owner.
  */
 import { getTableName, is } from "drizzle-orm";
 import { PgTable } from "drizzle-orm/pg-core";
@@ -13,7 +14,7 @@ export const DATABASE_USERS = { gateway: "torpor_gateway", scheduler: "torpor_sc
 export type DatabaseUser = keyof typeof DATABASE_USERS;
 const USERS = ["gateway", "scheduler"] as const satisfies DatabaseUser[];
 
-/** What a user does: Select, Insert, Update (and lock rows), Delete. */
+/** Rights of a user: Select, Insert, Update (and lock rows), Delete. */
 const VERBS = { S: "SELECT", I: "INSERT", U: "UPDATE", D: "DELETE" } as const;
 type Rights = Record<DatabaseUser, string>;
 type Table = keyof typeof schema;
@@ -35,12 +36,13 @@ const RIGHTS: Record<Table, Rights> = {
   drainSandboxes: { gateway: "SIU", scheduler: "SIU" },
   hostFindings: { gateway: "SU", scheduler: "SIUD" },
   hostInventoryParts: { gateway: "", scheduler: "SIUD" },
-  // Written by a trigger, with the rights of whoever moves a sandbox. They go with a retired host.
+  // A trigger writes the rows with the rights of the program that moves the sandbox. The gateway
+  // that retires a host deletes the host's rows.
   hostChecks: { gateway: "SIUD", scheduler: "SIUD" },
   sandboxes: { gateway: "SIU", scheduler: "SU" },
   operations: { gateway: "SIU", scheduler: "SIU" },
   incarnations: { gateway: "SIU", scheduler: "SIU" },
-  // A retired host's are dropped by whoever retires it.
+  // The gateway that retires a host drops the host's snapshots.
   snapshots: { gateway: "SU", scheduler: "SIUD" },
   sandboxEvents: { gateway: "SI", scheduler: "SID" },
   outbox: { gateway: "SIU", scheduler: "SIUD" },
@@ -49,9 +51,7 @@ const RIGHTS: Record<Table, Rights> = {
 const OF_ANY = `starts_with(current_query(), '${EVERY_ORGANIZATION}')`;
 const OF = `substring(current_query() FROM '${OF_ORGANIZATION}')::integer`;
 const ofOrganization = (column: string) => `(SELECT ${OF_ANY}) OR ${column} = (SELECT ${OF})`;
-/**
- * Which rows a gateway's statement is about; policies for the tables that hold what tenants have.
- */
+/** Rows that a gateway's statement may use: row-level policies of the tables with tenants' data. */
 const ROWS: Partial<Record<Table, string>> = {
   sandboxes: ofOrganization("organization_id"),
   operations: ofOrganization("organization_id"),
@@ -59,13 +59,12 @@ const ROWS: Partial<Record<Table, string>> = {
   sandboxEvents: `(SELECT ${OF_ANY}) OR EXISTS (SELECT FROM sandboxes WHERE id = sandbox_id)`,
 };
 
-/** Passwords to set; a user that is there and is not among them keeps its own. */
+/** Passwords to set; an existing user that is not listed keeps its password. */
 export type Passwords = Partial<Record<DatabaseUser, string | undefined>>;
 
 /**
- * Makes both users, if they are not there, and gives them their rights in this database. Repeating
- * it changes nothing. The user of `ownerUrl` owns the tables, and may make users where one is
- * missing.
+ * Creates the missing users and grants both users their rights in this database. Idempotent. The
+ * user of `ownerUrl` owns the tables; to create a missing user, the owner needs CREATEROLE.
  */
 export async function setUpDatabaseUsers(ownerUrl: string, passwords: Passwords): Promise<void> {
   const { url, options } = reached(ownerUrl);
@@ -81,7 +80,7 @@ export async function setUpDatabaseUsers(ownerUrl: string, passwords: Passwords)
   }
 }
 
-/** After a migration: rights to tables that are new. Nothing where there are no such users. */
+/** Grants rights to new tables after a migration. Does nothing where the users are not set up. */
 export async function renewDatabaseUsers(client: postgres.Sql): Promise<void> {
   const [secured] = await client`
     SELECT FROM pg_policies WHERE schemaname = 'public' AND tablename = 'sandboxes'
@@ -94,7 +93,7 @@ export async function renewDatabaseUsers(client: postgres.Sql): Promise<void> {
 }
 
 async function makeUser(tx: postgres.TransactionSql, role: string, password: string | undefined) {
-  // One at a time: several databases of one server share their users.
+  // Serialized, because several databases of one server share their users.
   await tx`SELECT pg_advisory_xact_lock(hashtext(${role}))`;
   const [known] = await tx`SELECT FROM pg_roles WHERE rolname = ${role}`;
   if (known === undefined) await tx.unsafe(`CREATE ROLE ${role} LOGIN`);
@@ -107,7 +106,7 @@ async function secureRows(tx: postgres.TransactionSql): Promise<void> {
     const name = tableName(table);
     const policies = await tx`
       SELECT policyname FROM pg_policies WHERE schemaname = 'public' AND tablename = ${name}`;
-    // Each takes the whole table for a moment, and is there to stay.
+    // CREATE POLICY briefly locks the whole table, so existing policies are kept.
     const isThere = (policy: string) => policies.some(({ policyname }) => policyname === policy);
     const { gateway, scheduler } = DATABASE_USERS;
     if (!isThere(gateway))

@@ -1,4 +1,4 @@
-/** The database, or a transaction in it: what every query takes. */
+/** Type of the first parameter of every query: the database, or a transaction in it. */
 import type { PgTransaction } from "drizzle-orm/pg-core";
 import type { PostgresJsDatabase } from "drizzle-orm/postgres-js";
 import type * as schema from "./schema.ts";

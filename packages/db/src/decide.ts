@@ -1,7 +1,7 @@
 /**
- * The one loop in which a sandbox is changed: read, decide, write, and decide again from fresh rows
- * when somebody else was faster. Reads and writes of many decisions share statements and commits
- * (`Batches`); none is answered before its commit.
+ * The only loop that changes a sandbox: read, plan, apply, and plan again from fresh rows after a
+ * lost race. Many decisions share statements and commits (`Batches`); `decide` returns after the
+ * commit.
  */
 import type { Plan } from "@torpor/plans";
 import { backoffMs, Batches, sleep } from "@torpor/service";
@@ -11,9 +11,9 @@ import { type AppliedOne, type AppliedPlan, applyPlans } from "./queries/apply-p
 import type { QuotaRefusal, QuotaRequest, QuotaStatus } from "./queries/quotas.ts";
 import { readViews, type SandboxRows, type WantedView } from "./queries/views.ts";
 
-/** A lost race is decided again from fresh rows; so often at most. */
+/** Attempts before `decide` gives up; after a lost race, the next attempt reads fresh rows. */
 const MAX_ATTEMPTS = 10;
-/** Whoever has a sandbox locked is through with it in milliseconds, unless something is wrong. */
+/** A lock on a sandbox is held for milliseconds, unless something is wrong. */
 const LOCKED_LIMIT_MS = 15_000;
 const LOCKED_WAIT = { baseMs: 10, maxMs: 500 };
 
@@ -22,7 +22,7 @@ interface Rows {
   plans: Batches<Plan, AppliedOne>;
   counted: Batches<CountedPlan, AppliedCounted>;
 }
-/** By what they are read and written with: statements of one organization are not another's. */
+/** Keyed by database handle, because statements of one organization must not mix with another's. */
 const rows = new WeakMap<Database, Rows>();
 
 function rowsOf(db: Database): Rows {
@@ -38,17 +38,14 @@ function rowsOf(db: Database): Rows {
 }
 
 /**
- * Applies a plan together with others of the same moment. Rejects when the database cannot be
- * asked.
+ * Applies a plan in a batch with other plans of the same moment. Rejects when the database is
+ * unreachable.
  */
 export async function applyBatched(db: Database, plan: Plan): Promise<AppliedOne> {
   return await rowsOf(db).plans.add(plan);
 }
 
-/**
- * The same for a plan that uses of quotas; `counted` takes its place where its organization has
- * some.
- */
+/** Applies a plan that uses quotas. `counted` replaces `plan` if the organization has quotas. */
 export async function applyUnderQuotas(
   db: Database,
   plan: Plan,
@@ -61,32 +58,32 @@ export async function applyUnderQuotas(
 }
 
 export interface Decision<Answer> {
-  /** Undefined: nothing is to be written. */
+  /** Undefined: there is nothing to write. */
   plan?: Plan | undefined;
-  /** What the plan uses of quotas; undefined: nothing that counts. */
+  /** The quotas that the plan uses; undefined: none. */
   asks?: QuotaRequest | undefined;
-  /** In place of `plan` where quotas are counted: others wait for whoever counts. */
+  /** Replaces `plan` under the lock of the quotas, because other requests wait for that lock. */
   counted?: Plan | undefined;
   answer: Answer;
 }
 
 export interface Decided<Answer> {
   answer: Answer;
-  /** What came of the plan; undefined: there was none. */
+  /** Result of the plan; undefined: there was no plan. */
   applied?: Extract<AppliedPlan, { kind: "applied" }> | QuotaRefusal;
   quotas?: QuotaStatus | undefined;
 }
 
 interface DecideOptions<Answer> {
   decideFrom: (view: SandboxRows | undefined) => Decision<Answer> | Promise<Decision<Answer>>;
-  /** The host that a plan chose is not what it was, or may be what somebody has locked. */
+  /** Called when the chosen host has changed or is full, or when a row of the plan was locked. */
   onOvertaken?: () => void;
 }
 
 /**
- * Decides about one sandbox; `decideFrom` is called again after a lost race. `gave_up`: it kept
- * changing, or somebody kept it locked. Rejects when the database refuses what was decided, or
- * cannot be asked.
+ * Decides about one sandbox, and calls `decideFrom` again after a lost race. Returns `gave_up` when
+ * the sandbox kept changing or stayed locked. Rejects when the database refuses the plan or is
+ * unreachable.
  */
 export async function decide<Answer>(
   db: Database,
@@ -100,7 +97,8 @@ export async function decide<Answer>(
   for (let lost = 0; lost < MAX_ATTEMPTS;) {
     const { plan, asks, counted: underQuotas, answer } = await decideFrom(await views.add(wanted));
     if (plan === undefined) return { answer };
-    // Nothing has changed since it was refused: somebody may have asked for the same meanwhile.
+    // The refusal was read again, in case another request has meanwhile queued the same operation.
+    // The queue is unchanged, so the refusal is final.
     if (refused?.of === queueOf(plan)) return refused.decided;
     const counted = asks && (await applyUnderQuotas(db, plan, asks, underQuotas));
     const applied = counted === undefined ? await applyBatched(db, plan) : counted.applied;

@@ -1,10 +1,10 @@
 /**
- * The driver with a limit of its own for each query and transaction.
+ * The Postgres driver with its own time limit for each query and transaction.
  *
- * The server ends what takes long (statement_timeout), and the end of a connection ends what waits
- * on it. What neither ends waits for a server that says nothing at all: stopped, or gone without
- * its network saying so. Then the query fails here, and new connections take the place of all old
- * ones, of which nobody knows what they still answer.
+ * The server ends long statements (statement_timeout), and the end of a connection ends the queries
+ * on it. Neither helps against a server that sends nothing at all: a stopped process, or a network
+ * that drops packets. Then the query fails here, and new connections replace all old ones, because
+ * a late reply could still arrive on an old one.
  */
 import postgres from "postgres";
 import { type NamedStatements, namedTransaction, unsafeNamed } from "./named-statements.ts";
@@ -12,11 +12,11 @@ import { sqlState } from "./transaction.ts";
 
 const DRAIN_LIMIT_S = 5;
 
-/** Runs a query or a transaction when it is its turn, and passes on what comes of it. */
+/** Runs a query or a transaction when its turn comes, and returns the result. */
 export type TakeTurn = <T>(work: () => Promise<T>) => Promise<T>;
 
 export interface LimitedClient {
-  /** As much of the driver as drizzle uses. */
+  /** The part of the driver that drizzle uses. */
   sql: postgres.Sql;
   close(): Promise<void>;
 }
@@ -39,7 +39,7 @@ export function limitedClient({
   const replace = (silent: postgres.Sql) => {
     // Several queries of one pool fail together.
     if (silent !== pool) return;
-    // The very same options: drizzle has put its parsers into them.
+    // The same options object, because drizzle has put its parsers into that object.
     pool = postgres(silent.options as unknown as postgres.Options<Record<string, never>>);
     const ended = silent.end({ timeout: DRAIN_LIMIT_S }).finally(() => replaced.delete(ended));
     replaced.add(ended);
@@ -76,7 +76,7 @@ export function limitedClient({
       });
       const values = () => {
         wantsArrays = true;
-        // Sent in a later microtask: until then it can still be told.
+        // The driver sends the query in a later microtask, so the format can still change.
         void query?.values();
         return rows;
       };
@@ -102,7 +102,7 @@ export function limitedClient({
 const INVALID_STATEMENT_NAME = "26000";
 const DUPLICATE_PREPARED_STATEMENT = "42P05";
 
-/** A pooler gave the transaction a connection that does not know what another one prepared. */
+/** A pooler ran a statement on a connection that did not prepare the statement. */
 function explained(error: unknown): unknown {
   const code = sqlState(error);
   if (code !== INVALID_STATEMENT_NAME && code !== DUPLICATE_PREPARED_STATEMENT) return error;

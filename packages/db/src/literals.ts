@@ -1,8 +1,8 @@
 import { type Column, type SQL, sql } from "drizzle-orm";
 
 /**
- * The column has one of these values of the code, as text of the statement: an index for some of
- * them is found whether the plan is made for this call or for all.
+ * The column has one of these constants. The constants are literals in the statement's text, so
+ * that Postgres can use a partial index in a custom plan and in a generic plan.
  */
 export function isOneOf<T extends string>(
   column: Column & { _: { data: T } },

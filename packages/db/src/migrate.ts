@@ -6,13 +6,11 @@ import { reached } from "./database-url.ts";
 import { renewDatabaseUsers } from "./database-users.ts";
 
 const MIGRATIONS = fileURLToPath(new URL("../migrations", import.meta.url));
-/** Any constant: processes that start together take turns. */
+/** Arbitrary constant: processes that start together migrate one after another. */
 const LOCK = 7_470_001;
 const AT_ONCE = 1_000;
 
-/**
- * Brings the database to the newest schema. Safe to call from several processes at once, and again.
- */
+/** Migrates the database to the newest schema. Concurrent and repeated calls are safe. */
 export async function migrate(databaseUrl: string): Promise<void> {
   const { url, options } = reached(databaseUrl);
   const client = postgres(url, { ...options, max: 1, connect_timeout: 10, onnotice: () => {} });
@@ -27,8 +25,8 @@ export async function migrate(databaseUrl: string): Promise<void> {
 }
 
 /**
- * Nobody needs the environment variables of deleted sandboxes; those that are deleted now have
- * none. Not in a migration: it would hold everybody's tables for as long as it takes.
+ * Clears the environment variables of sandboxes that were deleted by an older version; a delete now
+ * clears them itself. Not a migration, which would lock the table for the whole time.
  */
 async function clearDeletedEnvVars(client: postgres.Sql): Promise<void> {
   for (;;) {

@@ -1,17 +1,18 @@
 /**
- * Which statements get a name on the server. A named statement is parsed once for each connection
- * and then costs one round trip; one without a name is parsed each time, and costs two.
+ * Decides which statements are prepared under a name. The server parses a named statement once per
+ * connection, and then a call costs one round trip. The server parses an unnamed statement on each
+ * call, which costs two round trips.
  *
  * The server keeps every named statement until its connection ends, so their number is bounded.
- * Statements of an organization (organization-scope.ts) have a text for each organization, and must
- * not take the room of those that everybody needs.
+ * Statements of an organization (organization-scope.ts) have one text per organization, and must
+ * not displace the statements that are common to all.
  */
 import type postgres from "postgres";
 import { OF_ORGANIZATION } from "./organization-scope.ts";
 
-/** Some megabytes of each connection's memory on the server. */
+/** Together, some megabytes of server memory per connection. */
 const MAX_NAMED = { ofAll: 600, ofOrganizations: 300 };
-/** No longer than a connection lives (the driver ends each after 30 to 60 minutes). */
+/** At most the lifetime of a connection: the driver ends each after 30 to 60 minutes. */
 const FORGET_AFTER_MS = 30 * 60_000;
 
 const ofOrganization = new RegExp(OF_ORGANIZATION);
@@ -23,7 +24,7 @@ export class NamedStatements {
   private forgetAtMs = 0;
 
   /**
-   * `isOn`: false with a pooler that gives each transaction another connection and keeps no names.
+   * `isOn`: false for a pooler that gives each transaction another connection and keeps no names.
    */
   constructor(isOn: boolean, max = MAX_NAMED) {
     this.isOn = isOn;
@@ -50,13 +51,15 @@ export class NamedStatements {
 type Unsafe = Pick<postgres.Sql, "unsafe">;
 type Transaction = Unsafe & Pick<postgres.TransactionSql, "savepoint">;
 
-/** As `sql.unsafe`; whether the statement is named is decided here, whatever the caller says. */
+/** Like `sql.unsafe`, but `names` decides whether the statement is named, not the caller. */
 export const unsafeNamed =
   (sql: Unsafe, names: NamedStatements): Unsafe["unsafe"] =>
   (text, parameters, options) =>
     sql.unsafe(text, parameters, { ...options, prepare: names.isNamed(text) });
 
-/** As much of a transaction as drizzle uses. `options`: of its pool. */
+/**
+ * The part of a transaction that drizzle uses. `options`: the options of the transaction's pool.
+ */
 export function namedTransaction(
   tx: Transaction,
   names: NamedStatements,

@@ -1,46 +1,47 @@
 /**
- * The second wall between organizations, below the filters of the queries: row-level security.
+ * The second barrier between organizations, behind the filters of the queries: row-level security.
  *
- * Each statement of a gateway begins with a comment that says for whom it is, and policies
- * (database-users.ts) compare rows with that. The comment is part of the statement's text, so that
- * it costs no round trip, needs no transaction, and is right behind a pooler; what a client sends
- * is in parameters, and cannot change how the text begins. Without one, no row is there.
+ * Each statement of a gateway begins with a comment that names its organization, and policies
+ * (database-users.ts) compare rows with that comment. The comment is part of the statement's text,
+ * so it costs no round trip, needs no transaction and works behind a pooler. Input of a client is
+ * in parameters, and cannot change how the text begins. A statement without the comment sees no
+ * rows.
  */
 import { drizzle } from "drizzle-orm/postgres-js";
 import type postgres from "postgres";
 import type { Database } from "./database.ts";
 import * as schema from "./schema.ts";
 
-/** As policies look for it. */
+/** The mark that the policies look for. */
 export const EVERY_ORGANIZATION = "/* every organization */";
-/** A regular expression of Postgres; its group is the id. */
+/** Regular expression of Postgres; its group is the id of the organization. */
 export const OF_ORGANIZATION = String.raw`^/\* organization ([0-9]+) \*/`;
 
-/** Of one gateway at work; they are made again when there were too many. */
+/** Scoped handles of one database handle; when there are more, all are dropped and made again. */
 const MAX_SCOPES = 1_000;
 
 type Unsafe = Pick<postgres.Sql, "unsafe">;
 type Client = Unsafe & Pick<postgres.Sql, "options" | "begin">;
 type Transaction = Unsafe & Pick<postgres.TransactionSql, "savepoint">;
 
-/** Without a mark, and what has been made of it. */
+/** The client without a mark, and the scoped handles that were made from it. */
 interface Base {
   client: Client;
   scopes: Map<string, Database>;
 }
 const bases = new WeakMap<Database, Base>();
 
-/** Rows of that organization only: no others are seen, changed or made. */
+/** A handle that reads, changes and inserts only rows of that organization. */
 export function forOrganization(db: Database, organizationId: number): Database {
   return marked(db, `/* organization ${organizationId} */`);
 }
 
-/** For operators, and for the edge, which learns from the row whose sandbox it is. */
+/** For operators, and for the edge, which learns the organization from the sandbox's row. */
 export const forEveryOrganization = (db: Database): Database => marked(db, EVERY_ORGANIZATION);
 
 function marked(db: Database, mark: string): Database {
   const base = baseOf(db);
-  // A transaction stays what it began as.
+  // A transaction keeps the scope that it began with.
   if (base === undefined) return db;
   const known = base.scopes.get(mark);
   if (known !== undefined) return known;

@@ -1,7 +1,7 @@
 /**
- * The tables. What can be held by the database is: states and statuses by CHECK from the state
- * machine's lists, one executing and one waiting operation per sandbox by partial unique indexes,
- * capacity by CHECK, order by unique (sandbox, seq) and (sandbox, epoch).
+ * The tables. Postgres itself enforces what it can: states and statuses by CHECKs from the lists of
+ * the state machine, one executing and one waiting operation per sandbox by partial unique indexes,
+ * capacity by CHECKs, order by unique (sandbox, seq) and (sandbox, epoch).
  */
 import {
   HOST_STATES,
@@ -61,7 +61,8 @@ export const organizations = pgTable("organizations", {
 });
 
 /**
- * Of organizations that have any. Its lock is held by whatever may use one up (queries/quotas.ts).
+ * Quotas; an organization without quotas has no row. A statement that may use up a quota locks the
+ * row (queries/quotas.ts).
  */
 export const organizationQuotas = pgTable("organization_quotas", {
   organizationId: integer("organization_id")
@@ -82,24 +83,23 @@ export const apiKeys = pgTable(
     name: text("name").notNull(),
     /** SHA-256 of the key, hex. The key itself is stored nowhere. */
     keySha256: text("key_sha256").notNull().unique(),
-    /** What the key begins with; null: it was not made here. */
+    /** First characters of the key; null: the key was made elsewhere. */
     hint: text("hint"),
     /**
-     * The default is for keys from before there were scopes, and those that a program of then
-     * makes.
+     * The default is for keys that are older than scopes, and for keys that an older version makes.
      */
     scopes: jsonb("scopes")
       .$type<Scope[]>()
       .notNull()
       .default([...TENANT_SCOPES]),
-    /** `api-key:<id>`; null: whoever has the database. */
+    /** `api-key:<id>`; null: made with direct access to the database. */
     createdBy: text("created_by"),
     createdAt: createdAt(),
-    /** Null: never. */
+    /** Null: the key never expires. */
     expiresAt: at("expires_at"),
-    /** About: written once a minute at most. */
+    /** Approximate: written at most once a minute. */
     lastUsedAt: at("last_used_at"),
-    /** The key that a rotation made in its place. */
+    /** The key that replaced this one in a rotation. */
     replacedBy: integer("replaced_by").references((): AnyPgColumn => apiKeys.id),
     revokedAt: at("revoked_at"),
   },
@@ -115,27 +115,27 @@ export const apiKeys = pgTable(
 );
 
 /**
- * What was asked of the API, and of the edge where it refused. Nothing is changed or removed before
- * its time: a trigger holds that (0007).
+ * Requests to the API, and requests that the edge refused. A trigger (0007) refuses changes, and
+ * removals before their time.
  */
 export const auditEntries = pgTable(
   "audit_entries",
   {
     id: bigserial("id", { mode: "number" }).primaryKey(),
     occurredAt: at("occurred_at").notNull(),
-    /** `api-key:<id>`; null: whoever it was had no key, or none that is good. */
+    /** `api-key:<id>`; null: the client had no valid key. */
     requestedBy: text("requested_by"),
     organizationId: integer("organization_id"),
-    /** Of the connection. */
+    /** Peer address of the connection. */
     address: text("address").notNull(),
-    /** What the request says of where it came from; anybody can write that. */
+    /** Origin as the request's header claims it; a client can write anything there. */
     forwardedFor: text("forwarded_for"),
     method: text("method").notNull(),
     path: text("path").notNull(),
-    /** The id of what was made or acted on, where the answer has one. */
+    /** Id of the created or affected resource, if the response has one. */
     resource: text("resource"),
     status: integer("status").notNull(),
-    /** Of a refusal or a failure. */
+    /** Error code of a refusal or a failure. */
     code: text("code"),
     requestId: text("request_id").notNull(),
   },
@@ -147,8 +147,8 @@ export const auditEntries = pgTable(
 );
 
 /**
- * What sandboxes begin as: an operator says so, and no host. A deleted one is inactive; sandboxes
- * made of it go on.
+ * Templates, from which sandboxes start; set by operators, never by hosts. A deleted template is
+ * inactive, and its sandboxes continue.
  */
 export const templates = pgTable("templates", {
   id: text("id").primaryKey(),
@@ -167,7 +167,7 @@ export const templates = pgTable("templates", {
   updatedAt: at("updated_at").notNull().defaultNow(),
 });
 
-/** Every image that a template has had. */
+/** Every image that each template has had. */
 export const templateImages = pgTable("template_images", {
   sha256: text("sha256").primaryKey(),
   templateId: text("template_id")
@@ -181,36 +181,36 @@ export const hosts = pgTable(
   {
     id: text("id").primaryKey(),
     state: text("state", { enum: HOST_STATES }).notNull(),
-    /** What a lost host was before, and is again when it renews its lease. */
+    /** State of a lost host before the loss; restored when the host renews its lease. */
     stateBeforeLost: text("state_before_lost", { enum: HOST_STATES }),
     region: text("region").notNull(),
     dataPlaneUrl: text("data_plane_url").notNull(),
     /**
-     * Of which the tickets for its data plane are made; null: of 0.1.0, which takes the fleet's
+     * Key for the tickets of the host's data plane; null: version 0.1.0, which uses the fleet's
      * key.
      */
     ticketKey: text("ticket_key"),
-    /** For which secrets in its commands are sealed; null: of a version that cannot open them. */
+    /** Public key that seals secrets in its commands; null: a version that cannot open them. */
     commandKey: text("command_key"),
     labels: jsonb("labels").$type<Record<string, string>>().notNull(),
     driver: text("driver").notNull(),
     driverFingerprint: text("driver_fingerprint").notNull(),
-    /** Snapshots of these restore there. */
+    /** Snapshots with these fingerprints can be restored on the host. */
     restorableFingerprints: jsonb("restorable_fingerprints")
       .$type<string[]>()
       .notNull()
       .default([]),
     agentVersion: text("agent_version").notNull(),
-    /** A fence guarded its VMs when it last spoke: they are frozen when its lease ends. */
+    /** A fence guarded the VMs at the last lease request: it freezes them when the lease ends. */
     hasFence: boolean("has_fence").notNull().default(false),
     imageSha256s: jsonb("image_sha256s").$type<string[]>().notNull(),
-    /** The same, with the template that each was made for, as the host has it. */
+    /** The same images, each with the template that the host names for it. */
     images: jsonb("images").$type<HostImage[]>().notNull().default([]),
-    /** vCPUs that the host says it has; null: of a version that did not keep it. */
+    /** vCPUs that the host reports; null: registered by a version that did not store the number. */
     vcpuOffered: integer("vcpu_offered"),
     /**
-     * What may be reserved of them: offered, times the overcommit ratio of the schedulers. Never
-     * below what is used.
+     * vCPUs that may be reserved: `vcpuOffered` times the schedulers' overcommit ratio, and never
+     * less than the used ones.
      */
     vcpuCapacity: integer("vcpu_capacity").notNull(),
     memoryMibCapacity: integer("memory_mib_capacity").notNull(),
@@ -220,15 +220,15 @@ export const hosts = pgTable(
     diskMibUsed: integer("disk_mib_used").notNull().default(0),
     load: jsonb("load").$type<Record<string, number>>(),
     leaseExpiresAt: at("lease_expires_at").notNull(),
-    /** Since when it is not let in any more: its lease is not renewed. */
+    /** Since then the host gets no lease. */
     revokedAt: at("revoked_at"),
-    lastBeatAt: at("last_beat_at"),
+    lastHeartbeatAt: at("last_beat_at"),
     /**
-     * Digest of the inventory that was compared with the rows here; what there is still to say
-     * about it is in `host_checks`. Null: a whole one is wanted.
+     * Digest of the inventory that was last compared with the rows; what is still to compare is in
+     * `host_checks`. Null: the host must send a whole inventory.
      */
     reconciledInventory: text("reconciled_inventory"),
-    /** Then a whole one is wanted again. */
+    /** After that time the host must send a whole inventory again. */
     reconciledUntil: at("reconciled_until"),
     registeredAt: at("registered_at").notNull().defaultNow(),
   },
@@ -240,19 +240,19 @@ export const hosts = pgTable(
   ],
 );
 
-/** Who may be a host. A row is made when one joins with a token, or by whoever has the database. */
+/** Admitted hosts: a row is made by a join with a token, or with direct access to the database. */
 export const hostAdmissions = pgTable("host_admissions", {
   hostId: text("host_id").primaryKey(),
-  /** NKey of its user on the NATS servers; null: it has a password there, made by infra/nats. */
+  /**
+   * NKey of the host's user on the NATS servers; null: a user with a password, made by infra/nats.
+   */
   natsPublicKey: text("nats_public_key"),
-  /** The one that it took the place of, which is good until then. */
+  /** The previous NKey, which is valid until `beforeGoodUntil`. */
   natsPublicKeyBefore: text("nats_public_key_before"),
   beforeGoodUntil: at("before_good_until"),
-  /** The host of its data plane's address; null: any that the schedulers' HOST_NETWORKS allow. */
+  /** Host in the data plane's URL; null: any that the schedulers' HOST_NETWORKS allow. */
   dataPlaneHost: text("data_plane_host"),
-  /**
-   * Of the key that the certificate is for, as it was asked for; null: it did not join by a token.
-   */
+  /** Digest of the key in the certificate request; null: the host did not join with a token. */
   certificateKeySha256: text("certificate_key_sha256"),
   certificateExpiresAt: at("certificate_expires_at"),
   /** `host-token:<id>`, `api-key:<id>`, `migration` or `local`. */
@@ -261,41 +261,41 @@ export const hostAdmissions = pgTable("host_admissions", {
   revokedAt: at("revoked_at"),
 });
 
-/** What lets a host join, once. */
+/** Tokens with which a host joins; each is valid for one host. */
 export const hostTokens = pgTable("host_tokens", {
   id: integer("id").primaryKey().generatedAlwaysAsIdentity(),
   secretSha256: text("secret_sha256").notNull().unique(),
-  /** The host that may join with it; null: one that has not joined yet, whichever comes first. */
+  /** The only host that may use the token; null: the first host that has not joined yet. */
   hostId: text("host_id"),
   dataPlaneHost: text("data_plane_host"),
   createdBy: text("created_by").notNull(),
   createdAt: createdAt(),
   expiresAt: at("expires_at").notNull(),
   usedAt: at("used_at"),
-  /** The host that joined with it. */
+  /** The host that joined with the token. */
   usedBy: text("used_by"),
   revokedAt: at("revoked_at"),
 });
 
-/** Since when hosts have been able to renew their leases. One row (queries/lease-service.ts). */
+/** Since when hosts can renew their leases. One row (queries/lease-service.ts). */
 export const leaseService = pgTable(
   "lease_service",
   {
     id: integer("id").primaryKey(),
-    /** Of the time without a gap that lasts until `answered_at`. */
+    /** Start of the time without a gap that ends at `answeredAt`. */
     answeringSince: at("answering_since").notNull(),
     /** When a scheduler last had both the bus and the database. */
     answeredAt: at("answered_at").notNull(),
     /**
-     * Schedulers place by `local-first`: where the host that holds a sandbox has room, it goes on
-     * there.
+     * Schedulers place by `local-first`: a sandbox continues on the host that holds it if there is
+     * room.
      */
     placesAtHome: boolean("places_at_home").notNull().default(false),
   },
   (service) => [check("lease_service_one_row", sql`${service.id} = 1`)],
 );
 
-/** What happened to hosts, oldest first by id: every move, and what was found on them. */
+/** History of hosts, by ascending id: every move, and every finding. */
 export const hostEvents = pgTable(
   "host_events",
   {
@@ -317,7 +317,7 @@ export const hostEvents = pgTable(
   ],
 );
 
-/** One drain of a host, from its request to the last sandbox. */
+/** Drains of hosts, each from its request to the last sandbox. */
 export const drains = pgTable(
   "drains",
   {
@@ -326,11 +326,11 @@ export const drains = pgTable(
       .notNull()
       .references(() => hosts.id),
     /**
-     * `active`: empties the host. `undoing`: ended before that, and what it has paused is resumed.
-     * The others are its ends.
+     * `active`: empties the host. `undoing`: ended early, and the sandboxes that it paused are
+     * being resumed. The other values are final.
      */
     status: text("status", { enum: DRAIN_STATUSES }).notNull(),
-    /** What an `undoing` drain becomes: who ended it. */
+    /** Final status of an `undoing` drain: how the drain was ended. */
     endsAs: text("ends_as", { enum: DRAIN_STATUSES }),
     maxParallel: integer("max_parallel").notNull(),
     maxBytesPerSecond: count("max_bytes_per_second"),
@@ -339,8 +339,8 @@ export const drains = pgTable(
     startedAt: at("started_at").notNull().defaultNow(),
     endedAt: at("ended_at"),
     /**
-     * The most that has been copied at once, when that was looked at last, and how fast it grew
-     * lately; null: nothing has been copied under this budget yet.
+     * The most bytes that were ever copied, when that was last measured, and the recent rate. A
+     * null rate: nothing has been copied under this budget yet.
      */
     measuredBytes: count("measured_bytes").notNull().default(0),
     measuredAt: at("measured_at").notNull().defaultNow(),
@@ -356,7 +356,7 @@ export const drains = pgTable(
   ],
 );
 
-/** What a drain does with each sandbox of its host. */
+/** State of each sandbox of a drain. */
 export const drainSandboxes = pgTable(
   "drain_sandboxes",
   {
@@ -366,27 +366,27 @@ export const drainSandboxes = pgTable(
     sandboxId: text("sandbox_id")
       .notNull()
       .references(() => sandboxes.id),
-    /** It is being moved: one of at most `max_parallel`. */
+    /** The sandbox holds a slot since then, one of at most `max_parallel`. */
     workingSince: at("working_since"),
     /**
-     * The drain has paused it, or is about to, and owes it a resume. Cleared when its owner asks
-     * for a pause meanwhile.
+     * The drain has paused the sandbox, or is about to, and has to resume it. Cleared when the
+     * owner requests a pause.
      */
     owesResume: boolean("owes_resume").notNull().default(false),
-    /** The operation of the drain that is looked at next. */
+    /** The operation of the drain that is checked next. */
     operationId: text("operation_id"),
-    /** When its host was last asked for a copy in the store. */
+    /** When the host was last requested to copy the sandbox to the store. */
     replicationAskedAt: at("replication_asked_at"),
-    /** When its copy last grew, or its place was taken. */
+    /** When the copy last grew, or the slot was taken. */
     progressedAt: at("progressed_at"),
     bytesDone: count("bytes_done").notNull().default(0),
     bytesTotal: count("bytes_total").notNull().default(0),
-    /** `bytesTotal` is expected, not counted: its copy has not begun. */
+    /** `bytesTotal` is an estimate, because the copy has not begun. */
     isEstimate: boolean("is_estimate").notNull().default(true),
-    /** Why it is still there. */
+    /** Why the sandbox is still on the host. */
     error: jsonb("error").$type<Cause>(),
     attempts: integer("attempts").notNull().default(0),
-    /** Not before then. */
+    /** The next attempt does not begin before that time. */
     retryAt: at("retry_at"),
     endedAt: at("ended_at"),
     outcome: text("outcome", { enum: DRAINED_SANDBOX_ENDS }),
@@ -401,8 +401,8 @@ export const drainSandboxes = pgTable(
 );
 
 /**
- * Where a host and the database disagree about a sandbox. The sandbox may be one that the database
- * does not know.
+ * Disagreements between a host and the database about a sandbox. The database may not know the
+ * sandbox.
  */
 export const hostFindings = pgTable(
   "host_findings",
@@ -413,16 +413,16 @@ export const hostFindings = pgTable(
     sandboxId: text("sandbox_id").notNull(),
     kind: text("kind", { enum: FINDING_KINDS }).notNull(),
     message: text("message").notNull(),
-    /** Of the copy on the host; of a missing one, as the database has it. */
+    /** Epoch of the copy on the host; for `missing`, the epoch in the database. */
     epoch: integer("epoch").notNull(),
-    /** How often in a row it was seen; a missing one is reported after several. */
+    /** Consecutive sightings; a missing sandbox is reported after several. */
     timesSeen: integer("times_seen").notNull().default(1),
     firstSeenAt: at("first_seen_at").notNull().defaultNow(),
     lastSeenAt: at("last_seen_at").notNull().defaultNow(),
     reportedAt: at("reported_at"),
-    /** The host has frozen it and cut its network. */
+    /** The host has paused the VM and cut its network. */
     quarantined: boolean("quarantined").notNull().default(false),
-    /** When the host was last told what to do with it. */
+    /** When the host last got a command about the copy. */
     toldAt: at("told_at"),
     discardRequestedBy: text("discard_requested_by"),
   },
@@ -433,8 +433,8 @@ export const hostFindings = pgTable(
 );
 
 /**
- * Parts of the inventory that a host is sending, for one too large for a single beat. Parts of
- * another digest are of another inventory.
+ * Parts of an inventory that is too large for one heartbeat. Parts with another digest belong to
+ * another inventory.
  */
 export const hostInventoryParts = pgTable(
   "host_inventory_parts",
@@ -445,26 +445,23 @@ export const hostInventoryParts = pgTable(
     digest: text("digest").notNull(),
     firstSandboxId: text("first_sandbox_id").notNull(),
     entries: jsonb("entries").$type<InventoryEntry[]>().notNull(),
-    /** Null: of a version that did not count. */
+    /** Null: written by a version that did not count. */
     entryCount: integer("entry_count"),
   },
   (part) => [primaryKey({ columns: [part.hostId, part.digest, part.firstSandboxId] })],
 );
 
 /**
- * Sandboxes that a host is asked to report, changed or not: each that came to it or left it (a
- * trigger on `sandboxes` notes that, migration 0019), and each about which host and database
- * disagree. Beside the reconciled inventory this is all that there is to compare.
+ * Sandboxes that a host has to report, changed or not: those that came to the host or left it
+ * (noted by a trigger on `sandboxes`, migration 0019), and those about which host and database
+ * disagree. With the reconciled inventory, these are all that must be compared.
  */
 export const hostChecks = pgTable(
   "host_checks",
   {
     hostId: text("host_id").notNull(),
     sandboxId: text("sandbox_id").notNull(),
-    /**
-     * Generation of the sandbox when it came or left: what was reported before that does not end
-     * the check.
-     */
+    /** Generation of the sandbox when it came or left: an older report does not end the check. */
     version: count("version").notNull().default(0),
   },
   (item) => [primaryKey({ columns: [item.hostId, item.sandboxId] })],
@@ -482,11 +479,11 @@ export const sandboxes = pgTable(
     imageSha256: text("image_sha256").notNull(),
     state: text("state", { enum: SANDBOX_STATES }).notNull(),
     settledState: text("settled_state", { enum: SETTLED_STATES }).notNull(),
-    /** Compare-and-set key: raised by every move. */
+    /** Key for compare-and-set; every move raises it. */
     generation: count("generation").notNull().default(1),
-    /** Incarnations so far; only rises. */
+    /** Number of incarnations; only rises. */
     epoch: integer("epoch").notNull().default(0),
-    /** Commands so far; only rises. */
+    /** Number of commands; only rises. */
     opSeq: integer("op_seq").notNull().default(0),
     /** (epoch, opSeq, revision) of the newest observation that was applied. */
     appliedEpoch: integer("applied_epoch").notNull().default(0),
@@ -494,57 +491,57 @@ export const sandboxes = pgTable(
     appliedRevision: integer("applied_revision").notNull().default(0),
     hostId: text("host_id").references(() => hosts.id),
     /**
-     * Where it lies while it is brought to `host_id`, and goes back to when that fails. Its disk
-     * stays reserved there. Null in every settled state.
+     * Host that still has the sandbox while `host_id` fetches it, and that gets it back if that
+     * fails. The disk stays reserved there. Null in every settled state.
      */
     originHostId: text("origin_host_id").references(() => hosts.id),
-    /** vCPUs and memory are reserved on the host; the disk is as long as there is a host. */
+    /**
+     * vCPUs and memory are reserved on the host. The disk is reserved as long as there is a host.
+     */
     holdsMemory: boolean("holds_memory").notNull().default(false),
     region: text("region").notNull(),
     vcpu: integer("vcpu").notNull(),
     memoryMib: integer("memory_mib").notNull(),
     diskMib: integer("disk_mib").notNull(),
     internetAccess: boolean("internet_access").notNull(),
-    /** In plain text; none of those that are encrypted. */
+    /** Variables in plain text, without the encrypted ones. */
     envVars: jsonb("env_vars").$type<Record<string, string>>().notNull(),
     envVarsSealed: jsonb("env_vars_sealed").$type<SealedValue>(),
     metadata: jsonb("metadata").$type<Record<string, string>>().notNull(),
     timeoutSeconds: integer("timeout_seconds"),
-    /** When the sandbox is deleted; null without a timeout and while paused or stopped. */
+    /** When the sandbox is deleted; null without a timeout, and while the sandbox is at rest. */
     expiresAt: at("expires_at"),
-    /** What is left of the timeout while it stands still (paused, stopped). */
+    /** Rest of the timeout, in milliseconds, while the sandbox is at rest. */
     timeoutLeftMs: count("timeout_left_ms"),
-    /** Paused by the system when nothing has used it for so long; null: never. */
+    /** Idle time after which the system pauses the sandbox; null: never. */
     autoPauseIdleSeconds: integer("auto_pause_idle_seconds"),
-    /** Traffic to it while it is paused resumes it. */
+    /** Traffic to the paused sandbox resumes it. */
     autoResume: boolean("auto_resume").notNull().default(false),
-    /** It is placed on hosts with all of these labels alone. */
+    /** The sandbox is placed only on hosts with all of these labels. */
     placementLabels: jsonb("placement_labels")
       .$type<Record<string, string>>()
       .notNull()
       .default({}),
-    /** It is brought to no host that has another sandbox of its organization with the same key. */
+    /** Two sandboxes of one organization with the same key are not placed on the same host. */
     antiAffinity: text("anti_affinity"),
-    /** Who reaches the ports of its guest, the agent's own aside. */
+    /** Who may reach the ports of the guest, except the guest agent's port. */
     previewAccess: text("preview_access", { enum: PREVIEW_ACCESS }).notNull().default("public"),
-    /** Which Host the applications of its previews are given. */
+    /** The Host header that previews send to the application. */
     previewHost: text("preview_host", { enum: PREVIEW_HOSTS }).notNull().default("original"),
     /**
-     * What becomes of it when its host is lost; counts from the next run on
-     * (incarnations.on_host_loss).
+     * Policy for the loss of the host; applies from the next run on (incarnations.on_host_loss).
      */
     onHostLoss: text("on_host_loss", { enum: ON_HOST_LOSS }).notNull().default("wait"),
     /**
-     * Start of the idle clock of `autoPauseIdleSeconds`; kept up for sandboxes with that policy
-     * alone.
+     * Start of the idle clock of `autoPauseIdleSeconds`; only kept for sandboxes with that policy.
      */
     lastActiveAt: at("last_active_at"),
-    /** Loopback address that the edge serves this sandbox on; unique while the sandbox lives. */
+    /** Loopback address on which the edge serves the sandbox; unique while the sandbox lives. */
     edgeAddress: text("edge_address").notNull(),
-    /** Tokens of an earlier one are refused; raised when they are revoked. */
+    /** Tokens of an earlier generation are refused; a revocation raises the number. */
     tokenGeneration: integer("token_generation").notNull().default(0),
     error: jsonb("error").$type<Cause>(),
-    /** What is wrong while it is in its state all the same. */
+    /** A problem that does not change the state. */
     condition: jsonb("condition").$type<SandboxCondition>(),
     /** Last sequence number in sandbox_events. */
     lastSeq: count("last_seq").notNull().default(0),
@@ -624,38 +621,36 @@ export const operations = pgTable(
     kind: text("kind", { enum: OPERATION_KINDS }).notNull(),
     status: text("status", { enum: OPERATION_STATUSES }).notNull(),
     idempotencyKey: text("idempotency_key"),
-    /** Digest of the request that carried the key: the same key with another request is refused. */
+    /** Digest of the request with the key; another request with the same key is refused. */
     requestSha256: text("request_sha256"),
     /** `api-key:<id>`, or `system:<reconciler>`. */
     requestedBy: text("requested_by").notNull(),
     deadlineAt: at("deadline_at").notNull(),
-    /** Passed its point of no return: ends by observation alone. */
+    /** The operation has passed its point of no return, and only an observation ends it. */
     committedAt: at("committed_at"),
-    /** Asked to back out; a commit is refused from then on. */
+    /** The operation is to back out; from then on a commit is refused. */
     cancelRequestedAt: at("cancel_requested_at"),
-    /**
-     * A pause that nobody asked for: the host backs out of it when the sandbox was used more
-     * recently than that.
-     */
+    /** For a pause by policy: the host backs out if the sandbox was used within this time. */
     onlyIfIdleForMs: integer("only_if_idle_for_ms"),
     hostId: text("host_id"),
-    /** The one host that may be chosen for it; null: any that fits. */
+    /** The only host that may be chosen; null: any that fits. */
     pinnedHostId: text("pinned_host_id"),
-    /** How fast what it copies between hosts and the store may go; null: no limit. */
+    /** Rate limit of copies between hosts and the store; null: no limit. */
     maxBytesPerSecond: count("max_bytes_per_second"),
     /**
-     * The host that the sandbox was on before; it is again if a move to `hostId` fails uncommitted.
+     * The previous host, to which the sandbox returns if a move to `hostId` fails before the
+     * commit.
      */
     originHostId: text("origin_host_id"),
     epoch: integer("epoch"),
     opSeq: integer("op_seq"),
     error: jsonb("error").$type<Cause>(),
-    /** Why it waits: placement rejections by reason. */
+    /** Why the operation waits: placement rejections by reason. */
     explain: jsonb("explain").$type<unknown>(),
     timingsMs: jsonb("timings_ms").$type<Record<string, number>>(),
     /**
-     * How much of what it brings to its host has arrived, as that host said last. Null: it brings
-     * nothing, or nothing is known yet.
+     * Progress of the fetch, as last reported by the host. Null: nothing is fetched, or no report
+     * yet.
      */
     fetchedBytes: jsonb("fetched_bytes").$type<{ done: number; total: number }>(),
     traceId: text("trace_id"),
@@ -699,16 +694,16 @@ export const incarnations = pgTable(
       .references(() => sandboxes.id),
     epoch: integer("epoch").notNull(),
     hostId: text("host_id").notNull(),
-    /** The policy that it was assigned with: `restore` runs are frozen by their host's fence. */
+    /** Policy of the run, set at its assignment: the host's fence freezes runs with `restore`. */
     onHostLoss: text("on_host_loss", { enum: ON_HOST_LOSS }).notNull().default("wait"),
     assignedAt: at("assigned_at").notNull().defaultNow(),
-    /** Set when its vCPUs were allowed to run (the commit). Null: it never ran. */
+    /** When the vCPUs were allowed to run (the commit). Null: the run never began. */
     startedAt: at("started_at"),
     endedAt: at("ended_at"),
     cause: text("cause"),
     /**
-     * Of one that was given up for lost: when its sandbox, which has run no more since, is next
-     * resumed; null: it is owed that no more.
+     * For a lost run: when the sandbox, which has not run since, is next resumed. Null: no restore
+     * is pending.
      */
     restoreDueAt: at("restore_due_at"),
   },
@@ -730,14 +725,14 @@ export const snapshots = pgTable(
     generation: integer("generation").notNull(),
     epoch: integer("epoch").notNull(),
     hostId: text("host_id").notNull(),
-    /** False: the disk of a stopped sandbox. */
+    /** False: only the disk, of a stopped sandbox. */
     hasMemory: boolean("has_memory").notNull().default(true),
     /**
-     * Key in the snapshot store; null while it is on its host's disk alone. The newest one that has
-     * it is in the store, dropped or not: what a lost run is restored from.
+     * Key in the snapshot store; null: only on the host's disk. The store keeps the sandbox's
+     * newest snapshot with a key, dropped or not, because a lost run is restored from it.
      */
     storeKey: text("store_key"),
-    /** Why it is not there and will not get there by itself. */
+    /** Why the snapshot will not reach the store by itself. */
     storeError: jsonb("store_error").$type<Cause>(),
     sizeBytes: count("size_bytes").notNull(),
     manifestSha256: text("manifest_sha256").notNull(),
@@ -783,7 +778,7 @@ export const outbox = pgTable(
     traceId: text("trace_id"),
     createdAt: createdAt(),
     publishedAt: at("published_at"),
-    /** Why it can never be published; it is set aside, and kept to be looked at. */
+    /** Why the message can never be published. The row is kept for inspection. */
     refusedBecause: text("refused_because"),
   },
   (message) => [

@@ -10,8 +10,8 @@ class Rollback extends Error {
 }
 
 /**
- * Runs `body` in a transaction; what it returns through `rollback(value)` is returned as well, but
- * nothing of the transaction stands.
+ * Runs `body` in a transaction. `rollback(value)` rolls the transaction back, and `value` is
+ * returned.
  */
 export async function inTransaction<Kept, Dropped = never>(
   db: Tx,
@@ -29,7 +29,7 @@ export async function inTransaction<Kept, Dropped = never>(
   }
 }
 
-/** What `read` asks for is as of one moment, however much is written meanwhile. */
+/** Runs all queries of `read` on one snapshot of the database, whatever is written meanwhile. */
 export async function readSnapshot<T>(db: Database, read: (tx: Tx) => Promise<T>): Promise<T> {
   return await db.transaction(read, { isolationLevel: "repeatable read", accessMode: "read only" });
 }
@@ -47,7 +47,7 @@ export const UNIQUE_VIOLATION = "23505";
 const CHECK_VIOLATION = "23514";
 const DATA_EXCEPTION = "22";
 
-/** True when Postgres will never store the value: too large, of no text, against a check. */
+/** True when Postgres can never store the value: too large, invalid text, or against a CHECK. */
 export function isRefusedValue(error: unknown): boolean {
   const state = sqlState(error);
   return state === CHECK_VIOLATION || state?.startsWith(DATA_EXCEPTION) === true;

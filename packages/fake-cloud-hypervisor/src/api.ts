@@ -1,4 +1,4 @@
-/** The API: which path takes what, what it calls, and how its failure reads. */
+/** The API: the method and body of each path, the call behind it, and the text of its failures. */
 import { FakeApiError, VmError } from "./errors.ts";
 import type { Faults } from "./faults.ts";
 import type { FakeRequest } from "./http-parser.ts";
@@ -10,9 +10,9 @@ const PREFIX = "/api/v1/";
 interface Call {
   method: "GET" | "PUT";
   takesBody: boolean;
-  /** What a failure says right after "Error from API". */
+  /** Text of a failure right after "Error from API". */
   failure: string;
-  /** A value is the body of a 200; undefined is a 204. */
+  /** Returns the body of a 200, or undefined for a 204. */
   run: (vmm: Vmm, body: Record<string, unknown>) => unknown;
 }
 
@@ -61,8 +61,8 @@ const CALLS: Record<string, Call> = {
 };
 
 /**
- * Answers one request, with the faults that are asked for. `onVmmShutdown` runs when the answer to
- * vmm.shutdown is on its way.
+ * Handles one request, with the requested faults. `onVmmShutdown` runs once the response to
+ * vmm.shutdown is sent.
  */
 export async function handleRequest(
   request: FakeRequest,
@@ -87,7 +87,7 @@ export async function handleRequest(
 }
 
 async function faultsBefore(name: string, faults: Faults): Promise<void> {
-  // A snapshot is slow in its middle.
+  // `slow` delays a snapshot in its middle (snapshot.ts).
   const slow =
     name === "vm.snapshot" ? undefined : faults.take("slow", (fault) => fault.call === name);
   if (slow !== undefined) await new Promise((resolve) => setTimeout(resolve, slow.ms));
@@ -153,7 +153,7 @@ function fieldError(message: string): FakeApiError {
   return new FakeApiError(400, ["Failed to deserialize JSON", `${message} at line 1 column 1`]);
 }
 
-/** Whoever waits for this waits until the process is killed. */
+/** Never resolves: the call hangs until the process is killed. */
 function forever(): Promise<never> {
   return new Promise<never>(() => {});
 }

@@ -1,6 +1,6 @@
 /**
- * The options of `cloud-hypervisor` that Torpor may use; any other is refused, as a misspelled one
- * is by the real one.
+ * The options of `cloud-hypervisor` that Torpor may use. Any other option is refused, as the real
+ * one refuses a misspelled option.
  */
 import { parseArgs } from "node:util";
 

@@ -15,7 +15,7 @@ export class FakeApiError extends Error {
   }
 }
 
-/** What failed inside a call; the call adds its own name in front. */
+/** A failure inside a call; the call adds its own name in front. */
 export class VmError extends Error {
   override readonly name = "VmError";
   readonly chain: string[];
@@ -48,7 +48,7 @@ export function osError(error: unknown): string {
   return OS_ERRORS[code ?? ""] ?? message;
 }
 
-/** Runs `body`; what the operating system says against it ends a chain. */
+/** Runs `body`; an error of the operating system becomes the end of `chain`. */
 export function withContext<T>(chain: string[], body: () => T): T {
   try {
     return body();

@@ -1,6 +1,6 @@
 /**
- * Faults that a test asks for: in the environment for the whole life of the process, or in a file
- * in its working directory, read again at every use, so that a test can switch them while it runs.
+ * Faults that a test requests: in the environment for the whole life of the process, or in a file
+ * in its working directory, which is read at every use, so that a test can change them meanwhile.
  * Both hold a JSON array of Fault.
  */
 import { readFileSync, statSync } from "node:fs";
@@ -11,38 +11,41 @@ export const FAULTS_VARIABLE = "FAKE_CLOUD_HYPERVISOR_FAULTS";
 const FAULTS_FILE = "fake-cloud-hypervisor.json";
 
 /**
- * `call` is a name as in the path of the API: "vm.snapshot". `times`: as often per process and
- * version of the file, then no more; without it always.
+ * `call` is a name as in the path of the API, such as "vm.snapshot". `times` is how often the fault
+ * happens, per process and version of the file; default: always.
  */
 export type Fault = { times?: number } &
-  /** The call and all calls after it get no answer. `before` it acts, or `after`. */
+  /**
+   * The call gets no response, nor does any later call. The call hangs `before` it acts, or
+   * `after`.
+   */
   (
     | { kind: "hang"; call: string; when: "before" | "after" }
     /**
-     * SIGKILL of itself. `during`: a snapshot has its three files, none of its memory. `answered`:
-     * the caller has the answer.
+     * SIGKILL of itself. `during`: a snapshot has its three files, but none of its memory.
+     * `answered`: the caller has the response.
      */
     | { kind: "die"; call: string; when: "before" | "during" | "answered" }
-    /** The connection is closed without an answer; the call has acted. */
+    /** The connection is closed without a response; the call has acted. */
     | { kind: "lose-response"; call: string }
-    /** As on an 11th connection. */
+    /** The response to an 11th connection. */
     | { kind: "busy" }
-    /** The file system is full in the middle of the memory. */
+    /** The file system is full in the middle of writing the memory. */
     | { kind: "no-space" }
-    /** Half of config.json is written, and nobody notices. */
+    /** Only half of config.json is written, and the call reports success. */
     | { kind: "short-config" }
-    /** Time that the call takes; a snapshot takes it between its state and its memory. */
+    /** Duration of the call; a snapshot sleeps between its state and its memory. */
     | { kind: "slow"; call: string; ms: number }
     /**
-     * The guest's vsock driver comes up this long after boot; connections before that never get an
-     * answer.
+     * The guest's vsock driver starts this long after the boot; earlier connections never get a
+     * response.
      */
     | { kind: "slow-boot"; ms: number }
   );
 
 type FaultOf<K extends Fault["kind"]> = Extract<Fault, { kind: K }>;
 
-/** Sets the faults of the process that works, or will work, in `directory`. */
+/** Sets the faults of the process that runs, or will run, in `directory`. */
 export async function setFaults(directory: string, faults: Fault[]): Promise<void> {
   const path = join(directory, FAULTS_FILE);
   if (faults.length === 0) return await rm(path, { force: true });
@@ -53,7 +56,7 @@ export async function setFaults(directory: string, faults: Fault[]): Promise<voi
 export class Faults {
   private readonly used = new Map<string, number>();
 
-  /** The fault of that kind that is asked for now, if there is one; it counts as used. */
+  /** The requested fault of this kind, if there is one; the fault counts as used. */
   take<K extends Fault["kind"]>(
     kind: K,
     isMeant: (fault: FaultOf<K>) => boolean = () => true,

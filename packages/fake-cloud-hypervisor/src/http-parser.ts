@@ -1,8 +1,8 @@
 /**
- * Requests out of a stream of bytes, as the HTTP layer of v53.0 reads them: request line and
- * headers within 1,024 bytes, a body of at most 51,200 bytes by Content-Length, nothing else. What
- * does not parse is answered with a 400 and dropped with what was read along with it; what follows
- * is read as a further request.
+ * Parses requests from a stream of bytes, as the HTTP layer of v53.0 does: request line and headers
+ * within 1,024 bytes, a body of at most 51,200 bytes by Content-Length, nothing else. A request
+ * that does not parse gets a 400, and is dropped with the bytes that were read with it; the bytes
+ * after it are read as a further request.
  */
 const MAX_HEAD_BYTES = 1_024;
 const MAX_BODY_BYTES = 51_200;
@@ -64,7 +64,7 @@ export class HttpParser {
   }
 }
 
-/** A text says what is wrong with it. */
+/** Head of a request; a string is the reason why it is invalid. */
 function headOf(text: string): Head | string {
   const [requestLine = "", ...headerLines] = text.split("\r\n");
   const [method = "", uri = "", version = "", ...others] = requestLine.split(" ");

@@ -1,6 +1,6 @@
 /**
- * The HTTP server on the API socket: at most ten connections, all requests of all of them one after
- * the other, each answered before the next is looked at.
+ * The HTTP server on the API socket. It has at most ten connections, and handles the requests of
+ * all of them one by one.
  */
 import { once } from "node:events";
 import { createServer, type Server, type Socket } from "node:net";
@@ -15,7 +15,7 @@ export interface Response {
   body: string;
 }
 
-/** `close`: no answer. `afterwards` runs when the answer is on its way. */
+/** `close`: no response. `afterwards` runs once the response is sent. */
 export type FakeAnswer = (
   | { kind: "response"; response: Response }
   | { kind: "busy" }
@@ -39,7 +39,7 @@ export class ApiServer {
     await once(this.server, "listening");
   }
 
-  /** Removes the socket, too. */
+  /** Closes the server and its connections, and removes the socket. */
   close(): void {
     this.server.close();
     for (const socket of this.connections) socket.destroy();
@@ -84,7 +84,9 @@ function refuse(socket: Socket): void {
   );
 }
 
-/** No reason phrase, but the space before it; no body and no type with a 204. */
+/**
+ * A response without a reason phrase, but with the space before it. A 204 has no body and no type.
+ */
 function render(server: string, { status, body }: Response): string {
   const head = `HTTP/1.1 ${status} \r\nServer: ${server}\r\nConnection: keep-alive\r\n`;
   if (status === 204) return `${head}\r\n`;

@@ -1,12 +1,12 @@
 /**
  * Locks that the kernel holds for this process. flock(1) locks the file behind a descriptor that it
- * inherits from us; the lock belongs to our open file and stays when flock(1) has ended: until we
- * close the file or die. The real one takes OFD locks (fcntl), of the same life; the two kinds do
- * not see each other, so a fake and a real VMM must not share a disk.
+ * inherits; the lock belongs to this process's open file, and stays after flock(1) ends, until this
+ * process closes the file or dies. The real Cloud Hypervisor uses OFD locks (fcntl), which live as
+ * long. The two kinds do not see each other, so a fake and a real VMM must not share a disk.
  */
 import { spawnSync } from "node:child_process";
 
-/** False: another open file has a lock that this one does not go with. */
+/** False if another open file has a conflicting lock. */
 export function tryLock(file: number, mode: "exclusive" | "shared"): boolean {
   const result = spawnSync("flock", [`--${mode}`, "--nonblock", "3"], {
     stdio: ["ignore", "ignore", "pipe", file],

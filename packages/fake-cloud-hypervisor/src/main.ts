@@ -1,12 +1,12 @@
 /**
  * A fake of Cloud Hypervisor v53.0 for tests: its command line, API, files, locks and exit codes,
- * without a VM. tests/conformance holds both to the same facts.
+ * without a VM. tests/conformance checks the fake and the real one against the same cases.
  *
- * - What it answers and leaves behind in files is what v53.0 was seen to answer and to leave; where
- *   it cannot do what was asked, it says so and does not pretend.
- * - One call at a time, also while the process is asked to end: a hung call makes it deaf to
- *   SIGTERM.
- * - What it holds, the kernel takes back with the process: sockets, locks.
+ * - The fake responds, and leaves files, as v53.0 was seen to. It reports what it cannot do, and
+ *   does not pretend.
+ * - The fake runs one call at a time, also when the process is asked to end: a hung call makes it
+ *   ignore SIGTERM.
+ * - The kernel releases everything that the fake holds when the process ends: sockets and locks.
  */
 import { openSync, rmSync } from "node:fs";
 import { handleRequest } from "./api.ts";
@@ -47,10 +47,7 @@ async function main(): Promise<void> {
   await server.listen(options.apiSocket);
 }
 
-/**
- * The lock is the file's, and the file stays open as long as we live. The lock file itself is never
- * removed.
- */
+/** Locks the API socket as long as this process lives. The lock file itself is never removed. */
 function lockSocket(socketPath: string): void {
   if (tryLock(openSync(`${socketPath}.lock`, "a"), "exclusive")) return;
   throw new Error("Failed to start the VMM thread", {

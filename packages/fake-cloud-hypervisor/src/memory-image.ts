@@ -1,8 +1,7 @@
 /**
- * The guest's RAM in memory-ranges: a file of exactly its size, holes but for two places. The first
- * page says where the guest's memory is and what its hash is; the memory itself is at the very end.
- * So whatever is cut off, and whatever is changed of what is there, the guest does not find itself
- * again.
+ * The guest's RAM in memory-ranges: a file of exactly its size, with holes except in two places.
+ * The first page holds the position and the hash of the guest's memory; the memory itself is at the
+ * very end. So a truncated or changed file is detected: the guest is lost.
  */
 import { createHash } from "node:crypto";
 import { closeSync, fstatSync, openSync, readSync, writeSync } from "node:fs";
@@ -11,7 +10,7 @@ const PAGE_BYTES = 4096;
 const MAGIC = Buffer.from("TOYGUEST");
 const HEADER_BYTES = MAGIC.length + 8 + 8 + 32;
 
-/** Undefined memory is that of a guest that had lost itself already: nothing but zeros. */
+/** Undefined memory is that of a guest that was lost already: only zeros. */
 export function writeImage(file: number, ramBytes: number, memory: Buffer | undefined): void {
   if (memory === undefined) return;
   const offset = ramBytes - Math.ceil(Math.max(memory.length, 1) / PAGE_BYTES) * PAGE_BYTES;
@@ -28,7 +27,10 @@ export function writeImage(file: number, ramBytes: number, memory: Buffer | unde
   writeSync(file, memory, 0, memory.length, offset);
 }
 
-/** Undefined: there is no guest in it that could go on. Throws when there is no such file. */
+/**
+ * The guest's memory; undefined if the file holds no guest that could continue. Throws if there is
+ * no file.
+ */
 export function readImage(path: string): Buffer | undefined {
   const file = openSync(path, "r");
   try {
@@ -44,7 +46,7 @@ export function readImage(path: string): Buffer | undefined {
   }
 }
 
-/** Zeros where the file has ended, as in the real one. */
+/** Zeros after the end of the file, as in the real one. */
 function readAt(file: number, offset: number, length: number): Buffer {
   const content = Buffer.alloc(length);
   readSync(file, content, 0, length, offset);

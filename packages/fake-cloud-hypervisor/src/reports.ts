@@ -1,4 +1,4 @@
-/** What the process says about itself: the event stream and the log. */
+/** Reports of the process: its event stream and its log. */
 import { closeSync, constants, openSync, writeSync } from "node:fs";
 
 const startedAt = process.hrtime.bigint();

@@ -1,6 +1,6 @@
 /**
- * One thing at a time, in the order of asking: the real one has a single control thread behind a
- * single HTTP thread.
+ * Runs one task at a time, in order: the real one has a single control thread behind a single HTTP
+ * thread.
  */
 export class SerialQueue {
   private tail: Promise<unknown> = Promise.resolve();

@@ -1,6 +1,6 @@
 /**
- * A VM in three files. Nothing is synced, none is replaced, and whatever fails leaves behind what
- * was written until then.
+ * A VM in three files. Nothing is synced, no file is replaced, and a failure leaves what was
+ * written before it.
  */
 import { closeSync, ftruncateSync, openSync, readFileSync, statSync, writeSync } from "node:fs";
 import { join } from "node:path";
@@ -64,9 +64,7 @@ async function untilMemoryMayBeWritten(faults: Faults): Promise<void> {
 
 export interface FakeSnapshot {
   config: FakeVmConfig;
-  /**
-   * Undefined: no guest can go on with it. Read only when it is asked for: it is looked at last.
-   */
+  /** Undefined: no guest can continue from it. Read on demand, because the memory is read last. */
   readMemory: () => Buffer | undefined;
 }
 
@@ -119,7 +117,7 @@ function parse(dir: string, name: string, title: string): unknown {
   }
 }
 
-/** By the names that the real one uses; what it would have in them, a toy does not. */
+/** The device names of the real one, without their state, which a toy does not have. */
 function deviceState({ disks = [], vsock }: FakeVmConfig): unknown {
   const ids = [...disks.map(({ id }) => id), ...(vsock === undefined ? [] : [vsock.id])];
   const device = { snapshots: {}, snapshot_data: { state: "{}" } };

@@ -1,6 +1,6 @@
 /**
- * The configuration of a VM: what a caller leaves out, and what makes one that cannot boot. Only
- * what Torpor uses; other fields are kept as they came.
+ * The configuration of a VM: its defaults, and what makes it unbootable. Only fields that Torpor
+ * uses are handled; other fields are kept as they are.
  */
 import { FakeApiError, VmError } from "./errors.ts";
 
@@ -20,7 +20,7 @@ export interface FakeVmConfig {
   [other: string]: unknown;
 }
 
-/** What v53.0 knows; anything else is dropped without a word, as it does. */
+/** The fields that v53.0 knows. Others are dropped silently, as v53.0 does. */
 const FIELDS = {
   config:
     "cpus memory payload rate_limit_groups disks net rng balloon generic_vhost_user fs pmem serial console debug_console devices user_devices vdpa vsock pvpanic iommu numa watchdog rtc pci_segments platform tpm landlock_enable landlock_rules",
@@ -32,7 +32,7 @@ const FIELDS = {
 const DEFAULT_MEMORY_BYTES = 512 * 1024 * 1024;
 const NO_PCI = { pci_segment: 0 };
 
-/** As vm.info shows it. Throws for what does not deserialize. */
+/** The configuration as vm.info shows it. Throws if it does not deserialize. */
 export function withDefaults(given: unknown): FakeVmConfig {
   if (typeof given !== "object" || given === null || Array.isArray(given))
     throw badField("invalid type, expected struct VmConfig");
@@ -119,10 +119,7 @@ export function checkBootable({ payload }: FakeVmConfig): void {
   throw new VmError(["Failed to validate config", ...reason]);
 }
 
-/**
- * The disk that the toy guest keeps its files on: the one called `disk`, else the first that it can
- * write.
- */
+/** The disk with the toy guest's files: the one called `disk`, else the first writable one. */
 export function guestDisk({ disks = [] }: FakeVmConfig): DiskConfig | undefined {
   const writable = disks.filter(({ readonly }) => !readonly);
   return writable.find(({ id }) => id === "disk") ?? writable[0];

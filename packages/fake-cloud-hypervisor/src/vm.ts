@@ -1,6 +1,6 @@
 /**
- * One VM object: what it has opened (disks with their locks, the vsock socket), its state and its
- * toy guest. Everything it holds is free after `close`.
+ * A VM object: what it has opened (disks with their locks, the vsock socket), its state and its toy
+ * guest. `close` releases everything.
  */
 import { accessSync, closeSync, constants, openSync } from "node:fs";
 import { GUEST_AGENT_PORT } from "@torpor/contracts";
@@ -29,13 +29,13 @@ export class FakeVm {
   private disks: OpenDisk[] = [];
   private vsock: HybridVsock | undefined;
   private readonly guest: SimulatedGuest;
-  /** Its RAM is not what it was: it hangs, and what is written of it is zeros. */
+  /** The RAM was damaged: the guest hangs, and its saved memory is zeros. */
   private isGuestLost = false;
   private upAtMs = 0;
 
   /**
-   * Opens what the configuration names. Throws a VmError, and then nothing stays open; the
-   * configuration has lost the devices that failed, as v53.0's has.
+   * Opens the devices of the configuration. Throws a VmError and leaves nothing open. The
+   * configuration then lacks the devices that failed, as in v53.0.
    */
   static async open(config: FakeVmConfig, onPowerOff: () => void): Promise<FakeVm> {
     const initramfs = config.payload?.initramfs;
@@ -57,7 +57,7 @@ export class FakeVm {
     this.config = config;
     this.disks = disks;
     const own = guestDisk(config);
-    // By descriptor: the guest keeps its disk when the file is moved or replaced under its name.
+    // By descriptor: the guest keeps its disk if the file is moved, or replaced under its name.
     const file = disks.find((disk) => disk.config === own)?.file;
     this.guest = new SimulatedGuest({
       diskPath: file === undefined ? "/no-writable-disk" : `/proc/self/fd/${file}`,
@@ -65,7 +65,7 @@ export class FakeVm {
     });
   }
 
-  /** Throws when another process has one of the disks. */
+  /** Throws if another process holds one of the disks. */
   lockDisks(): void {
     for (const { config, file } of this.disks) {
       if (tryLock(file, config.readonly ? "shared" : "exclusive")) continue;
@@ -98,7 +98,7 @@ export class FakeVm {
     this.vsock?.run();
   }
 
-  /** Undefined: zeros. */
+  /** Undefined stands for zeros. */
   saveMemory(): Buffer | undefined {
     return this.isGuestLost ? undefined : this.guest.saveMemory();
   }

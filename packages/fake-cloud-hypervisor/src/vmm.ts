@@ -1,6 +1,6 @@
 /**
- * The control thread: configuration and VM of the process, and what each call does to them. A call
- * that may not be made throws a VmError.
+ * The control thread: configuration and VM of the process, and the effect of each call. A call that
+ * is not allowed throws a VmError.
  */
 import { accessSync, constants, writeFileSync } from "node:fs";
 import {
@@ -48,7 +48,7 @@ export class Vmm {
     if (this.vm !== undefined) throw alreadyCreated();
     openSerial(this.config);
     this.vm = await FakeVm.open(this.config, this.onPowerOff);
-    // From here on a failure leaves the VM object behind, in state Created.
+    // From here on, a failure leaves the VM object behind, in state Created.
     this.vm.lockDisks();
     openKernel(this.config);
     this.vm.boot(this.faults.take("slow-boot")?.ms ?? 0);
@@ -98,7 +98,7 @@ export class Vmm {
     await writeSnapshot(vm, url, this.faults);
   }
 
-  /** A failure leaves nothing: the process can be used again. */
+  /** After a failure nothing is left, and the process can be used again. */
   async restore({ source_url: url, resume = false }: RestoreConfig): Promise<void> {
     if (this.config !== undefined) throw alreadyCreated();
     const snapshot = openSnapshot(url);
@@ -148,7 +148,7 @@ export class Vmm {
     this.reports.event("vm", "deleted");
   }
 
-  /** What only a VM can be told, and the toy guest does not mind. */
+  /** Calls that need a VM, and have no effect on the toy guest. */
   nudge(): void {
     this.current();
   }
@@ -170,7 +170,7 @@ function openKernel({ payload }: FakeVmConfig): void {
     withContext(["Cannot open kernel file"], () => accessSync(path, constants.R_OK));
 }
 
-/** A serial line to a file begins anew with every boot and restore. */
+/** Truncates the serial line's file, at every boot and restore. */
 function openSerial({ serial }: FakeVmConfig): void {
   const { file } = serial;
   if (serial.mode === "File" && file !== undefined)

@@ -1,14 +1,14 @@
 /**
  * The host's end of a hybrid vsock: `CONNECT <port>\n`, then `OK <n>\n` and the bytes of the
- * connection, or a close without a word when nobody listens on that port. While the VM stands still
- * a caller waits; one that calls before the guest's driver is up never gets an answer.
+ * connection, or a silent close if nothing listens on that port. While the vCPUs are paused, a
+ * caller waits. A call before the guest's driver is up never gets a response.
  */
 import { once } from "node:events";
 import { createServer, type Server, type Socket } from "node:net";
 import { osError, VmError } from "./errors.ts";
 
 const MAX_COMMAND_BYTES = 32;
-/** Where v53.0 starts to count its own ports. */
+/** The first of the ports that v53.0 counts. */
 const FIRST_HOST_PORT = 1 << 30;
 const BACKEND_ERROR = [
   "Error from device manager",
@@ -49,12 +49,12 @@ export class HybridVsock {
     );
   }
 
-  /** The vCPUs run: who waits is served. */
+  /** Serves the waiting callers, once the vCPUs run. */
   run(): void {
     for (const serve of this.waiting.splice(0)) serve();
   }
 
-  /** Removes the socket, too. */
+  /** Closes the server and its connections, and removes the socket. */
   close(): void {
     this.server.close();
     for (const socket of this.sockets) socket.destroy();
@@ -91,7 +91,7 @@ export class HybridVsock {
     this.lastHostPort += 1;
     socket.write(`OK ${this.lastHostPort}\n`);
     this.guest.accept(socket);
-    // What came right behind the command waits in the socket until it flows again.
+    // Bytes right after the command wait in the socket until it flows again.
     socket.resume();
   }
 }

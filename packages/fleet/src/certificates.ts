@@ -1,13 +1,13 @@
 /**
- * Certificates of a local fleet: an authority of its own, and one certificate for each program.
- * They are made at a start where there are none, and again when they are about to end.
+ * Certificates of a local fleet: its own authority, and one certificate per program. A start makes
+ * the missing ones, and renews those that are about to expire.
  */
 import { X509Certificate } from "node:crypto";
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { isIP } from "node:net";
 import { join } from "node:path";
 import { type SpiffeIdentity, isRenewalDue, spiffeIdOf, type TlsFiles } from "@torpor/identity";
-// The library behind it takes a while to load: only who makes certificates has to wait for it.
+// The library loads slowly, so only a program that issues certificates imports it.
 import type { Authority, CertificateSubject } from "@torpor/identity/authority";
 
 const DAYS = 365;
@@ -28,23 +28,23 @@ export function tlsFilesOf(dir: string, name: string): TlsFiles {
   };
 }
 
-/** As settings of a program. */
+/** The TLS files as settings of a program. */
 export function tlsSettingsOf(dir: string, name: string): Record<string, string> {
   const { certFile, keyFile, caFile } = tlsFilesOf(dir, name);
   return { TLS_CERT_FILE: certFile, TLS_KEY_FILE: keyFile, TLS_CA_FILE: caFile };
 }
 
 interface Program {
-  /** Of its files. */
+  /** Base name of the files. */
   name: string;
-  /** As Node.js reads them from its certificate. */
+  /** Names in the certificate, as Node.js formats them. */
   names: string[];
   subject: Omit<CertificateSubject, "days">;
 }
 
 /**
- * One for each program that has none yet. `serverAddresses`: where servers are reached beside
- * loopback.
+ * Issues a certificate for each program that has no valid one. `serverAddresses`: addresses of the
+ * servers besides loopback.
  */
 export async function makeCertificates(
   dir: string,

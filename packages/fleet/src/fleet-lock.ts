@@ -1,6 +1,6 @@
 /**
- * The turn of a fleet: one command at a time starts or ends its programs. Two would start them
- * twice, and each would write down its own as the one that runs.
+ * The lock of a fleet: one command at a time starts or ends its programs. Two commands would start
+ * the programs twice, and each would record its own.
  */
 import { createHash } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -9,8 +9,8 @@ import { tryClaimName } from "@torpor/service";
 const LOOK_EVERY_MS = 100;
 
 /**
- * Until it is disposed, or the process ends. Throws a line when another command has it and does not
- * end within `limitMs`.
+ * Holds the lock until it is disposed, or the process ends. Throws a line when another command
+ * holds the lock for longer than `limitMs`.
  */
 export async function lockFleet(dir: string, limitMs: number): Promise<Disposable> {
   const name = `fleet-${createHash("sha256").update(dir).digest("hex")}`;

@@ -2,13 +2,13 @@
  * A whole fleet on one machine: Postgres, nats-server, schedulers, node-agents and gateways as
  * processes, all state in one directory.
  *
- * FL1  A start that fails ends what it had started, and throws one line that says which part, why,
- *      and where its log is.
- * FL2  `down` shuts the virtual machines down too; files of sandboxes stay, and the next start
- *      brings them back as paused or stopped.
- * - What starts or ends programs has the fleet's turn for all of it, and goes by the state as it is
- *   then. `startComponent`, `kill` and `signal` take no turn: no command uses them, tests break and
- *   mend their own fleet with them.
+ * FL1  A start that fails ends what it had started, and throws one line that names the part, the
+ *      reason, and its log.
+ * FL2  `down` shuts the virtual machines down too; files of sandboxes stay, and the next start has
+ *      the sandboxes as paused or stopped.
+ * - An operation that starts or ends programs holds the fleet's lock throughout, and reads the
+ *   state after it got the lock. `startComponent`, `kill` and `signal` take no lock: no command
+ *   uses them, only tests, to break and mend their own fleet.
  */
 import { randomBytes } from "node:crypto";
 import { existsSync, readFileSync } from "node:fs";
@@ -63,11 +63,11 @@ const READY_LIMIT_MS: Record<Role, number> = {
   gateway: 30_000,
 };
 const STOP_GRACE_MS = 8_000;
-/** A NATS server that leaves a cluster takes its time. */
+/** A NATS server takes long to leave a cluster. */
 const RESTART_GRACE_MS = 45_000;
 /**
- * What ends something waits so long for a command that is at work: what would stay otherwise has
- * nobody who ends it.
+ * An operation that ends something waits this long for another command: otherwise no later command
+ * would end what stays.
  */
 const END_TURN_LIMIT_MS = 60_000;
 const ROLLING_ORDER: readonly Role[] = ["nats", "scheduler", "gateway", "node-agent", "fence"];
@@ -76,8 +76,8 @@ const ORGANIZATION = "local";
 interface EndOptions {
   say?: (line: string) => void;
   /**
-   * Nobody will want the files of its sandboxes: their guests are not shut down first, as if the
-   * power was cut.
+   * The files of the sandboxes are not needed any more: their guests are not shut down first, as in
+   * a power cut.
    */
   isDiscarded?: boolean;
 }
@@ -92,8 +92,8 @@ export class Fleet {
   }
 
   /**
-   * The fleet whose state is in `dir`; undefined when there is none, or nothing of it runs any
-   * more, be it a virtual machine.
+   * The fleet whose state is in `dir`; undefined when there is none, or none of its processes and
+   * virtual machines runs.
    */
   static async find(dir: string): Promise<Fleet | undefined> {
     const state = await readState(dir);
@@ -103,7 +103,7 @@ export class Fleet {
   }
 
   /**
-   * Starts a fleet and returns when all of it is healthy. Ends what is left of an earlier one
+   * Starts a fleet and returns when all components are healthy. Ends what is left of an earlier one
    * first.
    */
   static async start(
@@ -166,7 +166,8 @@ export class Fleet {
   }
 
   /**
-   * Starts what does not run, and returns when that is well. The lab host has a command of its own.
+   * Starts the components that do not run, and returns when they are healthy. The lab host has its
+   * own command.
    */
   async bringUp(
     say: (line: string) => void,
@@ -177,8 +178,8 @@ export class Fleet {
   }
 
   /**
-   * The fleet's turn, with the state as the command before has left it. Throws a line when another
-   * command has it and does not end within `limitMs`.
+   * Takes the fleet's lock, and reads the state that the last command wrote. Throws a line when
+   * another command holds the lock for longer than `limitMs`.
    */
   private async takeTurn(limitMs = 0): Promise<Disposable> {
     using taken = new DisposableStack();
@@ -202,8 +203,8 @@ export class Fleet {
     await migrate(state.databaseUrl);
     const passwords = await passwordsOfUsers(this.dir);
     if (passwords !== undefined) await setUpDatabaseUsers(state.databaseUrl, passwords);
-    // Whoever has the fleet's files has all of it. A key from before there were scopes gets them
-    // here.
+    // The key of the fleet has all scopes, since its files give access to everything. This also
+    // updates a key from before scopes existed.
     await seedHostAdmissions(state.databaseUrl, await natsKeysIn(this.dir), ORGANIZATION);
     await seedApiKey(state.databaseUrl, {
       organization: ORGANIZATION,
@@ -220,8 +221,8 @@ export class Fleet {
   }
 
   /**
-   * Starts a component that does not run and waits until it is well, and a NATS server's cluster
-   * too.
+   * Starts a component that does not run and waits until it is healthy; for a NATS server, also
+   * until the rest of its cluster is.
    */
   async startComponent(
     name: string,
@@ -232,8 +233,8 @@ export class Fleet {
     component.process = await startProcess(component);
     writeState(this.dir, this.state);
     await waitHealthy(component, READY_LIMIT_MS[component.role], signal);
-    // Servers of a cluster are well only together: for a moment the others may not count on one
-    // that is back, and none of them may go meanwhile.
+    // Servers of a cluster are healthy only together. For a moment the others may not see the one
+    // that is back; none of them may end in that time.
     const others =
       component.role === "nats"
         ? this.state.components.filter((other) => other.role === "nats" && isUp(other))
@@ -242,8 +243,8 @@ export class Fleet {
   }
 
   /**
-   * Starts a component that the fleet was not planned with, or a newer one of the same name; it
-   * ends with the fleet. Returns before it is well. Throws when the older one still runs.
+   * Starts a component outside the fleet's plan, or a newer one of the same name; it ends with the
+   * fleet. Returns before the component is healthy. Throws when the older one still runs.
    */
   async attach(component: Component): Promise<void> {
     using _turn = await this.takeTurn();
@@ -259,13 +260,13 @@ export class Fleet {
     writeState(this.dir, this.state);
   }
 
-  /** Waits until a component that was attached is healthy. */
+  /** Waits until an attached component is healthy. */
   async waitHealthy(name: string, signal: AbortSignal): Promise<void> {
     const component = this.component(name);
     await waitHealthy(component, READY_LIMIT_MS[component.role], signal);
   }
 
-  /** Ends a component that was attached, if it is there, and forgets it. */
+  /** Ends an attached component, if it exists, and removes it from the state. */
   async detach(name: string): Promise<void> {
     using _turn = await this.takeTurn(END_TURN_LIMIT_MS);
     const identity = this.state.components.find((component) => component.name === name)?.process;
@@ -275,7 +276,7 @@ export class Fleet {
   }
 
   /**
-   * Files with what a host needs to speak to this fleet: its key for the NATS servers, and its
+   * Files that a host needs to connect to this fleet: its key for the NATS servers, and its
    * certificate.
    */
   joinSecrets(hostId: string): { natsSeedFile: string; tls: TlsFiles } {
@@ -288,8 +289,8 @@ export class Fleet {
   }
 
   /**
-   * Ends a component in order, and starts it again with the settings that it had; the program may
-   * be a newer one. Returns when it is well.
+   * Ends a component in order, and starts it again with the same settings; the program may be a
+   * newer one. Returns when it is healthy.
    */
   async restart(name: string, signal: AbortSignal = new AbortController().signal): Promise<void> {
     using _turn = await this.takeTurn();
@@ -305,14 +306,15 @@ export class Fleet {
       await stopProcess(identity, stopSignal(component.role, isOneOfSeveral), RESTART_GRACE_MS);
     delete component.process;
     await this.startComponent(name, signal);
-    // A host may have another image now.
+    // The host may hold another image now.
     if (component.role === "node-agent") await this.seedTemplates();
   }
 
   /**
-   * Restarts every program but Postgres, one after the other, in the order of
-   * docs/operate/upgrades.md. What does not run is started before that: of three NATS servers, say,
-   * no second one may be missing. Ends at the first that does not become well.
+   * Restarts every program except Postgres, one at a time, in the order of
+   * docs/operate/upgrades.md. First starts the components that do not run: of three NATS servers,
+   * for example, no second one may be missing. Stops at the first component that does not become
+   * healthy.
    */
   async rollingRestart(
     say: (line: string) => void,
@@ -330,19 +332,19 @@ export class Fleet {
     }
   }
 
-  /** kill -9, and waits for its end. */
+  /** Sends SIGKILL, and waits for the end of the process. */
   async kill(name: string): Promise<void> {
     const { process: identity, role } = this.component(name);
     if (identity === undefined) return;
-    // Those of a Postgres end by themselves a moment later; until then no other one may have its
-    // data.
+    // Server processes of a Postgres end by themselves a moment later; no other server may use the
+    // data before that.
     const all = role === "postgres" ? [identity, ...childrenOf(identity)] : [identity];
     signalProcess(identity, "SIGKILL");
     const gone = await Promise.all(all.map((one) => waitUntilGone(one, STOP_GRACE_MS)));
     if (gone.includes(false)) throw new Error(`${name} cannot be killed`);
   }
 
-  /** Sends a signal, SIGSTOP say, and returns at once. */
+  /** Sends a signal, for example SIGSTOP, and returns at once. */
   signal(name: string, signal: NodeJS.Signals): void {
     const { process: identity } = this.component(name);
     if (identity !== undefined) signalProcess(identity, signal);
@@ -367,8 +369,8 @@ export class Fleet {
   }
 
   /**
-   * Ends everything, clients before what they use, and the virtual machines. Waits a while for a
-   * command that is at work.
+   * Ends everything, clients before the servers that they use, and the virtual machines. Waits a
+   * limited time for a running command.
    */
   async down(options: EndOptions = {}): Promise<void> {
     using _turn = await this.takeTurn(END_TURN_LIMIT_MS);
@@ -404,7 +406,7 @@ export class Fleet {
   }
 }
 
-/** Returns of how many: simulated VMs have nothing beside their files. */
+/** Returns the number of hosts. Simulated VMs have nothing but files. */
 async function collectOfHosts({ driver, components }: FleetState): Promise<number> {
   if (driver === "simulated") return 0;
   const hosts = components.filter(({ role }) => role === "node-agent");
@@ -413,8 +415,8 @@ async function collectOfHosts({ driver, components }: FleetState): Promise<numbe
 }
 
 /**
- * Removes what the hosts of a fleet that was killed with all its VMs had of this machine beside
- * their files. Returns how many hosts may have had something.
+ * Removes what the hosts used on this machine besides files, after the fleet was killed with all
+ * its VMs. Returns the number of hosts that may have used something.
  */
 export async function collectFleet(dir: string): Promise<number> {
   const state = await readState(dir);
@@ -424,8 +426,8 @@ export async function collectFleet(dir: string): Promise<number> {
 const isUp = ({ process: identity }: Component) => identity !== undefined && isAlive(identity);
 
 /**
- * How a program is asked to end. Postgres: without waiting for its clients. A NATS server that
- * others stand in for: it hands over first.
+ * The signal that ends a program. Postgres: without waiting for its clients. A NATS server in a
+ * cluster: hands over first.
  */
 function stopSignal(role: Role, isOneOfSeveral: boolean): NodeJS.Signals {
   if (role === "postgres") return "SIGINT";
@@ -446,7 +448,7 @@ function urlsOfUsers(
   return { gateway: urlOf("gateway"), scheduler: urlOf("scheduler") };
 }
 
-/** Undefined: of a fleet that was started when its services were the database's owner. */
+/** Undefined for an older fleet, whose services connect as the owner of the database. */
 async function passwordsOfUsers(dir: string): Promise<Passwords | undefined> {
   const files = USERS.map((user) => secretFile(dir, userSecret(user)));
   if (!files.every((file) => existsSync(file))) return undefined;
@@ -455,7 +457,7 @@ async function passwordsOfUsers(dir: string): Promise<Passwords | undefined> {
   return { gateway: await read("gateway"), scheduler: await read("scheduler") };
 }
 
-/** Made once per fleet directory, kept over restarts: tokens and keys stay valid. */
+/** Made once per fleet directory, so that tokens and keys stay valid over restarts. */
 async function makeSecrets(options: FleetOptions): Promise<(name: string) => string> {
   const { dir } = options;
   await mkdir(join(dir, "secrets"), { recursive: true, mode: 0o700 });
@@ -486,7 +488,7 @@ async function makeSecrets(options: FleetOptions): Promise<(name: string) => str
   return (name) => values.get(name) ?? "";
 }
 
-/** Of the hosts that this fleet was planned with. */
+/** Keys of the hosts in this fleet's plan. */
 async function natsKeysIn(dir: string): Promise<{ hostId: string; natsPublicKey: string }[]> {
   const names = (await readdir(join(dir, "secrets"))).flatMap(
     (file) => /^nats-(.+)\.seed$/.exec(file)?.[1] ?? [],
@@ -516,7 +518,7 @@ async function choosePorts(options: FleetOptions): Promise<Ports> {
   };
 }
 
-/** Removes a fleet's directory, once it is down. */
+/** Ends the fleet, and removes its directory. */
 export async function removeFleet(dir: string): Promise<void> {
   await (await Fleet.find(dir))?.down({ isDiscarded: true });
   await rm(dir, { recursive: true, force: true });

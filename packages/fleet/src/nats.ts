@@ -1,5 +1,5 @@
 /**
- * A nats-server of a fleet: its binary, and its configuration from infra/nats/server.conf with
+ * A nats-server of a fleet: its binary, and its configuration, which is infra/nats/server.conf with
  * addresses, cluster and users filled in.
  */
 import { access, constants, readdir, readFile } from "node:fs/promises";
@@ -8,13 +8,13 @@ import { hostPermissions, hostServices } from "@torpor/bus";
 import type { TlsFiles } from "@torpor/identity";
 
 export interface NatsUser {
-  /** Undefined: the control side. */
+  /** Undefined for the control side. */
   hostId?: string;
-  /** Public halves of the NKeys by which it is known; two while one replaces the other. */
+  /** Public halves of the user's NKeys; two during a replacement. */
   publicKeys?: string[];
-  /** Or of the user `control` or `host-<id>`: beside keys, until its programs use those. */
+  /** Password of the user `control` or `host-<id>`, beside keys until its programs use those. */
   password?: string | undefined;
-  /** A host of 0.1.0, without an account of its own. */
+  /** A host of 0.1.0, which has no account of its own. */
   isShared?: boolean;
 }
 
@@ -22,7 +22,7 @@ export const CONTROL_USER = "control";
 const ROUTE_USER = "route";
 export const natsUserOf = (hostId: string) => `host-${hostId}`;
 
-/** TORPOR_NATS_SERVER_BIN, else the one that ./torpor has fetched. */
+/** TORPOR_NATS_SERVER_BIN, or else the binary that ./torpor has fetched. */
 export async function findNatsServer(root: string): Promise<string> {
   const own = process.env["TORPOR_NATS_SERVER_BIN"];
   if (own !== undefined && own !== "") {
@@ -51,36 +51,31 @@ export async function isExecutable(path: string): Promise<boolean> {
 /** All addresses are `host:port`. */
 interface NatsOptions {
   root: string;
-  /**
-   * Unique among the servers of the cluster, and for ever the same: what it stores is under this
-   * name.
-   */
+  /** Unique in the cluster, and permanent: the server's stored data belongs to this name. */
   name: string;
   listen: string;
   monitor: string;
   storeDir: string;
   users: NatsUser[];
-  /**
-   * False, for tests: what is acknowledged survives the end of the server, not that of the machine.
-   */
+  /** False for tests: acknowledged data survives the end of the server, but not of the machine. */
   isDurable: boolean;
-  /** Absent: a server by itself. */
+  /** Absent for a single server. */
   cluster?: NatsCluster;
-  /** Absent: nobody speaks TLS. */
+  /** Absent: no TLS. */
   tls?: NatsTls;
 }
 
 export interface NatsTls extends TlsFiles {
-  /** Clients without TLS are let in too: until the last of them has it. */
+  /** Also accepts clients without TLS, until all have it. */
   takesPlain?: boolean;
 }
 
 export interface NatsCluster {
-  /** Where this server takes the connections of the others. */
+  /** Address for connections from the other servers. */
   listen: string;
-  /** Of all servers, this one included. */
+  /** Addresses of all servers, including this one. */
   routes: string[];
-  /** Shared by the servers, known to nobody else. */
+  /** Shared secret of the servers. */
   password: string;
 }
 
@@ -115,7 +110,7 @@ function usersOf(
 }
 
 /**
- * One for the control side, with the streams, and one for each host
+ * One account for the control side, with the streams, and one for each host
  * (packages/bus/src/permissions.ts).
  */
 function renderAccounts(users: NatsUser[]): string {
@@ -151,14 +146,14 @@ function renderAccounts(users: NatsUser[]): string {
 }
 
 /**
- * The handshake comes first where a client begins with it; who waits for the server's word gets
- * that after a moment.
+ * A client may begin with the TLS handshake; a client that first waits for the server's greeting
+ * gets it after a moment.
  */
 function renderTls(tls: NatsTls): string {
   return [
     "tls {",
     ...fileLines(tls),
-    // Without it a key alone opens the door, and no client can show more.
+    // Without `verify`, a key is enough to connect, and a client cannot show a certificate.
     ...(tls.takesPlain === true ? [] : ["  verify: true"]),
     '  handshake_first: "auto"',
     "  timeout: 5",
@@ -186,8 +181,8 @@ function renderCluster(
     "  routes = [",
     ...routes.map((address) => `    ${JSON.stringify(`nats-route://${credentials}@${address}`)}`),
     "  ]",
-    // Routes know no mixed state: with the servers that are still without, none of them would be
-    // together.
+    // Routes cannot mix TLS and plain: a server with TLS would lose the servers that are still
+    // without.
     ...(tls === undefined || tls.takesPlain === true
       ? []
       : [

@@ -1,4 +1,4 @@
-/** The NATS servers of a local fleet: one by itself, named `nats`, or a cluster on loopback. */
+/** The NATS servers of a local fleet: a single one, named `nats`, or a cluster on loopback. */
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { publicKeyOf } from "@torpor/bus";
@@ -17,7 +17,7 @@ import type { Component } from "./state.ts";
 export const natsUrlOf = ({ nats }: Pick<Ports, "nats">) =>
   nats.map(({ client }) => `tls://${loopback(client)}`).join(",");
 
-/** Writes each server's configuration, with the passwords and seeds that `secrets` gives. */
+/** Writes the configuration of each server, with the passwords and seeds from `secrets`. */
 export async function planNats(
   options: FleetOptions,
   ports: Ports,

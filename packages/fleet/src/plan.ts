@@ -1,4 +1,4 @@
-/** Which processes a local fleet consists of, and with which settings each is started. */
+/** The processes of a local fleet, and their settings. */
 import type { DatabaseUser } from "@torpor/db";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
@@ -10,38 +10,35 @@ import type { Component } from "./state.ts";
 export interface FleetOptions {
   /** Root of the checkout. */
   root: string;
-  /** Holds everything that the fleet writes. */
+  /** Directory of everything that the fleet writes. */
   dir: string;
   imagesDir: string;
   /**
-   * Makes what is missing of the images, when all that could keep the fleet from starting was
-   * looked at: it may take minutes.
+   * Makes missing images. Called after all checks that could stop the start, since it may take
+   * minutes.
    */
   prepareImages?: () => Promise<void>;
   hosts: number;
-  /**
-   * Hosts that somebody else starts: they get a user on the NATS server, and a password for it
-   * (Fleet.joinSecrets).
-   */
+  /** Hosts that are started elsewhere: the NATS servers know their keys (Fleet.joinSecrets). */
   guestHosts?: string[];
   /**
-   * Where such hosts reach the servers, beside loopback: names that their certificate has to have.
+   * Addresses of the servers for such hosts, besides loopback: their certificate must contain them.
    */
   serverAddresses?: string[];
-  /** All take requests on the same ports. */
+  /** All gateways listen on the same ports. */
   gateways: number;
   schedulers: number;
-  /** Servers of the NATS cluster; 1: a server by itself. */
+  /** Servers of the NATS cluster; 1: a single server. */
   natsServers?: number;
   driver: "qemu" | "simulated";
-  /** 0: any free one. */
+  /** 0: any free port. */
   gatewayPort: number;
   edgePort: number;
   /** Survives a power cut, at the price of syncs. */
   isDurable: boolean;
   /** Added to the environment of every node-agent. */
   hostEnv: Record<string, string>;
-  /** And to that of single ones, by id. */
+  /** Added to the environment of single node-agents, by id. */
   hostEnvs?: Record<string, Record<string, string>>;
   /** Added to the environment of every gateway. */
   gatewayEnv?: Record<string, string>;
@@ -53,7 +50,7 @@ export interface Ports {
   postgres: number;
   nats: { client: number; monitor: number; route: number }[];
   api: number;
-  /** Of their health reports. */
+  /** Ports of the health reports. */
   gateways: number[];
   schedulers: number[];
   hosts: { health: number; dataPlane: number }[];
@@ -61,7 +58,7 @@ export interface Ports {
 }
 
 export const hostIdAt = (index: number) => `host-${index + 1}`;
-/** Every host that may speak on the bus. */
+/** All hosts that may use the bus. */
 export const hostIdsOf = ({
   hosts,
   guestHosts = [],
@@ -69,13 +66,15 @@ export const hostIdsOf = ({
   ...Array.from({ length: hosts }, (_, at) => hostIdAt(at)),
   ...guestHosts,
 ];
-/** Of the secret by which the control side, or a host, is known to the NATS servers. */
+/** File name of the NATS seed of the control side, or of a host. */
 export const seedName = (name: string) => `nats-${name}.seed`;
 export const secretFile = (dir: string, name: string) => join(dir, "secrets", name);
 
 export const loopback = (port: number) => `127.0.0.1:${port}`;
 
-/** Everything but Postgres and NATS, whose commands are made when they are prepared. */
+/**
+ * All components except Postgres and NATS, whose commands are known only after their preparation.
+ */
 export function planServices(
   options: FleetOptions,
   ports: Ports,
@@ -123,7 +122,7 @@ export function planServices(
   const hosts = ports.hosts.flatMap(({ health, dataPlane }, at) => {
     const hostId = hostIdAt(at);
     const env = {
-      // Unless the caller's environment names another.
+      // The caller's environment overrides this.
       SNAPSHOT_STORE: "file",
       ...startsOf(options),
       ...shared,
@@ -170,7 +169,9 @@ function startsOf({ driver, hosts }: FleetOptions): Record<string, string> {
   return { STARTS_AT_ONCE: String(Math.max(1, Math.floor(availableParallelism() / hosts))) };
 }
 
-/** Beside each agent: freezes what may be restored elsewhere when the host's lease ends. */
+/**
+ * Runs beside each agent: freezes VMs that may be restored elsewhere when the host's lease ends.
+ */
 function fenceOf({ dir }: FleetOptions, hostId: string, dataDir: string): Component {
   const name = `${hostId}-fence`;
   return {
@@ -185,7 +186,7 @@ function fenceOf({ dir }: FleetOptions, hostId: string, dataDir: string): Compon
   };
 }
 
-/** What an operator may set for the gateways of a local fleet too. */
+/** Gateway settings that an operator may set for a local fleet. */
 const GATEWAY_SETTINGS = [
   "PUBLIC_DOMAIN",
   "EDGE_DOMAIN_HOST",
@@ -205,10 +206,10 @@ const GATEWAY_SETTINGS = [
   "AUTO_RESUME_WAIT_MS",
 ];
 
-/** And for the schedulers. */
+/** Scheduler settings that an operator may set. */
 const SCHEDULER_SETTINGS = ["PLACEMENT_POLICY", "VCPU_OVERCOMMIT"];
 
-/** And for the hosts: what they have to give, and where their snapshots go. */
+/** Host settings that an operator may set: capacity, and the snapshot store. */
 const HOST_SETTINGS = [
   "EGRESS",
   "HOST_LABELS",
@@ -224,14 +225,16 @@ const HOST_SETTINGS = [
   "S3_CREDENTIALS_FILE",
 ];
 
-/** All that an operator sets for a fleet of his own, which is not for the fleets of tests. */
+/** All settings of an operator's fleet, which do not apply to the fleets of tests. */
 export const FLEET_SETTINGS: readonly string[] = [
   ...GATEWAY_SETTINGS,
   ...SCHEDULER_SETTINGS,
   ...HOST_SETTINGS,
 ];
 
-/** What programs need of the caller's environment, and how VMs run on this machine. */
+/**
+ * Variables that programs need from the caller's environment, and settings for VMs on this machine.
+ */
 const MACHINE_SETTINGS = [
   "PATH",
   "HOME",

@@ -7,8 +7,8 @@ const EVERY_ADDRESS = "0.0.0.0";
 type GivenPorts = Pick<FleetOptions, "gatewayPort" | "edgePort">;
 
 /**
- * The ports of the API and of the sandboxes, this process's until it ends; a 0 becomes a free one.
- * Throws a line that names the one that is taken, and its setting.
+ * Claims the ports of the API and the edge until this process ends; 0 becomes a free port. Throws a
+ * line that names a taken port and its setting.
  */
 export async function claimGivenPorts({
   gatewayPort,

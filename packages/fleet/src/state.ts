@@ -1,36 +1,33 @@
 /**
- * What a fleet is made of and where it runs: state.json in its directory, so that any later command
- * finds it again.
+ * The components of a fleet and their processes: state.json in its directory, which later commands
+ * read.
  */
 import { renameSync, writeFileSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { ProcessIdentity } from "@torpor/service";
 
-/**
- * `lab`: a machine of its own with a node-agent on it (packages/lab); the process is the one that
- * emulates it.
- */
+/** `lab`: a separate machine with a node-agent (packages/lab); the process is its emulator. */
 export type Role = "postgres" | "nats" | "scheduler" | "node-agent" | "fence" | "lab" | "gateway";
 
 export interface Component {
   /** Unique in the fleet: `host-1`, `scheduler-2`. */
   name: string;
   role: Role;
-  /** Where it is reached: `127.0.0.1:8787`; a dash for one that speaks to nobody. */
+  /** Address: `127.0.0.1:8787`; a dash for a component without one. */
   address: string;
   /**
-   * Answers 200 when it is well; for Postgres its connection string; absent: a TCP connection has
-   * to do.
+   * Responds with 200 when the component is healthy; for Postgres, its connection string. Without
+   * it, a TCP connection is enough.
    */
   healthUrl?: string;
-  /** Of one that speaks to nobody: it writes this file again and again while it is well. */
+  /** For a component without an address: a file that it rewrites regularly while it is healthy. */
   healthFile?: string;
   command: string;
   args: string[];
   env: Record<string, string>;
   log: string;
-  /** Absent: not started yet, or ended by us. */
+  /** Absent: not started yet, or ended by a command. */
   process?: ProcessIdentity;
 }
 
@@ -42,10 +39,7 @@ export interface FleetState {
   natsUrl: string;
   edgePort: number;
   driver: string;
-  /**
-   * Where the images are that its templates begin with; absent: of a fleet that an earlier version
-   * started.
-   */
+  /** Directory of the templates' images; absent in a fleet that an earlier version started. */
   imagesDir?: string;
   components: Component[];
 }
@@ -58,8 +52,8 @@ export async function readState(dir: string): Promise<FleetState | undefined> {
 }
 
 /**
- * Readable for us alone: it holds passwords. In one piece, so that parts that start at the same
- * time do not mix.
+ * Only the user may read the file: it holds passwords. Written synchronously, so that components
+ * which start at the same time do not interleave.
  */
 export function writeState(dir: string, state: FleetState): void {
   const temporary = `${fileIn(dir)}.tmp`;

@@ -1,12 +1,12 @@
 /**
- * The operator of a local fleet is whoever builds its images: each image that a name points at is
- * what the template of that name begins with.
+ * The templates of a local fleet follow its images: each image with a name becomes the image of the
+ * template of that name.
  */
 import { readFile, readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { seedTemplates } from "@torpor/db";
 
-/** Of image.json (infra/images). */
+/** The fields of image.json (infra/images). */
 interface Image {
   templateName: string;
   sha256: string;
@@ -17,7 +17,9 @@ interface Image {
   defaults: { vcpu: number; memoryMib: number; diskMib: number };
 }
 
-/** Makes the templates of the images in `imagesDir`, and gives those that there are their image. */
+/**
+ * Creates the missing templates of the images in `imagesDir`, and sets the image of existing ones.
+ */
 export async function seedFromImages(databaseUrl: string, imagesDir: string): Promise<void> {
   const images = await linkedImages(imagesDir);
   await seedTemplates(

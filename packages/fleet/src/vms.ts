@@ -1,6 +1,6 @@
 /**
- * The VMM processes of a fleet's hosts, read from their run records: what `down` has to end
- * although it outlives its agent by design.
+ * The VMM processes of a fleet's hosts, from their run records: `down` must end them, although they
+ * outlive their agent by design.
  */
 import { execFile } from "node:child_process";
 import { readdir, readFile } from "node:fs/promises";
@@ -18,15 +18,15 @@ export interface VmProcess extends ProcessIdentity {
 const TERMINATE_LIMIT_MS = 3_000;
 const KILL_LIMIT_MS = 10_000;
 const COLLECT_LIMIT_MS = 60_000;
-/** Beyond what the host's program waits for its guests. */
+/** Longer than the host's program waits for its guests. */
 const SHUT_DOWN_LIMIT_MS = 120_000;
 
-/** Those that are alive right now. */
+/** Returns the processes that are alive. */
 export async function listVmProcesses(fleetDir: string): Promise<VmProcess[]> {
   const found: VmProcess[] = [];
   const hosts = join(fleetDir, "hosts");
   for (const hostId of await namesIn(hosts)) {
-    // Of sandboxes, and those that are kept warm.
+    // VMs of sandboxes, and warm VMs.
     for (const kind of ["vm", "warm"]) {
       for (const sandboxId of await namesIn(join(hosts, hostId, kind))) {
         const text = await readFile(join(hosts, hostId, kind, sandboxId, "run.json"), "utf8").catch(
@@ -57,7 +57,7 @@ export async function endVmProcesses(fleetDir: string): Promise<number> {
   return processes.length;
 }
 
-/** `args`: of an agent that was started otherwise than as this checkout's program. */
+/** `args`: set for an agent that does not run this checkout's program. */
 type Started = Pick<Component, "name" | "command" | "env"> & Partial<Pick<Component, "args">>;
 
 const run = promisify(execFile);
@@ -73,8 +73,8 @@ async function runPart(
 }
 
 /**
- * Shuts down the guests of a host whose agent has ended, so that their disks are whole, and says
- * which were not. Never throws: they are ended all the same.
+ * Shuts down the guests of a host whose agent has ended, so that their disks are consistent, and
+ * reports failures. Never throws: the VMs are ended in any case.
  */
 export async function shutDownGuests(agent: Started, say: (line: string) => void): Promise<void> {
   try {
@@ -86,8 +86,8 @@ export async function shutDownGuests(agent: Started, say: (line: string) => void
 }
 
 /**
- * Removes what a host's VMs had of this machine beside their files: namespaces, cgroups, firewall
- * rules. Its agent and its VMs have ended.
+ * Removes what a host's VMs used on this machine besides files: namespaces, cgroups, firewall
+ * rules. The host's agent and VMs must have ended.
  */
 export async function collectLeftovers(agent: Started): Promise<void> {
   try {

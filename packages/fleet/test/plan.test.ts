@@ -1,4 +1,6 @@
-/** Where the hosts of a local fleet keep snapshots, and how many sandboxes each starts at once. */
+/**
+ * The snapshot store of the hosts of a local fleet, and the number of concurrent starts per host.
+ */
 import { availableParallelism } from "node:os";
 import { afterEach, expect, test, vi } from "vitest";
 import { type FleetOptions, planServices, type Ports } from "../src/index.ts";

@@ -13,8 +13,8 @@ NETLINK_SOCK_DIAG = 4
 SOCK_DIAG_BY_FAMILY, SOCK_DESTROY = 20, 21
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 1, 4, 0x300
-# <net/tcp_states.h>: those with a peer who once answered. One that is still being opened is sent
-# again.
+# <net/tcp_states.h>: the states of a connection whose peer has responded. A connection that is
+# still being opened is retried by the kernel.
 ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK, CLOSING = 1, 4, 5, 8, 9, 11
 STATES = sum(1 << state for state in (ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK, CLOSING))
 # struct nlmsghdr; struct inet_diag_req_v2 up to its id; struct inet_diag_sockid.
@@ -54,8 +54,8 @@ def is_outside(family, socket_id, agent_port):
 
 def destroy(netlink, family, socket_id):
     ask(netlink, SOCK_DESTROY, NLM_F_ACK, family, socket_id)
-    # One that has closed meanwhile is no failure, and a kernel that cannot do it has refused the
-    # dump.
+    # The result is not checked: the connection may have closed by now, and a kernel without support
+    # has already refused the dump.
     netlink.recv(BUFFER_BYTES)
 
 

@@ -19,7 +19,7 @@ RNDADDENTROPY = 0x40085203
 RNDRESEEDCRNG = 0x5207
 # <linux/reboot.h>
 LINUX_REBOOT_CMD_POWER_OFF = 0x4321FEDC
-# <linux/fs.h>, <sys/mount.h>, and the system call's number, which libc has no name for.
+# <linux/fs.h>, <sys/mount.h>, and the number of the system call, for which libc has no name.
 BLKFLSBUF = 0x1261
 MS_NOATIME, MS_BIND, MS_REC, MNT_DETACH = 1024, 4096, 16384, 2
 SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
@@ -82,7 +82,7 @@ def attach_disk(request):
         return
     device, image = request["device"], request["image"]
     with open(device, "rb") as disk:
-        # What the kernel has cached of it is of the disk that was there when this memory was saved.
+        # The kernel's cache is about the disk that was attached when this memory was saved.
         fcntl.ioctl(disk, BLKFLSBUF)
     for path in ("/run/disk", "/run/root"):
         os.makedirs(path, exist_ok=True)

@@ -1,4 +1,4 @@
-/** Loaded before a module: `require` beside `import`, as in a script. */
+/** Loaded before a module: provides `require` beside `import`, as in a script. */
 const { createRequire } = require("node:module");
 const { join } = require("node:path");
 

@@ -23,7 +23,7 @@ def allow_nested_runs(kernel_loop):
 def outside(kernel_loop, run):
     @functools.wraps(run)
     def call(*args, **kwargs):
-        # Within a loop of the user's own, asyncio refuses as everywhere.
+        # Inside a loop of the user's own, asyncio refuses as usual.
         if events._get_running_loop() is not kernel_loop or args[:1] == (kernel_loop,):
             return run(*args, **kwargs)
         task = leave(kernel_loop)
@@ -47,7 +47,7 @@ def nested(kernel_loop, run):
 
 
 def step_until_done(loop, future):
-    # The round that has called us counts on finding as many as are waiting now.
+    # The loop iteration that called this function expects at least this many ready handles.
     waiting = len(loop._ready)
     task = leave(loop)
     events._set_running_loop(loop)

@@ -56,7 +56,7 @@ CHUNK = 64 * 1024
 MAX_DISPLAY_BYTES = 8 * 1024 * 1024
 LAST_WORDS_BYTES = 4096
 LOOK_EVERY_MS = 100
-# Output that comes in drops is taken together: each look wakes three processes on one processor.
+# Small outputs are collected for this long: each wake-up runs three processes on one processor.
 GATHER_S = 0.01
 
 
@@ -89,7 +89,7 @@ class Cell:
     def __init__(self, request):
         self.request = request
         self.id = request["id"]
-        # Of the message to the kernel, once it is sent.
+        # Id of the message to the kernel, once it is sent.
         self.message_id = None
         self.has_begun = False
         self.began_ticks = now_in_ticks()
@@ -105,7 +105,8 @@ class Cell:
             send(id=self.id, type=name, data=text)
 
     def display(self, data, display_id, is_update):
-        # What is named otherwise is no MIME type, and would pass for a field of the answer's own.
+        # A name without "/" is no MIME type, and could be mistaken for another field of the
+        # response.
         data = {mime: value for mime, value in data.items() if "/" in mime}
         rich = {
             MIME.get(mime, mime): ANSI.sub("", value) if mime == "text/plain" else value
@@ -127,7 +128,7 @@ class Bridge:
         self.is_new = False
         self.started_at = 0.0
         self.read_again_at = 0.0
-        # What a kernel says before it is ready, to tell why it did not become so.
+        # The newest output of a kernel before it is ready: the reason if it fails to start.
         self.last_words = ""
 
     def run(self):
@@ -141,7 +142,7 @@ class Bridge:
             except BrokenPipeError:
                 self.end()
             except Exception as error:
-                # One cell's, whatever it was: the next one finds a new kernel.
+                # Any error ends only the current cell: the next one gets a new kernel.
                 traceback.print_exc()
                 self.drop_kernel()
                 if self.cell is not None:
@@ -189,7 +190,7 @@ class Bridge:
         waiting = output.waiting_bytes()
         if waiting < CHUNK:
             self.read_again_at = time.monotonic() + GATHER_S
-        # What came with an event is taken with that already.
+        # The output may already have been read together with an event.
         if waiting > 0:
             self.pass_text(output, output.read())
 

@@ -14,7 +14,7 @@ class Environment:
 
     def __init__(self, started_with):
         self.sandbox = dict(started_with)
-        # What a name had before the sandbox's variables came to have it.
+        # The value of a variable before the sandbox's variables set it.
         self.before = {}
         self.workdir = None
         self.python_path = split_path(started_with.get("PYTHONPATH"))
@@ -51,7 +51,7 @@ class Environment:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
-        # What the interpreter reads only when it starts.
+        # The interpreter reads these only when it starts.
         if name == "TZ":
             time.tzset()
         elif name == "PYTHONPATH":
@@ -60,7 +60,8 @@ class Environment:
     def set_python_path(self, entries):
         """After the first entry, which stands for the cell's directory, as at a start."""
         for entry in self.python_path:
-            # Once for each that was put in: the user's code may have put in the same.
+            # Removes each entry only as often as it was inserted: the user's code may have inserted
+            # the same.
             if entry in sys.path:
                 sys.path.remove(entry)
         at = 1 if sys.path[:1] == [""] else 0

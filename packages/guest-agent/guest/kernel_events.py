@@ -14,7 +14,7 @@ import threading
 class Events:
     def __init__(self, descriptor):
         self.descriptor = descriptor
-        # Programs that a cell starts must not hold it open.
+        # Programs that a cell starts must not hold the pipe open.
         os.set_inheritable(descriptor, False)
         self.lock = threading.Lock()
         os.register_at_fork(after_in_child=self.renew_lock)

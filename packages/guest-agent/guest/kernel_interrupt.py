@@ -8,11 +8,11 @@ import os
 import signal
 import time
 
-# Taken by the kernel as an interrupt, also when it ignores those as it waits for a child
-# (os.system).
+# The kernel handles this signal as an interrupt, also while it ignores SIGINT because it waits for
+# a child (os.system).
 SIGNAL_INTERRUPT = signal.SIGRTMIN + 7
-# After so many seconds of the kernel's own, from the first interrupt. A kernel that waits for a
-# child is interrupted once that is gone.
+# Seconds, counted as `Interrupt.count` does, from the first interrupt. A kernel that waits for a
+# child can be interrupted once the child is gone.
 STEPS = [
     (1.0, "kernel", SIGNAL_INTERRUPT),
     (1.0, "children", signal.SIGINT),
@@ -21,7 +21,7 @@ STEPS = [
     (3.0, "kernel", SIGNAL_INTERRUPT),
 ]
 GIVE_UP_AFTER = 5.0
-# However slow the host is.
+# Limit by the wall clock, however slow the host is.
 GIVE_UP_AFTER_WALL = 120.0
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -50,11 +50,11 @@ def started_since(pid, ticks):
     """The descendants of a process that were started since then."""
     found = {int(name): stat_of(name) for name in os.listdir("/proc") if name.isdigit()}
     family = {pid}
-    # Children have the higher number, but for when numbers start again: a few rounds find those
-    # too.
+    # A child usually has a higher number than its parent, except after the numbers wrap around: a
+    # few rounds find those children too.
     for _ in range(3):
         family |= {child for child, stat in found.items() if stat and stat["parent"] in family}
-    # A start time is cut to a whole tick.
+    # The kernel rounds a start time down to a whole tick.
     return [child for child in family - {pid} if found[child]["started"] >= int(ticks)]
 
 

@@ -21,7 +21,7 @@ import tempfile
 import traceback
 from contextlib import contextmanager
 
-# A debugger that nobody can reach would be loaded, and wait.
+# Without this, ipykernel would load a debugger that no client can reach, and wait for it.
 sys.modules["debugpy"] = None
 
 import ipykernel.ipkernel
@@ -70,7 +70,7 @@ class Kernel(ipykernel.ipkernel.IPythonKernel):
             events.send("begin", cell=cell)
             await super().execute_request(stream, ident, parent)
         except BaseException:
-            # Of the user's own: an error without a text, an interrupt after the cell's end.
+            # An error of the user's: one without a text, or an interrupt after the end of the cell.
             outputs.streams["stderr"].write(traceback.format_exc(limit=-3))
         finally:
             events.send("end", cell=cell, **self.answer)
@@ -92,7 +92,7 @@ class Kernel(ipykernel.ipkernel.IPythonKernel):
             outputs.restore()
             libc.fflush(None)
             if os.getpid() != self.process:
-                # A child that the cell has forked ends where a script's would.
+                # A child that the cell has forked ends here, where the child of a script would.
                 os._exit(self.answer["exitCode"])
             environment.end_call(call)
 
@@ -133,7 +133,7 @@ class Canceller:
         if self.has_cancelled and not is_idle(frame):
             signal.default_int_handler(number, frame)
         self.has_cancelled = True
-        # By the loop, which also wakes up by that.
+        # The loop cancels, because the call also wakes it up.
         self.loop.call_soon_threadsafe(self.future.cancel)
 
 
@@ -179,7 +179,7 @@ class App(IPKernelApp):
             try:
                 self.io_loop.start()
             except (KeyboardInterrupt, SystemExit):
-                # Of a task: told where the task is awaited.
+                # An error of a task, reported where the task is awaited.
                 pass
             except BaseException:
                 outputs.streams["stderr"].write(traceback.format_exc(limit=-3))

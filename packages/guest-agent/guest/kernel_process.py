@@ -8,8 +8,8 @@ import sys
 from jupyter_client import BlockingKernelClient, write_connection_file
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-# Not on the disk, which may be full; by UNIX sockets, since the guest's TCP ports are its users'
-# own.
+# In memory, because the disk may be full. UNIX sockets, because the guest's TCP ports belong to its
+# users.
 DIRECTORY = "/dev/shm/torpor-kernel"
 
 
@@ -27,8 +27,8 @@ class KernelProcess:
         stdout, stderr = outputs
         self.process = subprocess.Popen(
             command(cgroup, path),
-            # Not in the work directory: nothing may hold on to a directory below the root that is
-            # replaced when the disk is attached. The first cell goes there.
+            # Not the work directory: no process may hold a directory below the root that is
+            # replaced when the disk is attached. The first cell changes to the work directory.
             cwd="/",
             env={**environment, "TORPOR_KERNEL_EVENTS": str(events_end)},
             stdin=subprocess.DEVNULL,
@@ -40,7 +40,7 @@ class KernelProcess:
         os.close(events_end)
         os.set_blocking(self.events, False)
         self.pid = self.process.pid
-        # Readable when it has ended. Its pipes may be held open by its children.
+        # Becomes readable when the process has ended; its children may still hold the pipes open.
         self.ended = os.pidfd_open(self.pid)
         self.connection_file, self.client = path, None
         self.unread = b""

@@ -42,7 +42,7 @@ class StandardOutputs:
     """Descriptors and streams, as they are to be found by every cell."""
 
     def __init__(self):
-        # To tell that a descriptor is another one by now, and to have it back.
+        # Copies that detect a replaced descriptor, and restore it.
         self.spares = {number: os.dup(number) for number in (1, 2)}
         self.streams = {
             name: self.opened(number) for number, name in ((1, "stdout"), (2, "stderr"))
@@ -128,7 +128,7 @@ class Shell(ZMQInteractiveShell):
     # kernel_events.Events, StandardOutputs
     events_out = Any()
     outputs = Any()
-    # The newest error that was shown: magics such as %time show one and go on.
+    # The newest error that was shown: magics such as %time show an error and continue.
     shown_error = Any()
 
     def __init__(self, **kwargs):
@@ -152,7 +152,7 @@ class Shell(ZMQInteractiveShell):
         self.shown_error = evalue
         if issubclass(etype, SystemExit):
             return
-        # Not to where the code may have led standard error: nobody would be told.
+        # Not sys.stderr, which the code may have redirected: the error would be lost.
         self.outputs.streams["stderr"].write("\n".join([*stb, *notes_of(evalue)]) + "\n")
 
     def init_environment(self):

@@ -13,7 +13,7 @@ from traitlets import ObjectName, Unicode
 DATAFRAME = "application/vnd.torpor.dataframe+json"
 MAX_ROWS = 1000
 MAX_COLUMNS = 200
-# Above it, a number of 64-bit floating point, which is all that many readers have, skips integers.
+# Many readers have only 64-bit floating point, which skips integers above this value.
 MAX_SAFE_INTEGER = 2**53 - 1
 MAX_DEPTH = 100
 

@@ -1,6 +1,6 @@
 /**
- * Runs a script from standard input as `node -` does, where the script may also await at its top
- * level. Modules (static import and export) are run by Node itself (src/execution/languages.ts).
+ * Runs a script from standard input as `node -` does, but also allows `await` at its top level.
+ * Node itself runs modules (static import and export; src/execution/languages.ts).
  */
 const { readFileSync } = require("node:fs");
 const Module = require("node:module");
@@ -8,13 +8,13 @@ const { join } = require("node:path");
 const { compileFunction } = require("node:vm");
 
 const PARAMETERS = ["exports", "require", "module", "__filename", "__dirname"];
-/** What Node itself ends with when a top-level await is never settled. */
+/** Node's own exit code when a top-level await is never settled. */
 const UNSETTLED_EXIT_CODE = 13;
 
-/** Where a script may read `await` as the name of a function, or of a value. */
+/** Matches where a script may use `await` as the name of a function or of a value. */
 const IS_AMBIGUOUS = /\bawait\s*[([`+\-/]/;
 
-// The line stays, for the numbers of the others.
+// The first line stays, empty, so that line numbers do not change.
 const script = readFileSync(0, "utf8").replace(/^#!.*/, "");
 const file = join(process.cwd(), "[stdin]");
 process.argv[1] = "-";
@@ -29,8 +29,8 @@ function compiles(code) {
 }
 
 /**
- * The script as it is, unless it awaits: then within an async function. Lines keep their numbers.
- * Of a script that is wrong as well, the mistake is told, not the `await`.
+ * Returns the script unchanged, unless it awaits: then wrapped in an async function, with the same
+ * line numbers. If the script also has an error, the reported error is that one, not the `await`.
  */
 function runnable() {
   const asIs = { code: script, awaits: false };
@@ -51,7 +51,7 @@ if (awaits) tellIfUnsettled(main.exports);
 function tellIfUnsettled(promise) {
   let isSettled = false;
   const settle = () => (isSettled = true);
-  // A rejection nobody handles ends the process with its message.
+  // An unhandled rejection ends the process with its message.
   promise.then(settle, (error) => {
     settle();
     throw error;

@@ -6,7 +6,7 @@ import os
 import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-# Where modules were looked for before.
+# The search path before it is restricted below.
 USERS_PATH = [entry for entry in sys.path if entry != HERE]
 sys.path[:] = [
     HERE,

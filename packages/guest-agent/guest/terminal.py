@@ -24,7 +24,7 @@ def set_size(descriptor, columns, rows):
 
 def start(columns, rows, cgroup, command):
     master, slave = os.openpty()
-    # Before anything runs in it, so that no later size is overwritten.
+    # Before any program runs in the terminal, so that no later size is overwritten.
     set_size(master, columns, rows)
     pid = os.fork()
     if pid != 0:
@@ -133,7 +133,7 @@ def main():
         hang_up(pid, master)
         os._exit(129)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    # As shells tell of a signal.
+    # Reports a signal as shells do.
     os._exit(128 - code if code < 0 else code)
 
 

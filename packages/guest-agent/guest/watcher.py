@@ -33,9 +33,9 @@ UNMOUNT, OVERFLOW, IGNORED, ONLYDIR, IS_DIR = 0x2000, 0x4000, 0x8000, 0x1000000,
 MASK = MODIFY | MOVED_FROM | MOVED_TO | CREATE | DELETE | DELETE_SELF | MOVE_SELF | ONLYDIR
 MAX_DIRECTORIES = 65536
 FORGET_AT_ONCE = 4096
-# A move comes as two events; the second is waited for this long.
+# A move is two events; this is the wait for the second one.
 PAIR_LIMIT_S = 0.05
-# A directory that is renamed or removed while it is looked into: its events tell of that.
+# Errors for a directory that is renamed or removed while it is read: its own events report that.
 GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
@@ -44,7 +44,7 @@ def send(**message):
     sys.stdout.flush()
 
 
-# How a name is shown: src/files/names.ts has the rules.
+# Text of a name: src/files/names.ts has the rules.
 BYTE_CHARACTERS, BYTES = re.compile("[\uf080-\uf0ff]"), re.compile("[\udc80-\udcff]")
 
 
@@ -105,12 +105,12 @@ class Watch:
     def __init__(self, path, shown):
         self.path, self.shown = path, shown
         self.is_root = False
-        # All that is in it and below it; or only these files.
+        # True if everything in and below the directory is watched; otherwise only `files` are.
         self.is_tree = False
         self.files = NONE
-        # What is there, as far as events are read: another may take the place of it.
+        # Names in the directory according to the events read so far: another file may replace one.
         self.names = Names()
-        # Names that looking into it has told of, until every event from before that is read.
+        # Names that the scan of the directory has reported, kept until all earlier events are read.
         self.found = NONE
 
     def child(self, name):
@@ -132,7 +132,7 @@ def failure():
 
 class Watcher:
     def __init__(self):
-        # What is asked for: (path, shown, whether it is a directory).
+        # Requested paths: (path, shown, whether it is a directory).
         self.roots = []
         self.start()
 
@@ -141,9 +141,9 @@ class Watcher:
         if self.descriptor < 0:
             raise failure()
         self.watches = {}
-        # Those with `found`.
+        # Watches with a non-empty `found`.
         self.looked = []
-        # The first half of a move: (cookie, path, shown, whether it is a directory).
+        # First half of a move: (cookie, path, shown, whether it is a directory).
         self.moved = None
         self.has_told_limit = False
 
@@ -242,7 +242,7 @@ class Watcher:
         try:
             self.add_tree(path, shown, tells=True, again=again)
         except OSError as error:
-            # Of more than can be watched once, until there is room again.
+            # Exceeding the limit is reported once, until there is room again.
             if error.errno in GONE or self.has_told_limit:
                 return
             self.has_told_limit = True
@@ -353,7 +353,7 @@ class Watcher:
             self.move_tree(old, shown_old, path, shown)
         send(event="renamed", path=shown, is_dir=is_dir, old_path=shown_old)
         if is_dir and watch.is_tree:
-            # It may have been renamed before it could be looked into.
+            # The directory may have been renamed before it could be read.
             self.add_new(path, shown, again=False)
 
     def moved_out(self):

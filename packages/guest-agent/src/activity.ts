@@ -1,16 +1,16 @@
 /**
- * What the sandbox is doing, for the host's decision to pause it. All times are monotonic: a pause
- * or a step of the clock changes nothing.
+ * The sandbox's current activity, from which the host decides whether to pause it. All times are
+ * monotonic: a pause or a step of the clock does not change them.
  */
 export interface ActivitySnapshot {
   active_requests: number;
   active_executions: number;
-  /** Terminals, watches and tunnels through which something has gone lately. */
+  /** Terminals, watches and tunnels with traffic in the last minute. */
   open_streams: number;
   last_activity_ms_ago: number;
 }
 
-/** A stream without traffic for longer than this is open, but nobody is at work there. */
+/** A stream without traffic for longer than this is open, but counts as unused. */
 const RECENT_MS = 60_000;
 
 export interface OpenStream {
@@ -32,7 +32,7 @@ export class GuestActivity {
     return this.streams.size;
   }
 
-  /** Counts a request until what is returned is called. */
+  /** Counts a request until the returned function is called. */
   request(): () => void {
     this.requests += 1;
     return this.ending(() => (this.requests -= 1));

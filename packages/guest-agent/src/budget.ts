@@ -1,6 +1,6 @@
 /**
- * A number of bytes that several holders share. What is taken is given back; what is not there is
- * not waited for.
+ * A number of bytes that several holders share. Every taker gives its bytes back, and no taker
+ * waits for bytes that are not free.
  */
 export class Budget {
   private leftBytes: number;
@@ -9,14 +9,14 @@ export class Budget {
     this.leftBytes = limitBytes;
   }
 
-  /** All of it, or nothing and false. */
+  /** Takes all of `bytes`, or takes none and returns false. */
   take(bytes: number): boolean {
     if (bytes > this.leftBytes) return false;
     this.leftBytes -= bytes;
     return true;
   }
 
-  /** As much of it as there is. */
+  /** Takes at most `bytes`, and returns the number taken. */
   takeUpTo(bytes: number): number {
     const taken = Math.min(bytes, this.leftBytes);
     this.leftBytes -= taken;

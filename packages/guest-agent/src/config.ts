@@ -1,53 +1,58 @@
 /**
- * Where things are in the guest, and how much of each there may be. Tests run the agent on an
- * ordinary machine and move them.
+ * The agent's paths in the guest, and its limits. Tests run the agent on an ordinary machine and
+ * move the paths.
  */
 export interface GuestAgentConfig {
   port: number;
   version: string;
-  /** The helper programs that ride beside the bundle. */
+  /** Directory of the helper programs that are installed beside the bundle. */
   helperDir: string;
   /**
-   * The interpreter of helpers and kernel: not to be found by a search path that the user may set.
+   * The interpreter of the helpers and the kernel: a full path, so that no search path that a user
+   * sets applies.
    */
   python: string;
   /** Roots that file calls may touch; everything else is PATH_NOT_ALLOWED. */
   fileRoots: string[];
   workdir: string;
-  /** Uploads are written here until they are whole. */
+  /** Directory of unfinished uploads. */
   uploadDir: string;
-  /** Global environment variables, kept over stop and start. Root-only. */
+  /** File of the global environment variables; survives stop and start. Only root can read it. */
   envFile: string;
-  /** System files with the sandbox's names, and what its last start wrote there. */
+  /**
+   * Directory of the system files with the sandbox's names, and the record of what its last start
+   * wrote there.
+   */
   etcDir: string;
   namesFile: string;
-  /** cgroup v2 directory of the users' processes; undefined where there is none (tests). */
+  /** cgroup v2 directory of the users' processes; undefined in tests. */
   userCgroup: string | undefined;
   /**
-   * The sandbox's disk, and where the image is mounted that belongs below it; undefined where there
-   * is none (tests).
+   * The sandbox's disk, and the mount point of the image that belongs below it; undefined in tests.
    */
   disk: { device: string; image: string } | undefined;
-  /** Keeps the agent key for the next agent process of the same guest. In memory only. */
+  /**
+   * File, in memory only, that keeps the agent key for the next agent process of the same guest.
+   */
   keyFile: string;
-  /** The host may come by vsock. Not on an ordinary machine (tests). */
+  /** The host may connect by vsock. False on an ordinary machine (tests). */
   hasVsock: boolean;
   limits: GuestLimits;
 }
 
 export interface GuestLimits {
-  /** One JSON body, and all that are being read together. */
+  /** Size of one JSON body, and of all bodies that are being read at the same time. */
   bodyBytes: number;
   bodiesBytes: number;
-  /** A file that /files/read answers with; larger ones are for /files/download. */
+  /** Largest file that /files/read returns; larger files need /files/download. */
   readBytes: number;
-  /** Per stream of one execution; what is over is cut, with a note. */
+  /** Output per stream of one execution; the excess is cut, with a note. */
   outputBytes: number;
-  /** All outputs that are being collected together. */
+  /** All outputs that are being collected at the same time. */
   outputsBytes: number;
-  /** Programs that run at the same time: foreground, background and streamed together. */
+  /** Programs that run at the same time: foreground, background and streamed ones together. */
   executions: number;
-  /** Background executions that are remembered after their end. */
+  /** Ended background executions that the agent remembers. */
   finishedExecutions: number;
   /** Open WebSockets and tunnels. */
   streams: number;

@@ -3,7 +3,7 @@ import { AgentError, missingParameter } from "./errors.ts";
 import { type Body, optionalBoolean, variablesField } from "./fields.ts";
 import type { RoutedRequest, Route } from "./http/router.ts";
 
-/** /env: every answer is the whole of the variables, with the values of secrets masked. */
+/** /env: every response is the complete set of variables, with the values of secrets masked. */
 export function environmentRoutes(environment: Environment): Route[] {
   const show = () => {
     const variables = environment.masked();
@@ -30,7 +30,7 @@ export function environmentRoutes(environment: Environment): Route[] {
   ];
 }
 
-/** A body without them changes nothing: it would clear them all. */
+/** Throws when the body has no variables: an empty set would remove all of them. */
 function given(body: Body): Record<string, string> {
   if (body["env_vars"] === undefined || body["env_vars"] === null)
     throw missingParameter("env_vars");

@@ -1,6 +1,6 @@
 /**
- * The sandbox's global environment variables: kept in a root-only file over stop and start, given
- * to every execution. A request's own win over them.
+ * The sandbox's global environment variables. A root-only file keeps them over stop and start, and
+ * every execution gets them. The variables of a request override them.
  */
 import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
@@ -21,7 +21,7 @@ export class Environment {
     this.load();
   }
 
-  /** Reads the file again: it may be on a disk that was not there before. */
+  /** Reads the file again: it may be on a disk that was attached only now. */
   load(): void {
     this.variables = existsSync(this.file) ? readVariables(this.file) : {};
   }
@@ -30,10 +30,13 @@ export class Environment {
     return { ...this.variables };
   }
 
-  /** Throws 400 when no program could be started with them, or they cannot be kept. */
+  /**
+   * Throws 400 when no program could be started with the variables, or when the file cannot be
+   * written.
+   */
   replace(variables: Variables): void {
-    // A client that reads, edits and writes back sends masks for what it was not shown: they stand
-    // for the values (env.delete of the SDKs).
+    // A client that reads, edits and writes back sends masks for the values that it was not shown.
+    // A mask stands for the current value (env.delete of the SDKs).
     const kept = Object.entries(variables).map(([name, value]) => [
       name,
       value === MASK ? (this.variables[name] ?? value) : value,
@@ -49,7 +52,7 @@ export class Environment {
     this.replace({ ...this.variables, ...variables });
   }
 
-  /** False when there was none. */
+  /** Returns false when there is no such variable. */
   delete(name: string): boolean {
     if (!Object.hasOwn(this.variables, name)) return false;
     this.replace(
@@ -58,7 +61,7 @@ export class Environment {
     return true;
   }
 
-  /** For the API: names of secrets are shown, their values are not. */
+  /** The view for the API: names of secrets are visible, their values are not. */
   masked(): Variables {
     return Object.fromEntries(
       Object.entries(this.variables).map(([name, value]) => [
@@ -68,7 +71,10 @@ export class Environment {
     );
   }
 
-  /** For a program: the agent's own few variables, then the global ones, then the request's. */
+  /**
+   * The variables of a program: the agent's own few, overridden by the global ones, overridden by
+   * the request's.
+   */
   forProcess(request: Variables): Variables {
     return {
       PATH: process.env["PATH"] ?? "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -78,7 +84,7 @@ export class Environment {
       USER: "root",
       LOGNAME: "root",
       SHELL: "/bin/bash",
-      // Where npm installs for the whole machine; Node.js itself does not look there.
+      // The directory of `npm install --global`, which Node.js itself does not search.
       NODE_PATH: "/usr/local/lib/node_modules",
       ...this.variables,
       ...request,
@@ -106,7 +112,8 @@ export class Environment {
 }
 
 /**
- * User code is root and may have written there: what no program could be started with is left out.
+ * Leaves out variables that no program could be started with: user code is root and may have
+ * written to the file.
  */
 function readVariables(file: string): Variables {
   try {

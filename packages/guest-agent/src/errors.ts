@@ -1,6 +1,6 @@
 /**
- * Errors of the in-sandbox API: status, stable code, and a message that says what to do
- * (docs/sandbox-api.md). Never a 5xx for what the caller did: SDKs would send it again.
+ * Errors of the in-sandbox API: status, stable code, and a message that names the remedy
+ * (docs/sandbox-api.md). A caller's mistake is never a 5xx, which SDKs would send again.
  */
 export class AgentError extends Error {
   readonly status: number;
@@ -36,7 +36,7 @@ export interface ErrorBody {
   timestamp: string;
 }
 
-/** Both `error` and `message`: the SDKs read different ones. */
+/** Has both `error` and `message`: the SDKs read different ones. */
 export function errorBody(error: AgentError, requestId: string): ErrorBody {
   return {
     error: error.message,
@@ -48,7 +48,7 @@ export function errorBody(error: AgentError, requestId: string): ErrorBody {
   };
 }
 
-/** What the caller is told of an error that nobody expected; its details go to the agent's log. */
+/** Hides an unexpected error from the caller; its details go to the agent's log. */
 export function asAgentError(error: unknown): AgentError {
   if (error instanceof AgentError) return error;
   process.stderr.write(`${error instanceof Error ? error.stack : String(error)}\n`);

@@ -4,9 +4,12 @@ import { AgentError, invalidRequest, missingParameter } from "./errors.ts";
 
 export type Body = Record<string, unknown>;
 
-/** All arguments of a program. With two maps of variables they fit into the 2 MiB of Linux. */
+/**
+ * All arguments of a program. Together with two maps of variables, they fit into the 2 MiB of
+ * Linux.
+ */
 const MAX_ARGUMENTS_BYTES = 1024 ** 2;
-/** What Linux counts for each: its pointer, and the zero byte at its end. */
+/** Linux counts a pointer and a zero byte for each argument. */
 const ARGUMENT_OVERHEAD_BYTES = 9;
 /** A timer counts milliseconds in 31 bits; this is 23 days. */
 const MAX_TIME_LIMIT_S = 2_000_000;
@@ -22,7 +25,7 @@ export function optionalString(body: Body, name: string): string | undefined {
   return body[name] === undefined || body[name] === null ? undefined : stringField(body, name);
 }
 
-/** A string that a program is started with. Linux takes no longer one, and a NUL would end it. */
+/** A string for the start of a program. Linux limits its length, and a NUL would end it. */
 export function systemString(body: Body, name: string): string {
   return programString(stringField(body, name), name);
 }
@@ -36,7 +39,9 @@ function programString(value: string, name: string): string {
   return systemText(value, name);
 }
 
-/** A text that the system takes: a NUL would end it, half a surrogate pair would be another one. */
+/**
+ * A text for system calls: a NUL would end it, and half a surrogate pair would become another text.
+ */
 export function systemText(value: string, name: string): string {
   if (value.includes("\0")) throw invalidRequest(`"${name}" holds a NUL character`);
   if (/\p{Surrogate}/u.test(value)) throw invalidRequest(`"${name}" holds half a surrogate pair`);
@@ -50,7 +55,7 @@ export function optionalBoolean(body: Body, name: string): boolean | undefined {
   return value;
 }
 
-/** Seconds as the SDKs send them; `limit` is what they are cut to. */
+/** Seconds as the SDKs send them, cut to `limit`. */
 export function secondsField(body: Body, name: string, fallback: number, limit: number): number {
   const value = body[name] ?? fallback;
   if (typeof value !== "number" || !Number.isFinite(value) || value <= 0)
@@ -59,8 +64,8 @@ export function secondsField(body: Body, name: string, fallback: number, limit: 
 }
 
 /**
- * A limit on time as the SDKs send it; undefined stands for none, which is sent as 0. More than a
- * timer can count is refused.
+ * A time limit as the SDKs send it: 0 is no limit, returned as undefined. A value beyond the range
+ * of a timer is refused.
  */
 export function timeLimitField(
   body: Body,
@@ -100,7 +105,7 @@ export function variablesField(body: Body, name: string): Record<string, string>
   return value;
 }
 
-/** What a 400 says of variables that no program could be started with. */
+/** The message of a 400, if no program could be started with the variables. */
 export function envProblemIn(variables: Record<string, string>, name: string): string | undefined {
   const problem = findEnvProblem(variables);
   if (problem === undefined) return undefined;
@@ -132,7 +137,7 @@ export function optionalStrings(body: Body, name: string): string[] | undefined 
   return value.map((entry: string, at) => programString(entry, `${name}[${at}]`));
 }
 
-/** A JSON text that has to be an object. */
+/** Parses a JSON text that must be an object. */
 export function parseObject(text: string): Body {
   let value: unknown;
   try {

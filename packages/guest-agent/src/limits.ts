@@ -1,6 +1,6 @@
 /**
- * A limit on waiting. Node's timers run on the monotonic clock, which stands still while the
- * virtual machine is paused: paused time counts for nothing.
+ * Waits for a promise for a limited time. Node's timers use the monotonic clock, which stops while
+ * the virtual machine is paused: paused time does not count.
  */
 export async function withLimit<T>(promise: Promise<T>, limitMs: number): Promise<T | undefined> {
   let timer: NodeJS.Timeout | undefined;
@@ -14,7 +14,7 @@ export async function withLimit<T>(promise: Promise<T>, limitMs: number): Promis
   }
 }
 
-/** Resolves when the signal is aborted; `unwatch` forgets about it. */
+/** Resolves when the signal is aborted; `unwatch` removes the listener. */
 export function whenAborted(signal: AbortSignal): {
   promise: Promise<"aborted">;
   unwatch: () => void;

@@ -1,19 +1,19 @@
 /**
- * A resident helper that speaks one JSON object per line. Requests carry an id; every message with
- * that id goes to its listener until `done`.
+ * A resident helper process that speaks one JSON object per line. Requests carry an id; every
+ * message with that id goes to the listener of the request until `done`.
  *
- * A listener may take its time: the helper's output is not read on before it is done, so a slow
- * reader in the end holds up the program that writes.
+ * A listener may be slow: the helper's output is not read further until the listener is done, so a
+ * slow reader in the end slows down the program that writes.
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { withLimit } from "./limits.ts";
 
 export type LineMessage = Record<string, unknown> & { id?: number; type: string };
-/** The error of requests that their helper did not live to answer. */
+/** The error of requests whose helper ended before it replied. */
 export const HELPER_ENDED = "the helper ended";
 /**
- * How long what a helper said before its end is still waited for: a child of its own may hold the
- * pipe open.
+ * How long to wait, after a helper's end, for its remaining output: a child of the helper may hold
+ * the pipe open.
  */
 const LAST_WORDS_MS = 1_000;
 type Listener = (message: LineMessage) => void | Promise<void>;
@@ -24,13 +24,10 @@ export class LineProcess {
   private readonly onEvent: Listener;
   private nextId = 1;
   private hasEnded = false;
-  /**
-   * Resolves when the helper has ended, for whatever reason, and everything that it has said is
-   * passed on.
-   */
+  /** Resolves when the helper has ended, for any reason, and all its output has been passed on. */
   readonly ended: Promise<void>;
 
-  /** `onEvent` gets the messages that belong to no request. */
+  /** `onEvent` gets the messages without a request. */
   constructor(
     command: string,
     args: string[],
@@ -55,8 +52,8 @@ export class LineProcess {
   }
 
   /**
-   * Sends a request; `onMessage` gets every message up to and including `done`. Resolves with the
-   * `done` message, which has an `error` when the helper ended before.
+   * Sends a request; `onMessage` gets every message before `done`. Resolves with the `done`
+   * message, which has an `error` when the helper ended first.
    */
   request(body: Record<string, unknown>, onMessage: Listener = () => {}): Promise<LineMessage> {
     if (this.hasEnded) return Promise.resolve({ type: "done", error: HELPER_ENDED });
@@ -73,17 +70,17 @@ export class LineProcess {
     return done;
   }
 
-  /** Sends what expects no answer. */
+  /** Sends a message without a reply. */
   tell(body: Record<string, unknown>): void {
     this.tellLine(JSON.stringify(body));
   }
 
-  /** For a helper that reads plain lines. */
+  /** Sends a plain line. */
   tellLine(line: string): void {
     if (!this.hasEnded) this.child.stdin?.write(`${line}\n`);
   }
 
-  /** Says that nothing more comes; a helper ends by that. */
+  /** Closes the helper's input, which ends the helper. */
   close(): void {
     this.child.stdin?.end();
   }
@@ -104,7 +101,7 @@ export class LineProcess {
         }
       }
     } catch {
-      // Its end is reported by `ended`.
+      // `ended` reports the end of the helper.
     }
   }
 
@@ -113,7 +110,7 @@ export class LineProcess {
     try {
       message = JSON.parse(line) as LineMessage;
     } catch {
-      return; // A helper that was killed in the middle of a line.
+      return; // The helper was killed in the middle of a line.
     }
     await (message.id === undefined ? this.onEvent : this.listeners.get(message.id))?.(message);
   }
@@ -126,10 +123,7 @@ export class LineProcess {
   }
 }
 
-/**
- * A helper that is started when it is first needed, and again when it has ended: user code may kill
- * it.
- */
+/** A helper that is started again when it has ended: user code may kill it. */
 export class RestartingHelper {
   private readonly start: () => LineProcess;
   private process: LineProcess;

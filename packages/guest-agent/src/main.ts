@@ -37,9 +37,9 @@ const config = configFrom(process.env);
 try {
   mkdirSync(config.workdir, { recursive: true });
 } catch {
-  // Users have put something else there. That is theirs to do.
+  // A user's file has that name, which is allowed.
 }
-// Uploads that an agent before this one did not end.
+// Removes unfinished uploads of an earlier agent.
 rmSync(config.uploadDir, { recursive: true, force: true });
 
 const isSuccessor = existsSync(config.keyFile);
@@ -104,7 +104,7 @@ function servedPaths(): string[] {
     .filter((path) => !path.startsWith("/_torpor"));
 }
 
-/** Calls of the host and looks at the agent's health are no activity of the sandbox. */
+/** Calls of the host and health checks are no activity of the sandbox. */
 function begin({ route }: Match): (outcome: { isError: boolean }) => void {
   const startedAtMs = performance.now();
   const end = route.access === undefined ? activity.request() : () => {};

@@ -1,7 +1,7 @@
 /**
- * GET /_torpor/ports?after=<etag>: the TCP ports that something in this guest listens on, for the
- * edge, which opens and closes previews by them. Answers at once when the tag differs from the
- * asker's, else when the set changes, at the latest after 20 s.
+ * GET /_torpor/ports?after=<etag>: the TCP ports on which programs of this guest listen, for the
+ * edge, which opens and closes previews by them. Responds at once when the tag differs from
+ * `after`; otherwise when the set changes, or after 20 s.
  */
 import { readFile } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -17,7 +17,7 @@ interface Listening {
   etag: string;
 }
 
-/** `agentPort` is this agent's own, which is no preview. */
+/** `agentPort` is this agent's own port, which is no preview. */
 export function portsRoute(agentPort: number) {
   return {
     method: "GET",

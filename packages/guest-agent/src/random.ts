@@ -1,11 +1,11 @@
 /**
- * Names that nobody else has. Read from the system at every call: the generators of this process
- * were running when the golden snapshot was taken, and are the same in every sandbox made from it;
- * the system's is given new entropy first (system/identity.ts).
+ * Unique names. Every call reads from the system: the generators of this process were already
+ * running when the golden snapshot was taken, so every sandbox of that snapshot would get the same
+ * values. The system's generator gets new entropy first (system/identity.ts).
  */
 import { closeSync, openSync, readSync } from "node:fs";
 
-/** Hexadecimal, two digits per byte. */
+/** `bytes` random bytes in hexadecimal. */
 export function randomId(bytes: number): string {
   const buffer = Buffer.alloc(bytes);
   const source = openSync("/dev/urandom", "r");

@@ -1,25 +1,24 @@
 /**
- * The agent on a vsock: how a host reaches it where the VMM is Cloud Hypervisor. Node.js cannot
- * listen on one, so socat takes the connections and passes them to the agent's port.
+ * The agent on a vsock: how a host reaches it when the VMM is Cloud Hypervisor. Node.js cannot
+ * listen on a vsock, so socat accepts the connections and passes them to the agent's port.
  *
- * An agent that was killed leaves its socat behind; the next agent's own then finds the port taken
- * and tries on, and the one that is there does the work.
+ * An agent that was killed leaves its socat behind. The socat of the next agent then finds the port
+ * taken and retries; the old one keeps working.
  */
 import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
 
-/** Beyond what the agent takes itself; a bound all the same. */
+/** Above the agent's own limit; a bound in any case. */
 const MAX_CONNECTIONS = 1_024;
 const RETRY_MS = 1_000;
 /**
- * After one side has ended its half, the other may go on as long as it likes. socat's default cuts
- * it after half a second.
+ * After one side has ended its half, the other may continue for as long as it likes. By default,
+ * socat cuts it after half a second.
  */
 const HALF_CLOSED_S = 86_400;
 
 /**
- * Keeps a relay running for as long as this process lives. Does nothing in a guest that has no
- * vsock.
+ * Keeps a relay running for as long as this process lives. Does nothing in a guest without a vsock.
  */
 export function keepVsockRelay(port: number): void {
   if (!existsSync("/dev/vsock")) return;

@@ -1,6 +1,6 @@
 /**
- * Disks that are full, read-only or of another kind, trees that are deeper than a path can be long:
- * clear answers, and nothing half done.
+ * Disks that are full, read-only or of another kind, and trees deeper than a path can be long:
+ * clear errors, and nothing half done.
  */
 import { execFileSync } from "node:child_process";
 import {
@@ -36,7 +36,7 @@ const answer = ({ status, body }: ReceivedAnswer) =>
 const mounting = async (command: string) =>
   expect(await agent.shell(command)).toMatchObject({ success: true });
 
-/** A file system of its own. */
+/** Mounts a separate file system. */
 async function mount(path: string, options: string): Promise<void> {
   await mkdir(path, { recursive: true });
   await mounting(`mount -t tmpfs -o ${options} tmpfs ${path}`);
@@ -139,7 +139,7 @@ describe("every call that changes files answers alike", () => {
 });
 
 describe("a directory is removed with all that is in it", () => {
-  /** By a program that goes down with its working directory. */
+  /** Uses a program that descends with its working directory. */
   const nest = (path: string, levels: number, name: string) =>
     execFileSync("python3", [
       "-c",

@@ -1,6 +1,6 @@
 /**
- * What the calls that change files sync, and when: what was not is lost with the machine. Each
- * fsync is looked at, with what it is of and what is there at that moment.
+ * What the calls that change files sync, and when: unsynced changes are lost with the machine. The
+ * tests record each fsync, its file, and the files that exist at that moment.
  */
 import { fsyncSync } from "node:fs";
 import {
@@ -38,7 +38,7 @@ async function call(method: string, path: string, body: Record<string, unknown>)
   await route?.handle({ body, query: new URLSearchParams() } as RoutedRequest);
 }
 
-/** What is in the workspace: files with their content, directories with a slash. */
+/** The workspace: files with their content, directories with a slash. */
 async function filesNow(): Promise<Record<string, string>> {
   const options = { recursive: true, withFileTypes: true } as const;
   const entries = await readdir(at(""), options);
@@ -51,13 +51,13 @@ async function filesNow(): Promise<Record<string, string>> {
 }
 
 interface Sync {
-  /** Relative to the workspace; "content" for a file that has no name there yet. */
+  /** Path relative to the workspace; the content for a file that has no name there yet. */
   of: string;
-  /** When it was asked for. */
+  /** Files at the time of the call. */
   files: Record<string, string>;
 }
 
-/** Every fsync that `body` does, in its order, below the workspace. */
+/** Every fsync below the workspace that `body` makes, in order. */
 async function syncsOf(body: () => Promise<void>): Promise<Sync[]> {
   const handle = await open(dir);
   const prototype = Object.getPrototypeOf(handle) as FileHandle;

@@ -1,6 +1,6 @@
 /**
- * Names that are not UTF-8: listed in a form that every other call takes, and none is taken for
- * another.
+ * Names that are not UTF-8: lists show a form that every other call accepts, and no name is
+ * mistaken for another.
  */
 import { mkdir, readdir, readFile, symlink, writeFile } from "node:fs/promises";
 import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
@@ -8,7 +8,7 @@ import { type AgentProcess, type ReceivedFrame, send, startAgent, until } from "
 
 let agent: AgentProcess;
 let number = 0;
-/** A directory of each test's own. */
+/** The directory of one test. */
 let home: string;
 beforeAll(async () => {
   agent = await startAgent();

@@ -1,4 +1,4 @@
-/** Links, names, places and moments that an ordinary use of files does not have, and users do. */
+/** Unusual links, names, places and moments of file calls, which users nevertheless have. */
 import {
   lstat,
   mkdir,
@@ -15,7 +15,7 @@ import { type AgentProcess, type ReceivedAnswer, startAgent } from "./harness.ts
 
 let agent: AgentProcess;
 let number = 0;
-/** A directory of each test's own. */
+/** The directory of one test. */
 let home: string;
 const mounts: string[] = [];
 beforeAll(async () => {

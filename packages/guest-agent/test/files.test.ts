@@ -1,4 +1,4 @@
-/** Files: what may be touched, whole and partial transfers, memory. */
+/** Files: allowed paths, whole and partial transfers, memory. */
 import { createHash, randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { createReadStream } from "node:fs";
@@ -322,7 +322,7 @@ describe("upload", () => {
     const expected = createHash("sha256");
     for (let at = 0; at < SIZE_MIB; at += 1) expected.update(chunk);
     expect(hash.digest("hex")).toBe(expected.digest("hex"));
-    // Chunks that nobody needs any more stay until they are collected.
+    // Unused chunks stay in memory until they are collected.
     expect((peak - before) / MIB).toBeLessThan(SIZE_MIB / 2);
   });
 });
@@ -334,7 +334,7 @@ test("a file that is too large to read in one piece says what to do instead", as
   );
 });
 
-/** Sends everything before it reads the answer, as many clients do. */
+/** Sends everything before it reads the response, as many clients do. */
 async function sendLarge(headers: string[], path: string): Promise<string> {
   const isChunked = headers.includes("transfer-encoding: chunked");
   const socket = connect(agent.port, "127.0.0.1");

@@ -1,6 +1,6 @@
 /**
  * The agent as a process of this machine, with its files in a directory of its own. Everything but
- * the Python kernel works there.
+ * the Python kernel works here.
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
@@ -13,7 +13,7 @@ import { fileURLToPath } from "node:url";
 import { vi } from "vitest";
 import { WebSocket } from "ws";
 
-// Many processes are started; on a busy machine that takes its time.
+// Tests start many processes, which takes long on a busy machine.
 vi.setConfig({ testTimeout: 60_000, hookTimeout: 60_000 });
 
 export const KEY = "test-key";
@@ -59,7 +59,7 @@ export class AgentProcess implements AsyncDisposable {
     });
   }
 
-  /** One call with a JSON body; the answer is JSON whatever the status. */
+  /** One call with a JSON body; the response is JSON for every status. */
   async call(
     method: string,
     path: string,
@@ -111,7 +111,7 @@ export class AgentProcess implements AsyncDisposable {
   }
 }
 
-/** `prepare` gets its root before it starts. */
+/** `prepare` gets the agent's root before the agent starts. */
 export async function startAgent(
   env: Record<string, string> = {},
   prepare: (root: string) => Promise<unknown> = () => Promise.resolve(),
@@ -166,7 +166,7 @@ export async function until(
 export const send = (socket: WebSocket, message: unknown) =>
   socket.send(typeof message === "string" ? message : JSON.stringify(message));
 
-/** Every frame, until one for which `isLast` holds; then the client closes. */
+/** Every frame up to the one for which `isLast` holds; then closes the connection. */
 export async function frames(
   socket: WebSocket,
   isLast: (frame: ReceivedFrame) => boolean,

@@ -1,7 +1,7 @@
 /**
- * The agent in the image's own tree, on this machine's processor: everything of a sandbox but the
- * virtual machine, its cgroups and its disk. In namespaces of its own, with a layer in memory above
- * the image.
+ * The agent in the image's own tree, on this machine's processor: all of a sandbox except the
+ * virtual machine, its cgroups and its disk. It runs in its own namespaces, with a layer in memory
+ * above the image.
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
@@ -17,7 +17,7 @@ const IMAGE = fileURLToPath(
   new URL("../../../.torpor/images/code-interpreter/rootfs.ext4", import.meta.url),
 );
 
-/** Everything is gone with the namespaces. */
+/** The end of the namespaces removes all mounts. */
 const BRING_UP = `
 set -e
 mount -o loop,ro "$IMAGE" "$ROOT/base"
@@ -42,7 +42,7 @@ exec chroot "$ROOT/tree" /usr/bin/env -i PATH=/usr/local/sbin:/usr/local/bin:/us
 `;
 
 class ImageAgent extends AgentProcess {
-  /** The process of the namespaces, whose end ends all that is in them. */
+  /** Ends the first process of the namespaces, and with it all others in them. */
   override async [Symbol.asyncDispose](): Promise<void> {
     await end(this.process);
     await rm(this.root, { recursive: true, force: true });

@@ -1,6 +1,6 @@
 /**
- * What users install by pip and npm, in the image's own tree. Packages are made here, and nothing
- * outside is asked for any.
+ * Packages that users install by pip and npm, in the image's own tree. The tests build the
+ * packages; nothing is downloaded.
  */
 import { afterAll, beforeAll, expect, test } from "vitest";
 import type { AgentProcess } from "./harness.ts";
@@ -49,7 +49,7 @@ async function run(language: "python" | "javascript", code: string): Promise<str
   return String(body["stdout"]).trim();
 }
 
-/** Its first answer tells that what was before is lost. */
+/** Consumes the message of the first response, that earlier state is lost. */
 async function newKernel(code: string): Promise<void> {
   await agent.call("POST", "/execute", { language: "python", code });
 }

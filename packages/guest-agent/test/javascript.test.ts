@@ -1,6 +1,5 @@
 /**
- * JavaScript as people write it: scripts and modules, with `await` and `require` wherever they
- * stand.
+ * JavaScript as people write it: scripts and modules, with `await` and `require` in any position.
  */
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { type AgentProcess, startAgent } from "./harness.ts";

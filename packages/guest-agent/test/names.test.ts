@@ -1,4 +1,4 @@
-/** The names of a sandbox over its starts: what is the user's stays. */
+/** The names of a sandbox over its starts: the user's changes stay. */
 import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";

@@ -1,4 +1,4 @@
-/** What a call leaves behind, what a time limit ends, and where a program runs. */
+/** What a call leaves running, what a time limit ends, and where a program runs. */
 import { mkdir, mkdtemp, readFile, rename, rm, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
@@ -21,7 +21,7 @@ beforeAll(async () => {
 afterAll(async () => await agent[Symbol.asyncDispose]());
 
 type Body = Record<string, unknown>;
-/** Far more than a call may need that does not wait for what it left behind. */
+/** Far longer than a call needs that does not wait for its remaining processes. */
 const LIMIT = { timeout: 30 };
 const content = async (file: string) =>
   (await readFile(agent.workspace(file), "utf8").catch(() => "")).trim();
@@ -36,12 +36,12 @@ const stream = async (path: string, message: Body) => {
 };
 
 describe("what a program leaves running", () => {
-  /** Writes all the time, until it is told to end; the file says how far it came. */
+  /** Writes continuously until the .end file exists; `file` records the progress. */
   const job = (file: string) =>
     `i=0; while [ ! -e ${file}.end ]; do
        i=$((i+1)); echo line $i; echo line $i >&2; echo $i > ${file}; sleep 0.01
      done; echo ended > ${file}`;
-  /** A write to a closed pipe would have ended it. */
+  /** The job continues: a write to a closed pipe would have ended it. */
   const livedOn = async (file: string) => {
     const before = Number(await content(file));
     await until("it goes on", async () => Number(await content(file)) > before + 10);
@@ -115,7 +115,9 @@ describe("what a program leaves running", () => {
     await livedOn("background");
   });
 
-  /** More than waits before the pipe (lockstep.ts), less than that and the pipe hold: it ends. */
+  /**
+   * More than the sender buffers (lockstep.ts), less than the buffer and the pipe hold: `seq` ends.
+   */
   const NUMBERS = "seq 1 102000";
   const numbersEnded = () =>
     until("it has ended, and the agent has seen it", async () => {
@@ -164,7 +166,7 @@ describe("what a program leaves running", () => {
       "all have written",
       async () => String((await agent.shell("ls wrote-* | wc -l"))["stdout"]).trim() === "40",
     );
-    // What was read, and is garbage by then, is memory too until it is collected.
+    // Data that was read stays in memory until it is collected.
     expect((await agent.rssBytes()) - before).toBeLessThan((all.length * eachBytes) / 2);
   });
 
@@ -365,7 +367,7 @@ describe("the working directory", () => {
     await mkdir(workspace());
   });
 
-  /** What stands in the place of the default one, and where a program then runs. */
+  /** Contents of the default directory's path, and the directory where a program then runs. */
   const states: [string, () => Promise<unknown>, () => string][] = [
     ["missing", async () => {}, () => "/"],
     ["a file", () => writeFile(workspace(), "x"), () => "/"],
@@ -386,7 +388,7 @@ describe("the working directory", () => {
     await make();
     const expected = `${where()}\n`;
     expect(await agent.shell("pwd -P")).toMatchObject({ stdout: expected, exit_code: 0 });
-    // The SDKs name the default one with every call.
+    // The SDKs name the default directory with every call.
     expect(await agent.shell("pwd -P", { workdir: workspace() })).toMatchObject({
       stdout: expected,
     });

@@ -1,6 +1,4 @@
-/**
- * The Python kernel in the image's own tree: what ran, what came of it, and what each cell finds.
- */
+/** The Python kernel in the image's own tree: which cells run, their results, and their state. */
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { type AgentProcess, frames, ofType, send, textOf, until } from "./harness.ts";
 import { startImageAgent } from "./image.ts";
@@ -11,7 +9,7 @@ let agent: AgentProcess;
 beforeAll(async () => {
   agent = await startImageAgent();
 });
-/** Whatever the tests before have done to the kernel, and in whichever order. */
+/** Restores the kernel, whatever earlier tests did to it, in any order. */
 beforeEach(async () => {
   await agent.call("DELETE", "/env");
   await run(
@@ -28,7 +26,7 @@ async function run(code: string, more: Body = {}): Promise<Body> {
   return (await agent.call("POST", "/execute", { code, timeout: 60, ...more })).body;
 }
 const printed = async (code: string, more: Body = {}) => (await run(code, more))["stdout"];
-/** State that a cell before has left. */
+/** Checks state that an earlier cell has left. */
 const isKept = async () =>
   expect(await run("print(kept)")).toMatchObject({ stdout: "1\n", stderr: "", success: true });
 const LOST = "are lost";
@@ -109,7 +107,7 @@ describe("K3: a cell is run, or the answer says that it was not", () => {
       await run(
         "import os, threading, time\nthreading.Thread(target=lambda: (time.sleep(0.2), os._exit(0))).start()",
       );
-      // At every moment around its end.
+      // Cells at many moments around the end of the kernel.
       const answers = [];
       for (let at = 0; at < 6; at += 1)
         answers.push(await run("import time; time.sleep(0.04); print('ran')"));

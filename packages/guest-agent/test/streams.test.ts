@@ -1,6 +1,6 @@
 /**
- * WebSockets: execution as it goes, terminals, watching; with a client that takes everything, with
- * one that loses frames as the JavaScript SDK does, and with ones that leave.
+ * WebSockets: execution output, terminals, watching; with a client that takes everything, one that
+ * loses frames as the JavaScript SDK does, and ones that leave.
  */
 import { randomInt } from "node:crypto";
 import { once } from "node:events";
@@ -32,7 +32,7 @@ const run = async (code: string, more: Record<string, unknown> = {}) => {
   return socket;
 };
 
-/** The SDK's loop: one listener, only while the consumer waits. What arrives in between is lost. */
+/** The SDK's loop: one listener, only while the consumer waits. Messages in between are lost. */
 async function lossyFrames(
   socket: WebSocket,
   isLast: (frame: ReceivedFrame) => boolean,
@@ -217,7 +217,7 @@ describe("/terminal", () => {
     ["what does not listen to that is ended", "trap '' HUP; "],
   ])("when the client leaves, %s", async (_what, before) => {
     const { socket, seen, type } = await open();
-    // Their own kind on the whole machine, whoever else runs tests on it.
+    // Unique commands on the machine, even if other tests run on it.
     const [one, other] = [`sleep 51.${randomInt(1e9)}`, `sleep 52.${randomInt(1e9)}`];
     const helper = fileURLToPath(new URL("../guest/terminal.py", import.meta.url));
     type(`${before}${one} & ${other}\n`);

@@ -45,8 +45,8 @@ describe("/env", () => {
   test("variables that cannot be kept are refused, and nothing has changed", async () => {
     await agent.call("PUT", "/env", { env_vars: { KEPT: "1" } });
     const directory = join(agent.root, "var/lib/torpor");
-    // A directory where the temporary file should be written: fails for every user, as a full disk
-    // does.
+    // A directory in place of the temporary file makes the write fail for every user, like a full
+    // disk.
     await mkdir(join(directory, "env.json.tmp/x"), { recursive: true });
     const { status, body } = await agent.call("PATCH", "/env", { env_vars: { MORE: "2" } });
     expect({ status, code: body["code"] }).toEqual({ status: 400, code: "FILE_OPERATION_FAILED" });
@@ -204,13 +204,13 @@ describe("what the agent tells of itself", () => {
 
 describe("S48: the agent's helpers may be killed", () => {
   test("the next call of the host starts a new one", async () => {
-    // Its own: other agents of this machine have one each.
+    // The helper of this agent: other agents of this machine have one each.
     const children = String(
       (await agent.shell(`ps -o pid=,args= --ppid ${agent.process.pid}`))["stdout"],
     );
     const helper = /^\s*(\d+) .*guest_helper\.py/m.exec(children)?.[1];
     expect(helper, children).toBeDefined();
-    // It may have been asked before the agent knows of its end, or after.
+    // The call may come before or after the agent detects the end of the helper.
     process.kill(Number(helper), "SIGKILL");
     expect((await agent.call("POST", "/_torpor/prepare-pause", {})).body).toMatchObject({
       synced: true,
@@ -228,8 +228,8 @@ describe("a pause breaks connections, not executions", () => {
     await agent.call("POST", "/_torpor/prepare-pause", {});
     left.abort();
     await cut;
-    // The agent sees the end of a connection a moment after its client does, and it has to see it
-    // before the thaw.
+    // The agent detects the end of a connection a moment after its client, and must do so before
+    // the thaw.
     await sleep(500);
     await agent.call("POST", "/_torpor/thaw", {});
     await until(

@@ -1,6 +1,6 @@
 /**
- * What a program is started with, by every way that it gets in: too much of it is refused by name,
- * and what is allowed arrives.
+ * Arguments and variables of a program, through every call that takes them: excess is refused by
+ * name, and allowed values arrive.
  */
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";

@@ -1,7 +1,4 @@
-/**
- * Watching: one event for each change, none twice, none left out; guest/watcher.py by itself, and
- * through the agent.
- */
+/** Watching: exactly one event per change; guest/watcher.py by itself, and through the agent. */
 import { type ChildProcess, execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import { appendFileSync, mkdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
@@ -35,7 +32,7 @@ beforeEach(async () => {
 afterEach(async () => {
   watcher.kill("SIGKILL");
   if (watcher.exitCode === null && watcher.signalCode === null) await once(watcher, "exit");
-  // Node cannot remove what is too deep for a path.
+  // Node cannot remove a tree that is too deep for a path.
   execFileSync("rm", ["-rf", dir]);
 });
 
@@ -45,7 +42,7 @@ const events = () =>
     .split("\n")
     .slice(0, -1)
     .map((line) => JSON.parse(line) as Record<string, string>);
-/** As "created a/b", "renamed a > b", "EVENTS_LOST ". */
+/** Events as "created a/b", "renamed a > b", "EVENTS_LOST ". */
 const told = () =>
   events()
     .filter(({ event }) => event !== "watching")
@@ -142,7 +139,7 @@ describe("a change", () => {
     await isTold("created d/19");
     await appendFile(at("d/19"), "more");
     await isTold("modified d/19");
-    // What a client has that believes every event is what is there.
+    // The state of a client that trusts every event.
     const known = new Set<string>();
     for (const what of told()) {
       const [event, path = ""] = what.split(" ");

@@ -1,6 +1,6 @@
 /**
- * The fleet's certificate authority, for fleets that do not bring one of their own: a key, its
- * certificate, and certificates for hosts, gateways and servers.
+ * The fleet's certificate authority, for fleets without one of their own: a key, its certificate,
+ * and certificates for hosts, gateways and servers.
  */
 import "reflect-metadata";
 import { createHash, createPrivateKey, webcrypto } from "node:crypto";
@@ -26,7 +26,7 @@ const KEYS = { name: "ECDSA", namedCurve: "P-256" } as const;
 const SIGNING = { name: "ECDSA", hash: "SHA-256" } as const;
 const DAY_MS = 86_400_000;
 const AUTHORITY_DAYS = 3_650;
-/** A certificate is good from before it was made: clocks differ a little. */
+/** Certificates are valid from before they are made, because clocks differ a little. */
 const BACKDATED_MS = 3_600_000;
 /** Bytes of a serial number; RFC 5280 allows 20. */
 const SERIAL_BYTES = 16;
@@ -38,20 +38,20 @@ export interface KeyAndCertificate {
 }
 
 export interface CertificateSubject {
-  /** Of a program of the fleet. */
+  /** Identity of a program of the fleet. */
   identity?: SpiffeIdentity;
   /** DNS names and IP addresses by which clients of a server reach it. */
   addresses?: string[];
   days: number;
 }
 
-/** A new authority. Whoever has its key is every host and every gateway. */
+/** Makes an authority. Its key can impersonate every host and every gateway. */
 export async function createAuthority(): Promise<KeyAndCertificate> {
   const keys = await webcrypto.subtle.generateKey(KEYS, true, ["sign", "verify"]);
   const serial = serialNumber();
   const certificate = await X509CertificateGenerator.createSelfSigned({
     serialNumber: serial,
-    // A name of its own: programs look authorities up by it.
+    // A unique name, because programs look authorities up by name.
     name: `CN=Torpor fleet authority ${serial.slice(0, NAME_DIGITS)}`,
     notBefore: new Date(Date.now() - BACKDATED_MS),
     notAfter: new Date(Date.now() + AUTHORITY_DAYS * DAY_MS),
@@ -69,7 +69,7 @@ export async function createAuthority(): Promise<KeyAndCertificate> {
   };
 }
 
-/** A key and a request to certify it, which names nobody: the authority says who it is. */
+/** A key and a certificate request without an identity: the authority assigns the identity. */
 export async function createRequest(): Promise<{ requestPem: string; keyPem: string }> {
   const keys = await webcrypto.subtle.generateKey(KEYS, true, ["sign", "verify"]);
   const request = await Pkcs10CertificateRequestGenerator.create({
@@ -81,8 +81,8 @@ export async function createRequest(): Promise<{ requestPem: string; keyPem: str
 }
 
 /**
- * SHA-256, hex, of the public key that a request is to certify; undefined when it is no request, or
- * not signed by its key.
+ * SHA-256, hex, of the public key in a certificate request; undefined when the text is no request,
+ * or is not signed by its key.
  */
 export async function keyIn(requestPem: string): Promise<string | undefined> {
   const request = await verified(requestPem);
@@ -101,10 +101,10 @@ export class Authority {
     this.key = key;
   }
 
-  /** Rejects when the two are no authority's certificate and key (ECDSA, P-256, PEM). */
+  /** Rejects unless the two are an authority's certificate and key (ECDSA, P-256, PEM). */
   static async open({ certificatePem, keyPem }: KeyAndCertificate): Promise<Authority> {
     const certificate = new X509Certificate(certificatePem);
-    // OpenSSL writes keys in an older form too, which Web Crypto does not read.
+    // OpenSSL also writes an older format of keys, which Web Crypto does not read.
     const der = createPrivateKey(keyPem).export({ type: "pkcs8", format: "der" });
     const key = await webcrypto.subtle.importKey("pkcs8", new Uint8Array(der), KEYS, false, [
       "sign",
@@ -112,13 +112,13 @@ export class Authority {
     return new Authority(certificate, key);
   }
 
-  /** Of a request, only the key is taken. Undefined when it is none, or not signed by its key. */
+  /** Uses only the request's key. Undefined: no request, or not signed by its key. */
   async certify(requestPem: string, subject: CertificateSubject): Promise<string | undefined> {
     const request = await verified(requestPem);
     return request === undefined ? undefined : await this.sign(request.publicKey, subject);
   }
 
-  /** A key and its certificate at once, for programs on this machine. */
+  /** Makes a key and its certificate, for programs on this machine. */
   async issue(subject: CertificateSubject): Promise<KeyAndCertificate> {
     const keys = await webcrypto.subtle.generateKey(KEYS, true, ["sign", "verify"]);
     return {
@@ -153,7 +153,7 @@ export class Authority {
         new KeyUsagesExtension(KeyUsageFlags.digitalSignature, true),
         new ExtendedKeyUsageExtension([ExtendedKeyUsage.serverAuth, ExtendedKeyUsage.clientAuth]),
         new SubjectAlternativeNameExtension(names),
-        // Which of two authorities has signed it, while one takes the other's place.
+        // The key of the signing authority, needed while one authority replaces another.
         await AuthorityKeyIdentifierExtension.create(this.certificate.publicKey),
       ],
     });
@@ -177,7 +177,7 @@ async function pemOf(key: webcrypto.CryptoKey): Promise<string> {
 
 function serialNumber(): string {
   const bytes = webcrypto.getRandomValues(new Uint8Array(SERIAL_BYTES));
-  // A positive number without leading zeros, as DER wants it.
+  // A positive number without leading zeros, as DER requires.
   bytes[0] = ((bytes[0] ?? 0) & 0x3f) | 0x40;
   return Buffer.from(bytes).toString("hex");
 }

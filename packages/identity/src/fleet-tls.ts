@@ -1,7 +1,7 @@
 /**
- * Mutual TLS between programs of the fleet, from three files: a certificate with its key, and the
- * certificates of the authorities that are trusted. They are read again when they change, as a
- * program that renews certificates leaves them.
+ * Mutual TLS between programs of the fleet, from three files: a certificate, its key, and the
+ * certificates of the trusted authorities. The files are read again when they change, because
+ * another program may renew them.
  */
 import { readFile, stat } from "node:fs/promises";
 import {
@@ -33,24 +33,24 @@ interface Material {
   cert: string;
   key: string;
   ca: string;
-  /** Made of them once: to read keys and certificates again costs more than a handshake. */
+  /** Made once, because parsing keys and certificates costs more than a handshake. */
   context: SecureContext;
 }
 
-/** Connections are kept to so many hosts. */
+/** Number of hosts with kept connections. */
 const KEPT_HOSTS = 4_096;
 /**
- * A connection that was just used is used again where that is asked for. After so long it is not:
- * of a host that lost its power nothing would say so.
+ * How long a connection may be idle and still be reused, where the caller allows that. Short,
+ * because nothing reports that a host has lost power.
  */
 const KEPT_IDLE_MS = 1_000;
 const KEPT_IDLE_CONNECTIONS = 64;
 const KEEPING = { keepAlive: true, timeout: KEPT_IDLE_MS, maxFreeSockets: KEPT_IDLE_CONNECTIONS };
 const PLAIN = new HttpAgent(KEEPING);
 
-/** Of one host. Both go on with its TLS sessions, so that a new connection needs no signatures. */
+/** Agents for one host. Both resume its TLS sessions, so a new connection needs no signatures. */
 interface HostAgents {
-  /** A connection for each request. */
+  /** A new connection for each request. */
   fresh: Agent;
   kept: Agent;
 }
@@ -59,7 +59,7 @@ export class FleetTls {
   readonly files: TlsFiles;
   private material: Material;
   private version: string;
-  /** By host and address, those used last behind. */
+  /** Keyed by host and address; the last used at the end. */
   private readonly agents = new Map<string, HostAgents>();
   private readonly servers = new Set<Server>();
 
@@ -69,33 +69,33 @@ export class FleetTls {
     this.version = version;
   }
 
-  /** Rejects, with the file that is wrong, when they cannot be used. */
+  /** Rejects, naming the file at fault, when the files cannot be used. */
   static async load(files: TlsFiles): Promise<FleetTls> {
     const version = await versionOf(files);
     return new FleetTls(files, await materialIn(files), version);
   }
 
   /**
-   * Whether there was something new, which is used from now on. Rejects as `load` does; the old
-   * stays in use then.
+   * True if there were new files, which are used from now on. Rejects like `load`; then the old
+   * files stay in use.
    */
   async reload(): Promise<boolean> {
     const version = await versionOf(this.files);
     if (version === this.version) return false;
     this.material = await materialIn(this.files);
     this.version = version;
-    // Their connections end when they are idle.
+    // The old agents' connections end when they are idle.
     this.agents.clear();
     for (const server of this.servers) server.setSecureContext(this.serverOptions());
     return true;
   }
 
-  /** Of this program. */
+  /** This program's own certificate. */
   get certificate(): X509Certificate {
     return new X509Certificate(this.material.cert);
   }
 
-  /** Lets nobody in without a certificate of a trusted authority. */
+  /** Refuses clients without a certificate of a trusted authority. */
   createServer(options: ServerOptions, listener: RequestListener): Server {
     const server = createServer({ ...options, ...this.serverOptions() }, listener);
     this.servers.add(server);
@@ -115,7 +115,7 @@ export class FleetTls {
     } as const;
   }
 
-  /** Fails unless `expected` is there. `isFresh`: over a connection of its own. */
+  /** Fails unless the other end is `expected`. `isFresh`: over a new connection. */
   request(
     url: URL,
     expected: SpiffeIdentity,
@@ -148,7 +148,7 @@ export class FleetTls {
     return {
       secureContext: this.material.context,
       servername: "",
-      // Not called for a TLS session that goes on: it was, when that began.
+      // Not called for a resumed TLS session, because it was called when the session began.
       checkServerIdentity: (_host: string, certificate: PeerCertificate) =>
         problemWith(certificate, expected),
     };
@@ -156,13 +156,13 @@ export class FleetTls {
 }
 
 export interface FleetRequest extends RequestOptions {
-  /** Over a connection of its own. */
+  /** Use a new connection. */
   isFresh?: boolean;
 }
 
 /**
  * A request to the host `expected`. Hosts without a certificate (of 0.1.0, or in a fleet without
- * TLS) have `http:` addresses. Throws when this program has none.
+ * TLS) have `http:` addresses. Throws for an `https:` address when this program has no certificate.
  */
 export function requestTo(
   url: URL,
@@ -180,7 +180,7 @@ export function requestTo(
   return tls.request(url, expected, options);
 }
 
-/** Who is at the other end of a server's connection; undefined without TLS, and for strangers. */
+/** Identity of a server's client; undefined without TLS, and for unknown clients. */
 export function peerOf(socket: unknown): SpiffeIdentity | undefined {
   if (!(socket instanceof TLSSocket) || !socket.authorized) return undefined;
   return identityIn(socket.getPeerX509Certificate()?.subjectAltName);
@@ -219,11 +219,11 @@ async function materialIn({ certFile, keyFile, caFile }: TlsFiles): Promise<Mate
   }
 }
 
-/** OpenSSL takes what it can read of such a file, be it nothing, and says nothing of the rest. */
+/** OpenSSL uses what it can read of such a file, even if that is nothing, and reports no error. */
 function authoritiesProblem(ca: string): string | undefined {
   const begun = ca.split("-----BEGIN CERTIFICATE-----").slice(1);
   if (begun.length === 0) return "has no certificate of an authority";
-  // Of files that were put together without a newline between them, the first counts alone.
+  // If files were joined without a newline in between, only the first certificate counts.
   if ((ca.match(/^-----BEGIN CERTIFICATE-----\s*$/gm) ?? []).length !== begun.length)
     return "has a certificate that does not begin on a line of its own";
   const isWhole = begun.every((text) => {

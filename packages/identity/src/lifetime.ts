@@ -1,18 +1,18 @@
-/** When a certificate is to be renewed, and from when on it is a problem that it was not. */
+/** When a certificate is renewed, and when a missing renewal is a problem. */
 import type { X509Certificate } from "node:crypto";
 import type { WorkProblem } from "@torpor/service";
 
-/** By any one clock. */
+/** Both times by the same clock. */
 export interface Validity {
   notBeforeMs: number;
   notAfterMs: number;
 }
 
-/** Of its lifetime: renewed around here, so that a third of it is left to try again in. */
+/** Part of the lifetime after which a certificate is renewed: a third is left for retries. */
 const RENEWED_AT = 2 / 3;
-/** Certificates of one moment are renewed over so much of their lifetime, not all at once. */
+/** Certificates of one moment are renewed over this part of their lifetime, not all at once. */
 const SPREAD = 1 / 10;
-/** Whoever renews it, it is done by then. */
+/** By then, any renewal is done. */
 const PROBLEM_AT = 5 / 6;
 const SERIAL_DIGITS = 8;
 
@@ -20,14 +20,12 @@ export function validityOf({ validFrom, validTo }: X509Certificate): Validity {
   return { notBeforeMs: Date.parse(validFrom), notAfterMs: Date.parse(validTo) };
 }
 
-/**
- * `share`, 0 to 1, says where in the spread: the same for one certificate each time it is asked.
- */
+/** `share`, 0 to 1: position within the spread, always the same for one certificate. */
 export function renewalDueMs({ notBeforeMs, notAfterMs }: Validity, share: number): number {
   return notBeforeMs + (notAfterMs - notBeforeMs) * (RENEWED_AT + SPREAD * (share - 1 / 2));
 }
 
-/** Drawn when the certificate was made: its serial number is random. */
+/** Random for each certificate, because the serial number is random. */
 export function shareOf({ serialNumber }: Pick<X509Certificate, "serialNumber">): number {
   const digits = serialNumber.slice(-SERIAL_DIGITS);
   return Number.parseInt(digits, 16) / 16 ** digits.length;
@@ -37,8 +35,8 @@ export const isRenewalDue = (certificate: X509Certificate, nowMs: number): boole
   renewalDueMs(validityOf(certificate), shareOf(certificate)) <= nowMs;
 
 /**
- * Of a program's own certificate, for its health report. `whyNot`: what came of the last attempt to
- * renew it, where the program does that itself.
+ * Problem with a program's own certificate, for its health report. `whyNot`: result of the last
+ * attempt, if the program renews the certificate itself.
  */
 export function certificateProblems(
   certificate: X509Certificate | undefined,

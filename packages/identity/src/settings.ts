@@ -1,11 +1,9 @@
-/**
- * The three settings by which a program of the fleet gets its certificate, alike in all of them.
- */
+/** The three settings of a program's certificate, the same in all programs. */
 import { ConfigurationError, type Logger, sleep } from "@torpor/service";
 import { Type } from "typebox";
 import { FleetTls, type TlsFiles } from "./fleet-tls.ts";
 
-/** All or none. Files in PEM, read again within a minute when they change. */
+/** All or none. PEM files, read again within a minute after a change. */
 export const TLS_SETTINGS = {
   /** This program's certificate, with a SPIFFE ID (docs/operate/security.md). */
   TLS_CERT_FILE: Type.Optional(Type.String()),
@@ -18,7 +16,7 @@ type TlsSettings = { [Name in keyof typeof TLS_SETTINGS]?: string | undefined };
 
 const LOOK_EVERY_MS = 60_000;
 
-/** Undefined where there are none. Throws ConfigurationError where one is missing. */
+/** Undefined if none is set. Throws ConfigurationError if only some are set. */
 export function tlsFilesIn(settings: TlsSettings): TlsFiles | undefined {
   const { TLS_CERT_FILE: certFile, TLS_KEY_FILE: keyFile, TLS_CA_FILE: caFile } = settings;
   if (certFile === undefined && keyFile === undefined && caFile === undefined) return undefined;
@@ -30,7 +28,7 @@ export function tlsFilesIn(settings: TlsSettings): TlsFiles | undefined {
 }
 
 /**
- * Reads the files, and again when they change, until the signal ends. Throws when they cannot be
+ * Reads the files, and again when they change, until the signal aborts. Rejects when they cannot be
  * used at the start.
  */
 export async function openTls(

@@ -1,7 +1,7 @@
 /**
- * Who a program of the fleet is, as its certificate says: one SPIFFE ID, the URI in its subject
- * alternative name. Programs check each other by it, never by an address: what a host registers as
- * its address says nothing of who is there.
+ * Identity of a program of the fleet, from its certificate: one SPIFFE ID, the URI in the subject
+ * alternative name. Programs check each other by this ID, never by an address: the address that a
+ * host registers proves nothing.
  */
 export type SpiffeIdentity = { role: "gateway" | "scheduler" } | { role: "host"; hostId: string };
 
@@ -14,9 +14,8 @@ export function spiffeIdOf(identity: SpiffeIdentity): string {
 }
 
 /**
- * Of a certificate whose chain was verified; the text as Node.js gives it. Undefined where it has
- * no
- * SPIFFE ID of this fleet's, or more than one URI, which SPIFFE forbids.
+ * Identity in a certificate whose chain was verified, from the text that Node.js gives. Undefined
+ * without a SPIFFE ID of this fleet, or with more than one URI, which SPIFFE forbids.
  */
 export function identityIn(subjectAltName: string | undefined): SpiffeIdentity | undefined {
   const uris = (subjectAltName ?? "").split(", ").filter((entry) => entry.startsWith("URI:"));

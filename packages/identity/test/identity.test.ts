@@ -76,7 +76,7 @@ test("each side knows who the other is, also when a TLS session goes on over a n
   for (let times = 0; times < 3; times += 1) {
     expect(await ask(gateway, HOST)).toEqual(GATEWAY);
     server.closeAllConnections();
-    // Until the other end knows it, too.
+    // Until the client has noticed the close.
     await sleep(50);
   }
   server.off("secureConnection", note);

@@ -1,4 +1,4 @@
-/** When a certificate is renewed, and when it is a problem that it was not. */
+/** When a certificate is renewed, and when a missing renewal is a problem. */
 import { X509Certificate } from "node:crypto";
 import { expect, test } from "vitest";
 import { Authority, createAuthority } from "../src/authority.ts";
@@ -32,7 +32,7 @@ test("one certificate is due at one time, certificates of one moment are not", a
   const { notBeforeMs, notAfterMs } = validityOf(first);
   expect(isRenewalDue(first, notBeforeMs)).toBe(false);
   expect(isRenewalDue(first, notBeforeMs + (notAfterMs - notBeforeMs) * 0.72)).toBe(true);
-  // Long before its end, and once it is over.
+  // Before and after five sixths of the lifetime, and after its end.
   const at = (part: number) => notBeforeMs + (notAfterMs - notBeforeMs) * part;
   expect(certificateProblems(first, undefined, at(0.83))).toEqual([]);
   expect(certificateProblems(first, "it was revoked", at(0.84))).toMatchObject([

@@ -1,6 +1,6 @@
 /**
- * `up` and `down` of the lab host: a machine is booted, made a host by the production install
- * script, and joins the fleet as one more host.
+ * `up` and `down` of the lab host: boots a machine, makes it a host by the production install
+ * script, and adds it to the fleet.
  */
 import { join } from "node:path";
 import type { Fleet, Health } from "@torpor/fleet";
@@ -21,7 +21,7 @@ import { runInLab, waitForSsh } from "./ssh.ts";
 const SSH_LIMIT_MS = 240_000;
 const POWER_OFF_LIMIT_MS = 30_000;
 
-/** Returns when the fleet has the host. A failure ends the machine; its data disk stays. */
+/** Returns when the host is in the fleet. A failure ends the machine; its data disk stays. */
 export async function labUp(
   options: LabOptions,
   fleet: Fleet,
@@ -38,8 +38,8 @@ export async function labUp(
     log: join(options.dir, "console.log"),
   };
   say("booting it");
-  // Nothing is undone when this throws, or written down: one that another command has attached
-  // meanwhile is not ours.
+  // Outside the `try`, and before the record is written: when this throws, the running machine
+  // belongs to another command.
   await fleet.attach(machineComponent(options, record, files));
   try {
     await writeRecord(options.dir, record);
@@ -72,7 +72,9 @@ export async function labUp(
   }
 }
 
-/** Shuts the machine down in order, so that its disk is whole, and takes it out of the fleet. */
+/**
+ * Shuts the machine down in order, so that its disk is consistent, and removes it from the fleet.
+ */
 export async function labDown(dir: string, fleet: Fleet): Promise<void> {
   const record = await readRecord(dir);
   const identity = labComponent(fleet)?.process;
@@ -80,7 +82,8 @@ export async function labDown(dir: string, fleet: Fleet): Promise<void> {
     await runInLab(record, "systemctl poweroff", AbortSignal.timeout(POWER_OFF_LIMIT_MS)).catch(
       () => {},
     );
-    // One that does not listen is ended like by a power cut, which a host has to bear as well.
+    // A machine that does not respond is ended as by a power cut, which a host must survive as
+    // well.
     await waitUntilGone(identity, POWER_OFF_LIMIT_MS);
   }
   await fleet.detach(LAB_HOST_ID);
@@ -89,7 +92,7 @@ export async function labDown(dir: string, fleet: Fleet): Promise<void> {
 const labComponent = (fleet: Fleet) =>
   fleet.state.components.find(({ name }) => name === LAB_HOST_ID);
 
-/** The machine that runs; throws one line that says what to do when there is none. */
+/** The running machine; throws a line with the remedy when there is none. */
 export async function runningLab(dir: string, fleet: Fleet | undefined): Promise<LabRecord> {
   const record = await readRecord(dir);
   const identity = fleet === undefined ? undefined : labComponent(fleet)?.process;
@@ -103,7 +106,7 @@ export async function labHealth(fleet: Fleet): Promise<Health> {
   return all.find(({ component }) => component.name === LAB_HOST_ID)?.health ?? { kind: "down" };
 }
 
-/** Asked before anything is built or started. Throws one line that says what to do. */
+/** Called before anything is built or started. Throws a line with the remedy. */
 export function requireHypervisor({
   driver,
   cloudHypervisorBin,
@@ -114,7 +117,7 @@ export function requireHypervisor({
     );
 }
 
-/** The end of what the agent said, for a message; nothing when the machine does not answer. */
+/** The last log lines of the agent, for a message; empty when the machine does not respond. */
 async function agentLog(record: LabRecord): Promise<string> {
   const limit = AbortSignal.timeout(10_000);
   const script = "journalctl --unit torpor-node-agent --output cat --lines 3 --no-pager";

@@ -1,12 +1,13 @@
 /**
- * The lab machine: a Debian under QEMU's TCG whose emulated processor has SVM, so that it has a
- * /dev/kvm of its own on any machine.
+ * The lab machine: a Debian under QEMU's TCG whose emulated processor has SVM, so that it has its
+ * own /dev/kvm on any machine.
  *
- * - Its root disk is fresh at each start, as infra/lab/build.sh packed it: every `up` installs a
- *   host from nothing.
- * - What a host keeps, /var/lib/torpor, is on a second disk that stays: images, golden snapshots,
- *   sandboxes.
- * - What is installed on it is read from directories of this machine, which it cannot write to.
+ * - Its root disk is new at each start, as infra/lab/build.sh made it: every `up` installs a host
+ *   from nothing.
+ * - The data of the host, /var/lib/torpor, is on a second disk that stays: images, golden
+ *   snapshots, sandboxes.
+ * - Everything that is installed on it is in directories of this machine, which the lab machine
+ *   cannot write to.
  */
 import { readFile, realpath, truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -14,27 +15,27 @@ import type { Component } from "@torpor/fleet";
 import { run } from "@torpor/service";
 import { LAB_HOST_ID, type LabOptions } from "./options.ts";
 
-/** Inside the machine. */
+/** Ports inside the machine. */
 export const HEALTH_PORT = 9400;
 export const DATA_PLANE_PORT = 9401;
 const SSH_PORT = 22;
 /**
- * Not QEMU's own 10.0.2.0/24, which is that of the guests (docs/operate/networking.md): a name
- * server in it could not be reached by them. infra/lab has its addresses.
+ * Not QEMU's own 10.0.2.0/24, which the guests use (docs/operate/networking.md): they could not
+ * reach a name server in it. infra/lab has the addresses of this network.
  */
 export const LAB_NETWORK = { cidr: "192.168.76.0/24", gateway: "192.168.76.2" };
-/** Sparse: it takes what is written to it. */
+/** Sparse: uses only the space that was written. */
 const DATA_DISK_BYTES = 24 * 1024 ** 3;
 
 const KERNEL_OPTIONS = [
   "console=ttyS0 quiet loglevel=3 net.ifnames=0 mitigations=off systemd.show_status=0",
-  // The emulated TSC is this machine's, and steady; without it each look at the clock leaves the
+  // The emulated TSC is this machine's, and steady; otherwise each read of the clock leaves the
   // guest.
   "tsc=reliable",
-  // For guests that are hosts themselves, which there are none of: less of QEMU's emulation is
-  // relied on.
+  // These serve nested hypervisors, which do not exist here: without them, less of QEMU's emulation
+  // is used.
   "kvm_amd.vls=0 kvm_amd.vgif=0",
-  // After a panic it starts again, as a host in a rack would.
+  // Reboots after a panic, as a host in a rack would.
   "panic=5",
 ];
 
@@ -44,7 +45,7 @@ export interface LabPorts {
   dataPlane: number;
 }
 
-/** What later commands need of a machine that runs. */
+/** What later commands need to know about a running machine. */
 export interface LabRecord {
   ports: LabPorts;
   /** Holds kernel, initrd, root.ext4, id_ed25519 and known_hosts. */
@@ -63,7 +64,7 @@ export async function writeRecord(dir: string, record: LabRecord): Promise<void>
   await writeFile(recordFile(dir), JSON.stringify(record, undefined, 2), { mode: 0o600 });
 }
 
-/** Builds the disk if there is none yet, and returns the directory it is in. */
+/** Builds the disk if there is none yet, and returns its directory. */
 export async function buildMachine(
   { root, dir }: LabOptions,
   signal: AbortSignal,
@@ -76,15 +77,15 @@ export async function buildMachine(
 
 export async function makeDataDisk(dir: string): Promise<string> {
   const file = join(dir, "data.raw");
-  // Grows a new file, leaves one of this size as it is.
+  // Extends a new file, and keeps one of this size as it is.
   await writeFile(file, "", { flag: "a", mode: 0o600 });
   await truncate(file, DATA_DISK_BYTES);
   return file;
 }
 
 /**
- * The process that emulates it, as a component of the fleet: ended by `./torpor down`, shown by
- * `./torpor status`.
+ * The emulator process, as a component of the fleet: ended by `./torpor down`, shown by `./torpor
+ * status`.
  */
 export function machineComponent(
   options: LabOptions,
@@ -102,8 +103,8 @@ export function machineComponent(
   const disk = (path: string) => `format=raw,if=virtio,file=${comma(path)}`;
   const args = [
     ["-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio"],
-    // One processor: a kernel patches itself while it runs (each virtual machine that comes or goes
-    // does it), and with two QEMU 7.2 runs on in what has been replaced: "Oops: int3", seen.
+    // One processor: a kernel patches its own code while it runs (whenever a virtual machine starts
+    // or ends). With two, QEMU 7.2 continues in replaced code: "Oops: int3" was observed.
     [
       "-machine",
       "q35",
@@ -139,7 +140,7 @@ export function machineComponent(
   };
 }
 
-/** In QEMU's options a comma is written twice. */
+/** QEMU's options need a comma doubled. */
 function comma(path: string): string {
   return path.replaceAll(",", ",,");
 }

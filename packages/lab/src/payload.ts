@@ -1,6 +1,6 @@
 /**
- * What is carried into the lab machine, in a directory that it sees as a read-only file system: the
- * release, Node.js, Cloud Hypervisor, the host's settings and secrets.
+ * Files for the lab machine, in a directory that it mounts read-only: the release, Node.js, Cloud
+ * Hypervisor, the host's settings and secrets.
  */
 import { chmod, copyFile, mkdir, rm, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -9,9 +9,9 @@ import { run } from "@torpor/service";
 import { DATA_PLANE_PORT, HEALTH_PORT, LAB_NETWORK, type LabPorts } from "./machine.ts";
 import { LAB_HOST_ID, LAB_HYPERVISOR, type LabOptions } from "./options.ts";
 
-/** What the machine's own system and agent need. */
+/** Memory for the machine's own system and agent. */
 const RESERVED_MIB = 1024;
-/** This machine, as QEMU's user-mode network shows it to the lab machine. */
+/** Address of this machine in QEMU's user-mode network. */
 const OUTSIDE = LAB_NETWORK.gateway;
 const SETTINGS = "node-agent.env";
 const IDENTITY = "identity";
@@ -50,7 +50,7 @@ export async function makePayload(
   return dir;
 }
 
-/** The line that installs it all, in the machine. */
+/** The shell command that installs everything, run in the machine. */
 export function installCommand(options: LabOptions): string {
   const mount = (tag: string) =>
     `mountpoint -q /mnt/${tag} || mount -t 9p -o trans=virtio,ro,msize=524288,cache=loose ${tag} /mnt/${tag}`;
@@ -65,7 +65,7 @@ export function installCommand(options: LabOptions): string {
   return `{ ${mount("payload")}; } && { ${mount("image")}; } && ${install} 2>&1`;
 }
 
-/** As `torpor-node-agent join` leaves it. */
+/** The same files as `torpor-node-agent join` writes. */
 async function makeIdentity(
   dir: string,
   { natsSeedFile, tls }: ReturnType<Fleet["joinSecrets"]>,
@@ -101,7 +101,7 @@ function settings(options: LabOptions, ports: LabPorts): string {
     DRIVER: options.driver,
     ISOLATION: "namespaces",
     CLOUD_HYPERVISOR_DIR: "/usr/lib/torpor/cloud-hypervisor",
-    // On the disk that stays: an emulated processor compiles slowly.
+    // On the data disk, which stays: an emulated processor compiles slowly.
     NODE_COMPILE_CACHE: "/var/lib/torpor/.compile-cache",
     CAPACITY_MEMORY_MIB: options.memoryMib - RESERVED_MIB,
     CAPACITY_DISK_MIB: 16_384,
@@ -128,7 +128,7 @@ async function copyProgram(from: string, to: string): Promise<void> {
   await chmod(to, 0o755);
 }
 
-/** Node.js is large and seldom another. */
+/** Node.js is large and rarely changes. */
 async function copyIfNewer(from: string, to: string): Promise<void> {
   const [source, target] = await Promise.all([stat(from), stat(to).catch(() => undefined)]);
   if (target?.size === source.size && target.mtimeMs >= source.mtimeMs) return;

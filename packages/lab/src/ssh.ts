@@ -1,6 +1,6 @@
 /**
- * Commands in the lab machine, by ssh over a forwarded loopback port. Its host key is known since
- * it was built.
+ * Commands in the lab machine, by ssh over a forwarded loopback port. Its host key is known from
+ * its build.
  */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -16,7 +16,7 @@ const STATUS_LIMIT_MS = 60_000;
 
 function sshArgs({ machineDir, ports }: LabRecord): string[] {
   const options = [
-    // ssh takes a list of files there, and knows names with a percent sign before them.
+    // ssh expects a list of files here, and expands a percent sign.
     `UserKnownHostsFile="${join(machineDir, "known_hosts").replaceAll("%", "%%")}"`,
     "HostKeyAlias=lab",
     "BatchMode=yes",
@@ -35,12 +35,12 @@ function sshArgs({ machineDir, ports }: LabRecord): string[] {
   ];
 }
 
-/** One argument of a command line, for a shell. */
+/** Quotes one argument for a shell. */
 function quoted(argument: string): string {
   return `'${argument.replaceAll("'", `'\\''`)}'`;
 }
 
-/** With the output of this process; returns the exit code. */
+/** Uses this process's input and output; returns the exit code. */
 export async function execInLab(record: LabRecord, command: string[]): Promise<number> {
   const args = [...sshArgs(record), LOGIN, command.map(quoted).join(" ")];
   const child = spawn("ssh", args, { stdio: "inherit" });
@@ -56,12 +56,12 @@ export async function runInLab(
   return await run(labCommand(record, script), { cwd: "/", isShown: false, signal });
 }
 
-/** The command line, on this machine, that runs a script in the lab machine. */
+/** The command line, on this machine, for a script in the lab machine. */
 export function labCommand(record: LabRecord, script: string): string[] {
   return ["ssh", ...sshArgs(record), LOGIN, script];
 }
 
-/** /proc/<pid>/status of a process in the machine; empty when there is none. */
+/** /proc/<pid>/status of a process in the machine; empty if there is none. */
 export async function statusInLab(record: LabRecord, pid: number): Promise<string> {
   const { code, output } = await runInLab(
     record,
@@ -71,17 +71,14 @@ export async function statusInLab(record: LabRecord, pid: number): Promise<strin
   return code === 0 ? output : "";
 }
 
-/** An interactive shell; returns when it ends. */
+/** Runs an interactive shell; returns its exit code. */
 export async function shellInLab(record: LabRecord): Promise<number> {
   const child = spawn("ssh", [...sshArgs(record), "-t", LOGIN], { stdio: "inherit" });
   const [code] = (await once(child, "exit")) as [number | null];
   return code ?? 1;
 }
 
-/**
- * Waits until it can be logged in to. Throws when `isAlive` says that there is nothing to wait for
- * any more, or after `limitMs`.
- */
+/** Waits until login works. Throws when `isAlive` returns false, or after `limitMs`. */
 export async function waitForSsh(
   record: LabRecord,
   isAlive: () => boolean,

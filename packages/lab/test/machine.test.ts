@@ -1,6 +1,4 @@
-/**
- * The command line of the lab machine: what protects this machine from it, and what it is given.
- */
+/** The command line of the lab machine: its isolation from this machine, and its resources. */
 import { mkdtemp, rm, stat } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";

@@ -1,13 +1,14 @@
 /**
- * From the outbox to the bus, after the commit. The committer publishes its own rows at once; the
- * relay takes what was left: by an outage, or by a committer that died.
+ * From the outbox to the bus, after the commit. The committer publishes its own rows at once. The
+ * relay publishes the rows that are left after an outage, or after the death of a committer.
  *
  * OB1  A row is marked as published only when the broker has stored its message. A crash in between
  *      publishes again under the same id, which the stream stores once.
- * OB2  Each stream is published to by itself: one that is missing holds up no message of another. A
- *      committer waits for it once, and leaves what comes then to the relay.
- * OB3  The relay takes each stream's rows by themselves, too: those that wait for one that is
- *      missing are in nobody's way, however many they are (decision 39).
+ * OB2  Publishing to one stream is independent of the others: a missing stream holds up no message
+ *      of another stream. A committer waits for the missing stream once, and leaves later messages
+ *      to the relay.
+ * OB3  The relay also takes the rows of each stream separately: rows that wait for a missing stream
+ *      hold up no other rows, however many wait (decision 39).
  */
 import { type Bus, publish } from "@torpor/bus";
 import { streamOf } from "@torpor/contracts";
@@ -22,27 +23,28 @@ import {
 import { Batches } from "@torpor/service";
 
 const RELAY_BATCH = 200;
-/** Of a stream, in a round: one that takes them goes on while another is waited for. */
-const MAX_RELAY_BATCHES = 25;
 /**
- * A round that has taken so long begins no further batch: well below what a reconciler may take.
+ * Batches of a stream in a round: a stream that stores them continues while another is waited for.
  */
+const MAX_RELAY_BATCHES = 25;
+/** Time after which a round begins no further batch: well below what a reconciler may take. */
 const MAX_RELAY_MS = 5_000;
-/** The committer publishes first; the relay takes what is older than this. */
+/** The committer publishes first: the relay takes only rows that are older than this. */
 const RELAY_AFTER_MS = 500;
 /**
- * So long the first mark waits for others: nobody waits for it. Well below what the relay waits.
+ * Time for which the first mark waits for others. Nothing waits for marks. Well below what the
+ * relay waits.
  */
 const GATHER_MARKS_MS = 25;
 
 /**
- * Committers leave a stream alone for so long after it took nothing, or until the relay finds that
- * it does again.
+ * Time for which committers skip a stream that stored nothing, unless the relay finds earlier that
+ * the stream stores again.
  */
 const SILENT_FOR_MS = 5_000;
 const silentUntilMs = new WeakMap<Bus, Map<string, number>>();
 
-/** What is published of a stored payload; rejects when that can never be known here. */
+/** Payload to publish for a stored payload; rejects when it can never be known here. */
 type Reveal = (payload: unknown) => Promise<unknown>;
 const asStored: Reveal = async (payload) => payload;
 
@@ -75,8 +77,8 @@ export class Publisher {
   }
 
   /**
-   * Publishes committed rows now, and marks them a little later. What fails, or is not even tried
-   * because the bus is away, is left to the relay. Never rejects.
+   * Publishes committed rows now, and marks them a little later. Rows that fail, or are not even
+   * tried because the bus is away, are left to the relay. Never rejects.
    */
   async publish(rows: OutboxRow[]): Promise<void> {
     const { bus } = this.deps;
@@ -84,14 +86,15 @@ export class Publisher {
     if (heard.length === 0) return;
     try {
       const outcome = await publishRows(this.deps, heard);
-      // Without a mark the relay publishes it again: the stream has it, and stores it once.
+      // Without a mark, the relay publishes the message again: the stream has it, and stores it
+      // once.
       void this.marks.add(outcome).catch((err: unknown) => this.warn(err));
     } catch (err) {
       this.warn(err);
     }
   }
 
-  /** Resolves when all that was published is marked. */
+  /** Resolves when all published rows are marked. */
   async idle(): Promise<void> {
     await this.marks.idle();
   }
@@ -106,13 +109,13 @@ export class Publisher {
 
 type Relayed = Record<"taken" | "published", number>;
 
-/** One round of the relay: what is unpublished and not fresh. Any number of relays may run. */
+/** Runs one round of the relay, for unpublished rows that are not fresh. Any number may run. */
 export async function relayCommitted(deps: Deps): Promise<Relayed> {
   const kinds = await listWaitingKinds(deps.db, RELAY_AFTER_MS);
   return sumOf(await Promise.all(kinds.map((kind) => relayKind(deps, kind))));
 }
 
-/** Until nothing is left, or nothing is taken any more. */
+/** Publishes until no row is left, or the stream stores no more. */
 async function relayKind(deps: Deps, kind: string): Promise<Relayed> {
   const which = { kind, limit: RELAY_BATCH, olderThanMs: RELAY_AFTER_MS };
   const batches: Relayed[] = [];
@@ -144,8 +147,9 @@ function noteSilence(bus: Bus, row: OutboxRow, hasTaken: boolean): void {
 }
 
 /**
- * All at once: their order says nothing, and readers go by numbers in them. One that no server will
- * ever store is set aside; those that could not be stored now are in neither list.
+ * All at once: their order means nothing, because readers go by the numbers in the messages. A
+ * message that no server will ever store is in `refused`; a message that could not be stored now is
+ * in neither list.
  */
 async function publishRows(deps: Deps, rows: OutboxRow[]): Promise<OutboxOutcome> {
   const outcome: OutboxOutcome = { published: [], refused: [] };

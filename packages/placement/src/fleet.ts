@@ -1,13 +1,13 @@
 /**
- * The hosts as placement looks at them: thousands of times a second, so in columns of numbers, and
- * with what does not change from request to request judged once per kind of request.
+ * The hosts in a form that placement can read thousands of times a second: columns of numbers. What
+ * does not differ from request to request is judged once per kind of request.
  *
- * A fleet is made from rows and thrown away with them. `hold` counts what was placed since, so that
- * one picture of the hosts serves many decisions.
+ * A fleet is made from rows and discarded with them. `hold` counts what was placed since, so that
+ * one read of the hosts serves many decisions.
  */
 import type { PlacementHost } from "@torpor/db";
 
-/** In the order in which a host is judged: it is counted under the first that holds. */
+/** Reasons in the order in which a host is judged: it is counted under the first that holds. */
 export const REJECTIONS = [
   "host_lost",
   "other_host",
@@ -30,24 +30,25 @@ export interface Amounts {
   diskMib: number;
 }
 
-/** What a host has to be and to have, whatever is free there. */
+/** Requirements for a host, regardless of its free capacity. */
 export interface Traits {
   imageSha256: string;
   region: string;
-  /** All of them. */
+  /** Labels of which the host must have all. */
   labels?: Readonly<Record<string, string>> | undefined;
   /**
-   * It must not run on when its host has lost the control plane: only where a fence sees to that.
+   * The sandbox must not continue to run when its host has lost the control plane. Only a fence
+   * ensures that.
    */
   needsFence?: boolean | undefined;
   /**
-   * A restore needs a host that can restore snapshots of this fingerprint: of its VMM's version, on
-   * its CPU.
+   * Fingerprint of the VMM's version and the CPU. A restore needs a host that can restore snapshots
+   * of this fingerprint.
    */
   driverFingerprint?: string | undefined;
 }
 
-/** Kinds of request that are remembered; more are forgotten together. */
+/** Kinds of request that are cached. When there are more, the whole cache is cleared. */
 const MAX_KINDS = 256;
 
 /** Columns, one entry per host. */
@@ -64,14 +65,14 @@ class Column {
 
 export class FleetView {
   readonly hosts: readonly PlacementHost[];
-  /** Not among them, and counted beside them. */
+  /** Lost hosts. `hosts` does not include them. */
   readonly lostHosts: number;
   readonly vcpu: Column;
   readonly memory: Column;
   readonly disk: Column;
-  /** What a start's wait for those before it costs a host's score. */
+  /** Cost of a host's start queue: what a new start's wait takes off the host's score. */
   readonly waitCosts: Float64Array;
-  /** Of the newest decision; overwritten by the next. */
+  /** Scores of the newest decision; the next decision overwrites them. */
   readonly scores: Float64Array;
   private readonly startsUnderWay: Float64Array;
   private readonly indexes: ReadonlyMap<string, number>;
@@ -100,12 +101,12 @@ export class FleetView {
     this.indexes = new Map(hosts.map(({ id }, at) => [id, at]));
   }
 
-  /** -1: it is not among them. */
+  /** Index of the host; -1 if the fleet does not include the host. */
   indexOf(hostId: string | undefined): number {
     return hostId === undefined ? -1 : (this.indexes.get(hostId) ?? -1);
   }
 
-  /** Counts what a host holds more than its row says; negative amounts: less. */
+  /** Counts what a host holds beyond its row. Negative amounts give back. */
   hold(hostId: string, { vcpu, memoryMib, diskMib }: Amounts): void {
     const at = this.indexOf(hostId);
     if (at === -1) return;
@@ -114,7 +115,7 @@ export class FleetView {
     this.disk.free[at] = (this.disk.free[at] ?? 0) - diskMib;
   }
 
-  /** Counts a start that a host has to do beside those that its row says. */
+  /** Counts a start that a host has to do beyond those in its row. */
   holdStart(hostId: string): void {
     const at = this.indexOf(hostId);
     const host = this.hosts[at];
@@ -124,7 +125,7 @@ export class FleetView {
     this.waitCosts[at] = waitCost(startsUnderWay, host.startsAtOnce);
   }
 
-  /** Per host: 0, or one more than the index of its rejection. */
+  /** Verdict per host: 0, or one more than the index of its rejection. */
   judgeTraits(traits: Traits): Uint8Array {
     const kind = kindOf(traits);
     const known = this.verdicts.get(kind);
@@ -137,15 +138,15 @@ export class FleetView {
 }
 
 /**
- * Less than a whole host: where scores go from 0 to 1, what a host has free still counts when all
- * of them keep starts waiting.
+ * Less than a whole host. Scores go from 0 to 1, so what a host has free still counts when starts
+ * wait on all hosts.
  */
 const MAX_WAIT_COST = 0.75;
-/** Rounds of starts before it at which a wait costs half of that. */
+/** Rounds of earlier starts at which a wait costs half of `MAX_WAIT_COST`. */
 const HALF_COST_ROUNDS = 2;
 
 /**
- * Nothing while a slot is free for it; then more with each round of starts that is before it, a
+ * Zero while a start slot is free. Then the cost rises with each round of earlier starts, from a
  * quarter for the first.
  */
 function waitCost(startsUnderWay: number, startsAtOnce: number | null): number {
@@ -158,7 +159,7 @@ export function verdictOf(rejection: Rejection | undefined): number {
   return rejection === undefined ? 0 : REJECTIONS.indexOf(rejection) + 1;
 }
 
-/** The same for requests that any host judges alike. */
+/** Key that is equal for requests which any host judges alike. */
 function kindOf({
   imageSha256,
   region,
@@ -174,8 +175,8 @@ function kindOf({
 }
 
 /**
- * What speaks against a host, whatever is free there. `isLocal`, `isPinned`: it is the one that
- * holds the sandbox, or that it is pinned to (judge.ts).
+ * Reason against a host, regardless of its free capacity. `isLocal`: the host holds the sandbox.
+ * `isPinned`: the sandbox is pinned to the host (judge.ts).
  */
 export function rejectTraits(
   host: PlacementHost,
@@ -185,7 +186,7 @@ export function rejectTraits(
     isPinned: false,
   },
 ): Rejection | undefined {
-  // A cordoned host takes nothing new, but what can run nowhere else may go on there.
+  // A cordoned host takes nothing new, but a sandbox that can run nowhere else continues there.
   if (host.state !== "ready" && !isPinned) return "host_not_ready";
   if (traits.needsFence === true && !host.hasFence) return "no_fence";
   if (host.region !== traits.region) return "region";

@@ -1,5 +1,6 @@
 /**
- * Filter and score, host by host: which can take it, why the others cannot, and which is the best.
+ * Filter and score, host by host: which hosts can take the sandbox, why the others cannot, and
+ * which host is the best.
  */
 import {
   type Amounts,
@@ -15,33 +16,33 @@ import {
 export interface PlacementRequest extends Amounts, Traits {
   /** Hosts that have a sandbox of the same anti-affinity key. */
   occupiedHostIds?: readonly string[] | undefined;
-  /** The one host that can do it: a stopped sandbox's disk, a snapshot that is nowhere else. */
+  /** The one host that can do it: only this host has the disk or the snapshot. */
   pinnedHostId?: string | undefined;
   /**
-   * The host that alone has its snapshot, and that others could fetch it from: where none of them
-   * takes it, it goes on there even when that takes nothing new.
+   * The host that has the only copy of the snapshot, if others could fetch it from there. If no
+   * other host takes the sandbox, it continues there, even when that host takes nothing new.
    */
   onlyHolderId?: string | undefined;
   /**
-   * The host that holds the disk and the snapshot: no transfer, no further disk space. It judges
-   * itself whether it can restore the snapshot: it knows better what an update of it has changed.
-   * And an anti-affinity key keeps nothing away from where it is already.
+   * The host that holds the disk and the snapshot: no transfer, no further disk space. The host
+   * decides itself whether it can restore the snapshot, because it knows best what its own update
+   * has changed. An anti-affinity key does not keep a sandbox off the host that it is on.
    */
   localHostId?: string | undefined;
 }
 
 /**
- * How a host is scored: `localBonus` for the one that holds the sandbox, plus a fit of 0 to 1, less
- * what the starts before this one cost.
+ * Scoring of a host: `localBonus` for the host that holds the sandbox, plus a fit of 0 to 1, less
+ * the cost of the starts before this one.
  */
 const POLICIES = {
-  /** The host that holds it whenever it has room, else the emptiest. */
+  /** The host that holds the sandbox whenever it has room, else the emptiest. */
   "local-first": { localBonus: 1, fit: "emptiest" },
-  /** The emptiest; where it is, unless another is emptier by a quarter. */
+  /** The emptiest host; the local host, unless another is emptier by a quarter. */
   spread: { localBonus: 0.25, fit: "emptiest" },
   /**
-   * The fullest that has room, so that others stay empty; where it is, unless another is fuller by
-   * a quarter.
+   * The fullest host that has room, so that others stay empty; the local host, unless another is
+   * fuller by a quarter.
    */
   binpack: { localBonus: 0.25, fit: "fullest" },
 } as const;
@@ -50,15 +51,15 @@ export const PLACEMENT_POLICIES = Object.keys(POLICIES) as PlacementPolicy[];
 export const DEFAULT_PLACEMENT_POLICY = "local-first" satisfies PlacementPolicy;
 
 export interface Judged {
-  /** Of the fleet, with those that are lost. */
+  /** Hosts of the fleet, including lost hosts. */
   hosts: number;
-  /** Those that cannot take it, each counted once. */
+  /** Hosts that cannot take the sandbox, each counted once. */
   reasons: Partial<Record<Rejection, number>>;
 }
 
 /**
- * Leaves the score of each host in `fleet.scores`; `best` is the index of the highest, -1 when none
- * can take it.
+ * Writes the score of each host to `fleet.scores`. `best` is the index of the highest score; -1
+ * when no host can take the sandbox.
  */
 export function judge(
   fleet: FleetView,
@@ -80,8 +81,8 @@ export function judge(
 }
 
 /**
- * This is the loop that has to be fast: all that counts is a number in a column. The host that
- * holds the sandbox is judged by itself.
+ * The loop that has to be fast: all that counts is a number in a column. The host that holds the
+ * sandbox is judged separately.
  */
 function judgeAll(
   fleet: FleetView,
@@ -127,7 +128,7 @@ function judgeAll(
   return localScore !== REJECTED && localScore >= bestScore ? local : best;
 }
 
-/** Per host: what speaks against it whatever is free there; `local` is set apart. */
+/** Verdict per host, regardless of free capacity. `local` is marked to be judged separately. */
 function verdictsFor(fleet: FleetView, request: PlacementRequest, local: number): Uint8Array {
   const { occupiedHostIds = [] } = request;
   const shared = fleet.judgeTraits(request);
@@ -141,7 +142,7 @@ function verdictsFor(fleet: FleetView, request: PlacementRequest, local: number)
   return verdicts;
 }
 
-/** It can be but there: the others are not even looked at. */
+/** Judges only the host that the sandbox is pinned to. */
 function judgePinned(
   fleet: FleetView,
   request: PlacementRequest,
@@ -155,7 +156,7 @@ function judgePinned(
 }
 
 /**
- * A host that not all rules of the others bind: the sandbox is pinned to it, or there already.
+ * Judges a host to which not all rules apply: the sandbox is pinned to it, or already there.
  * Returns its score.
  */
 function judgeApart(
@@ -188,7 +189,7 @@ function judgeApart(
   return score;
 }
 
-/** The score of a host that cannot take it. */
+/** The score of a host that cannot take the sandbox. */
 export const REJECTED = -1;
 const HOST_LOST = verdictOf("host_lost");
 const OTHER_HOST = verdictOf("other_host");
@@ -196,7 +197,7 @@ const OCCUPIED = verdictOf("anti_affinity");
 const LACKS_VCPU = verdictOf("vcpu");
 const LACKS_MEMORY = verdictOf("memory");
 const LACKS_DISK = verdictOf("disk");
-/** Not judged yet. */
+/** The host is judged separately (`judgeApart`). */
 const APART = REJECTIONS.length + 1;
 
 function lacks(
@@ -207,7 +208,7 @@ function lacks(
 ): number {
   if ((vcpu.free[at] ?? 0) < request.vcpu) return LACKS_VCPU;
   if ((memory.free[at] ?? 0) < request.memoryMib) return LACKS_MEMORY;
-  // What needs no further disk may be on a host that has less than none left.
+  // A sandbox that needs no further disk may be on a host with less than no disk left.
   return diskMib > 0 && (disk.free[at] ?? 0) < diskMib ? LACKS_DISK : 0;
 }
 
@@ -227,13 +228,14 @@ function apartScore(
       ? least(vcpuShare, memoryShare, diskShare)
       : fullness(vcpuShare, memoryShare);
   if (!isHome) return share - (waitCosts[at] ?? 0);
-  // A whole host is more than any wait: what would have to be brought elsewhere waits at home.
+  // A bonus of a whole host outweighs any wait: the sandbox waits at home instead of being
+  // transferred.
   return localBonus + share - (localBonus >= 1 ? 0 : (waitCosts[at] ?? 0));
 }
 
 /**
- * Shares of a host's capacity that are left: the emptiest is the one that has most of what it has
- * least of.
+ * The smallest share of a host's capacity that is left. The emptiest host is the one with the
+ * largest minimum.
  */
 function least(vcpu: number, memory: number, disk: number): number {
   const left = vcpu < memory ? vcpu : memory;

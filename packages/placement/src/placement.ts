@@ -1,7 +1,7 @@
 /**
- * Which host shall run it? Pure: filter, score, pick. Every host is looked at in every decision, so
- * that the choice is the best one and every rejection is counted by its reason: "no capacity" says
- * what was missing on how many hosts (S50).
+ * Chooses the host that runs a sandbox. Pure: filter, score, pick. Every decision judges every
+ * host, so that the choice is the best one and every rejection is counted by its reason: "no
+ * capacity" lists what was missing on how many hosts (S50).
  */
 import type { PlacementHost } from "@torpor/db";
 import { type FleetView, type Rejection, REJECTIONS, type Traits } from "./fleet.ts";
@@ -35,7 +35,7 @@ export function place(
   return { kind: "rejected", ...judged, message: explain(judged, asked) };
 }
 
-/** `asked`: the request that was decided last, which the rejections are of. */
+/** `asked`: the request that was judged last, which the rejections are about. */
 function decide(
   fleet: FleetView,
   request: PlacementRequest,
@@ -49,15 +49,15 @@ function decide(
 }
 
 export interface Ranking extends Judged {
-  /** The best ones, best first. */
+  /** The best candidates, best first. */
   candidates: { hostId: string; score: number; isLocal: boolean }[];
-  /** With those that are not listed. */
+  /** All candidates, including those that are not listed. */
   candidateCount: number;
-  /** Why there is no candidate. */
+  /** The reason when there is no candidate. */
   message?: string;
 }
 
-/** What `place` would choose from, for people. */
+/** Ranks the hosts that `place` would choose from, for people to read. */
 export function rank(
   fleet: FleetView,
   request: PlacementRequest,

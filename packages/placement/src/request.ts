@@ -1,4 +1,4 @@
-/** From rows to what placement is asked: for an operation, and for a dry run of one. */
+/** Placement requests, built from rows: for an operation, and for a dry run of one. */
 import {
   listHostsOfKey,
   type OperationRow,
@@ -10,7 +10,7 @@ import {
 import { FleetView, restores } from "./fleet.ts";
 import { place, type PlacementRequest } from "./placement.ts";
 
-/** What a sandbox asks of its host, whichever it is. */
+/** Requirements of a sandbox, for any host. */
 export type Wanted = Pick<
   SandboxRow,
   | "organizationId"
@@ -24,7 +24,7 @@ export type Wanted = Pick<
   | "onHostLoss"
 >;
 
-/** For a sandbox that is on no host yet. */
+/** Request for a sandbox that is on no host yet. */
 export async function requestToCreate(
   db: Tx,
   wanted: Wanted,
@@ -33,7 +33,7 @@ export async function requestToCreate(
   return requestFor(wanted, await listHostsOfKey(db, wanted, exceptId));
 }
 
-/** `occupiedHostIds`: the hosts that have another sandbox of its anti-affinity key. */
+/** `occupiedHostIds`: the hosts with another sandbox of the same anti-affinity key. */
 export function requestFor(
   wanted: Omit<Wanted, "organizationId" | "antiAffinity">,
   occupiedHostIds: string[],
@@ -57,14 +57,14 @@ export interface Return {
   snapshot: StoredSnapshotRow | undefined;
   /** The host that holds the sandbox, if it lives. */
   origin: PlacementHost | undefined;
-  /** The host that it has to return to. */
+  /** The host that the sandbox has to return to. */
   pinnedHostId?: string | null;
 }
 
 /**
- * For one that is to run again: near its disk, and nowhere else unless it can be brought there. A
- * snapshot, or the disk of a stopped sandbox, is fetched straight from its origin; where that is
- * gone, the store has to have it.
+ * Request for a sandbox that is to run again: near its disk, and elsewhere only if the disk can be
+ * fetched. A snapshot, or the disk of a stopped sandbox, is fetched straight from its origin; when
+ * the origin is gone, the store must have it.
  */
 export async function requestToReturn(db: Tx, wanted: Return): Promise<PlacementRequest> {
   return returning(await requestToCreate(db, wanted.sandbox, wanted.sandbox.id), wanted);
@@ -88,9 +88,9 @@ function returning(
 }
 
 /**
- * Whether `local-first` places it on the host that holds it, whatever there is elsewhere: that is
- * ready, has room, and restores what it has itself. Its anti-affinity key keeps nothing away from
- * where it is.
+ * True if `local-first` places the sandbox on the host that holds it, regardless of other hosts:
+ * that host is ready, has room, and restores what it holds itself. An anti-affinity key does not
+ * keep a sandbox off the host that it is on.
  */
 export function goesHome(
   home: PlacementHost,

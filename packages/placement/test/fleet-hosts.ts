@@ -1,4 +1,4 @@
-/** Hosts and requests of placement, as tests need them. */
+/** Hosts and placement requests for tests. */
 import type { PlacementHost } from "@torpor/db";
 import type { PlacementRequest } from "../src/index.ts";
 

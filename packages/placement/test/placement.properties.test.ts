@@ -1,6 +1,6 @@
 /**
- * Placement over fleets and requests that nobody thought of, against the same decision written down
- * naively.
+ * Placement over random fleets and requests, compared with a naive implementation of the same
+ * decision.
  */
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
@@ -57,7 +57,7 @@ const requests: fc.Arbitrary<PlacementRequest> = fc
   })
   .map(aRequest);
 
-/** One host, one request, one word. */
+/** The naive decision about one host. */
 function rejection(host: FleetHost, request: PlacementRequest): Rejection | undefined {
   const { pinnedHostId, localHostId, driverFingerprint } = request;
   const [isLocal, isPinned] = [host.id === localHostId, host.id === pinnedHostId];
@@ -124,7 +124,7 @@ describe("for any fleet, request and policy", () => {
         async (all, request, kind, storeKey, driverFingerprint) => {
           const home = all.find(({ id }) => id === "a");
           if (home === undefined) return;
-          // It has run there: mostly it still may.
+          // The sandbox has run there, so in most cases it still may.
           const { vcpu, memoryMib, diskMib, labels, needsFence } = request;
           const { region, imageSha256s } =
             needsFence === true ? { ...home, region: request.region } : home;
@@ -152,7 +152,7 @@ describe("for any fleet, request and policy", () => {
             expect(isHome).toBe(false);
           if (!isHome) return;
           timesHome += 1;
-          // Without a key no row is read.
+          // Without an anti-affinity key, no row is read.
           const asked = await requestToReturn(undefined as never, {
             kind,
             sandbox,

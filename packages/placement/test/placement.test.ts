@@ -240,7 +240,7 @@ describe("policies", () => {
   );
 
   test("of two that are equally good, the one that holds it is chosen, and heads the ranking", () => {
-    // Half of what the other has left, and the bonus of a quarter.
+    // `home` has half the share left that `away` has, and the bonus of a quarter.
     const hosts = [host("away", { vcpuUsed: 2 }), host("home", { vcpuUsed: 4 })];
     for (const all of [hosts, hosts.toReversed()]) {
       expect(placedOn(all, { localHostId: "home" }, "spread")).toBe("home");
@@ -289,7 +289,7 @@ describe("starts under way", () => {
     "%s: a new one goes where it waits for fewer rounds of starts",
     (policy) => {
       expect(placedOn([host("a", busy(4)), host("b", busy(3))], {}, policy)).toBe("b");
-      // Seven at eight at once are fewer than two at two.
+      // Seven starts, eight at once, are fewer rounds than two starts, two at once.
       expect(placedOn([host("a", busy(2)), host("b", busy(7, 8))], {}, policy)).toBe("b");
     },
   );

@@ -1,7 +1,7 @@
 /**
- * Beginning a waiting operation. Called by the intents consumer, after an observation that ended
- * the operation before it, and by a reconciler; any of them may come first, twice, or never: what
- * the rows say decides.
+ * Plans how a waiting operation begins. The intents consumer, the observations consumer (when the
+ * operation before it has ended) and a reconciler call `planBegin`. Each may come first, twice or
+ * never: the rows decide.
  */
 import { subjects, type VmCommand } from "@torpor/contracts";
 import { isTombstoned, transitionSandbox } from "@torpor/state-machine";
@@ -10,16 +10,16 @@ import { type Apart, type Plan, type PlacedHost, planMoves, planOperation } from
 import type { Operation, Sandbox, SnapshotRow, View } from "./rows.ts";
 
 export type BeginDecision =
-  /** Not a waiting operation (any more). */
+  /** The operation does not wait (any more). */
   | { kind: "nothing" }
-  /** Something executes before it. */
+  /** Another operation executes. */
   | { kind: "waits" }
-  /** It ends without a command to a host, or with one that needs no choice. */
+  /** The operation ends without a command, or with one that needs no choice of a host. */
   | { kind: "ends"; plan: Plan }
-  /** It begins once its host is known (`planAssignment`). */
+  /** The operation begins once its host is chosen (`planAssignment`). */
   | { kind: "needs_host"; operation: Operation };
 
-/** `view.named.operation` is the one to begin. */
+/** Decides about the operation in `view.named.operation`. */
 export function planBegin(view: View, moment: Moment): BeginDecision {
   const { sandbox, executing } = view;
   const { operation } = view.named;
@@ -39,8 +39,8 @@ export function planBegin(view: View, moment: Moment): BeginDecision {
 }
 
 /**
- * The sandbox changed between the acceptance and now: it is already there, or can no longer get
- * there.
+ * Plan for a sandbox that changed after the acceptance: it has already reached the target, or can
+ * no longer reach it.
  */
 function planEnd(sandbox: Sandbox, operation: Operation, how: "satisfied" | "refused"): Plan {
   const { id, kind } = operation;
@@ -60,8 +60,8 @@ function planEnd(sandbox: Sandbox, operation: Operation, how: "satisfied" | "ref
 }
 
 /**
- * The tombstone is set at once, whatever executes; the host owes the clean-up. `deleting` is that
- * debt: it reserves what the sandbox held until the host confirms.
+ * Sets the tombstone at once, whatever executes. `deleting` means that the clean-up is pending: the
+ * sandbox keeps its reservations until the host confirms the clean-up.
  */
 function planDelete({ sandbox, executing }: View, operation: Operation, { now }: Moment): Plan {
   const error = { code: "OPERATION_SUPERSEDED", message: "The sandbox was deleted meanwhile." };
@@ -79,7 +79,7 @@ function planDelete({ sandbox, executing }: View, operation: Operation, { now }:
     patch: { opSeq, expiresAt: null, endedAt: now },
     operation: { id: operation.id, status: ended.patch.status },
   };
-  // It never reached a host: nothing is owed.
+  // The sandbox never reached a host: there is nothing to clean up.
   if (hostId === null)
     return planMoves(sandbox, [tombstone, { to: "deleted", fact: "deleted" }], { operations });
   const epoch = Math.max(1, sandbox.epoch);
@@ -90,11 +90,11 @@ function planDelete({ sandbox, executing }: View, operation: Operation, { now }:
 
 export interface Assignment {
   hostId: string;
-  /** The host that holds what is to be brought to `hostId`, while it lives. */
+  /** The host that holds the snapshot to fetch to `hostId`, if that host lives. */
   source?: SnapshotSource | undefined;
   /**
-   * Of a new run of a VMM, or a new place: the epoch rises, and what comes late for the old one is
-   * known by it. Without one it happens where the sandbox is.
+   * The chosen host, for a new run of a VMM or a new place. The epoch rises, so that late messages
+   * of the old run are recognized. Undefined: the operation happens where the sandbox is.
    */
   placed?: PlacedHost | undefined;
   holdsMemory: boolean;
@@ -108,7 +108,7 @@ export function needsMemory(
   return sandbox.settledState === "running" || snapshot?.guestSynced === false;
 }
 
-/** `finish` puts into the command what rows do not have. */
+/** `finish` adds to the command what the rows do not have: environment variables. */
 export function planAssignment(
   { sandbox, snapshot }: View,
   operation: Operation,
@@ -161,7 +161,7 @@ export function planAssignment(
   });
 }
 
-/** What the database compares of the host: its secrets are nobody's business there. */
+/** Only what the database compares of the host: the plan must not contain the host's secrets. */
 const judged = ({ id, state, hasFence, registeredAt }: PlacedHost): PlacedHost => ({
   id,
   state,

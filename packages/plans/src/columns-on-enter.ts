@@ -2,7 +2,9 @@ import type { Cause } from "@torpor/contracts";
 import type { SandboxState } from "@torpor/state-machine";
 import type { Sandbox } from "./rows.ts";
 
-/** A create that failed stays visible, with its cause, for so long; then the expiry deletes it. */
+/**
+ * Time for which a failed create stays visible with its cause, in ms; then the expiry deletes it.
+ */
 const FAILED_CREATE_KEPT_MS = 600_000;
 
 type Patch = Partial<
@@ -20,8 +22,8 @@ type Patch = Partial<
 >;
 
 /**
- * What entering a settled state changes beside the state: reservations, the clocks of timeout and
- * idleness, the shown error.
+ * Columns, beside the state, that change when a sandbox enters settled state `to`: reservations,
+ * the clocks of timeout and idleness, the visible error.
  */
 export function columnsOnEnter(
   sandbox: Sandbox,
@@ -32,7 +34,7 @@ export function columnsOnEnter(
   if (to === sandbox.state) return {};
   switch (to) {
     case "running":
-      // The idle clock starts anew with every run, and when a pause was given up: no pause right
+      // The idle clock restarts with every run, and after a pause that was given up: no pause right
       // after a resume (S23).
       return {
         holdsMemory: true,
@@ -70,7 +72,10 @@ export function columnsOnEnter(
   }
 }
 
-/** The timeout counts while the sandbox runs: from the create, or on from where it stood (S55). */
+/**
+ * Starts the timeout's clock, which counts only while the sandbox runs: from the create, or with
+ * the time that was left (S55).
+ */
 function runningClock(sandbox: Sandbox, now: Date): Patch {
   if (sandbox.timeoutSeconds === null || sandbox.expiresAt !== null) return {};
   const leftMs = sandbox.timeoutLeftMs ?? sandbox.timeoutSeconds * 1000;

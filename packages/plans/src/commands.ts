@@ -30,12 +30,12 @@ interface Assigned {
   hostId: string;
   epoch: number;
   opSeq: number;
-  /** What is to be there first. */
+  /** The snapshot that the host needs first. */
   snapshot?: SnapshotRow | undefined;
   source?: SnapshotSource | undefined;
 }
 
-/** The host that holds the snapshot, while it lives. */
+/** The host that holds the snapshot, if that host lives. */
 export interface SnapshotSource {
   id: string;
   dataPlaneUrl: string;
@@ -78,14 +78,14 @@ function sourceOf(
   return { sourceUrl: dataPlaneUrl, sourceHostId: id, ...ticket };
 }
 
-/** What a decision is given beside rows, so that it is a function of what it is given. */
+/** Inputs of a decision that are not rows, passed in so that a decision is a pure function. */
 export interface Moment {
   now: Date;
-  /** A new id, another one each time. */
+  /** Returns a new id with each call. */
   newOperationId: () => string;
 }
 
-/** A command that no user asked for in this form: clean-up, or a request to back out. */
+/** A command that no user requested in this form: clean-up, or a request to back out. */
 export function systemCommand(
   kind: CommandKind,
   sandbox: CommandedSandbox,
@@ -105,8 +105,8 @@ export function systemCommand(
 }
 
 /**
- * About a copy of which the database may have no row, and which its host may hold differently: what
- * it goes by there is the host's own spec, of which the id alone is given here.
+ * A command about a copy of which the database may have no row, and which its host may hold with
+ * another spec. The host uses its own spec; only the id of the sandbox counts here.
  */
 export function orphanCommand(
   kind: CommandKind,
@@ -159,7 +159,7 @@ function specOf(sandbox: CommandedSandbox): SandboxSpec {
     imageSha256: sandbox.imageSha256,
     resources: { vcpu: sandbox.vcpu, memoryMib: sandbox.memoryMib, diskMib: sandbox.diskMib },
     internetAccess: sandbox.internetAccess,
-    // Of a create alone, which is given them: the guest has them on its disk from then on.
+    // Only a create's command carries variables: from then on the guest has them on its disk.
     envVars: {},
     onHostLoss: sandbox.onHostLoss,
   };

@@ -1,9 +1,9 @@
-/** A new sandbox: its row, and the operation that brings it up. */
+/** A new sandbox: its row, and its create operation. */
 import type { Moment } from "./commands.ts";
 import { announcement, type Plan } from "./plan.ts";
 import { intentOf, queued, type Requester } from "./request.ts";
 
-/** `columns`: all that it is made with, by the names of the schema of packages/db. */
+/** `columns`: the columns of the new row, named as in the schema of packages/db. */
 export function planCreate(
   columns: { id: string } & Record<string, unknown>,
   requester: Requester,

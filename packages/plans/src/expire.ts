@@ -1,7 +1,7 @@
 /**
- * Ending an operation that passed its deadline uncommitted. The sandbox goes back to the state it
- * was settled in; whatever its host is still doing about it is refused its commit from now on, so
- * it backs out. A committed operation is never expired: it ends by observation alone.
+ * Ends an operation that passed its deadline uncommitted. The sandbox returns to its last settled
+ * state. The host is refused the commit from now on, so the host backs out of what it is still
+ * doing. A committed operation never expires: only an observation ends it.
  */
 import { type Cause, subjects } from "@torpor/contracts";
 import {
@@ -16,7 +16,7 @@ import { type Move, type Plan, planMoves, planOperation } from "./plan.ts";
 import type { Operation, Sandbox, View } from "./rows.ts";
 import { columnsOnEnter } from "./columns-on-enter.ts";
 
-/** Its host is through with some of the others by then. */
+/** Time after which some of the host's other starts have ended. */
 const RETRY_START_SECONDS = 5;
 
 const BACK_TO: Partial<Record<StableState, ObservedEvent>> = {
@@ -26,7 +26,10 @@ const BACK_TO: Partial<Record<StableState, ObservedEvent>> = {
   stopped: "is_stopped",
 };
 
-/** `view.named.operation` is the one to end, for that reason. Undefined: it committed, or ended. */
+/**
+ * Ends `view.named.operation` with the cause from `reason`. Undefined: the operation has committed,
+ * or ended.
+ */
 export function planExpiry(
   view: View,
   moment: Moment,
@@ -51,7 +54,7 @@ export function planExpiry(
   });
 }
 
-/** Where the sandbox goes once the operation has ended, and on which host it then is. */
+/** The state and the host of the sandbox after the operation has ended. */
 function backFrom(
   ended: Operation,
   sandbox: Sandbox,
@@ -72,7 +75,9 @@ function backFrom(
   };
 }
 
-/** Speeds up what the refused commit would do anyway. */
+/**
+ * Makes the host back out at once. Without this command, the refused commit has the same effect.
+ */
 function backOutCommand({ id, hostId }: Operation, sandbox: Sandbox, moment: Moment) {
   if (hostId === null) return [];
   const payload = systemCommand("cancel", sandbox, hostId, moment, id);
@@ -86,13 +91,13 @@ function expiryCause({ status, explain, kind, hostId }: Operation): Cause {
   }
   const doing = status === "waiting" ? "did not begin" : `was not carried out by host ${hostId}`;
   const message = `The ${kind} ${doing} within its time limit; the sandbox was left as it was.`;
-  // What begins a run may have waited there for others.
+  // A start may have waited for a start slot of the host.
   const retry =
     OPERATION_TARGET[kind] === "running" ? { retryAfterSeconds: RETRY_START_SECONDS } : {};
   return { code: "OPERATION_TIMEOUT", message, ...retry };
 }
 
-/** Why a waiting operation could not be placed, as it was noted. */
+/** Checks that `explain` is the recorded reason why no host could take a waiting operation. */
 export function isPlacementRejection(explain: unknown): explain is { message: string } {
   return (
     typeof explain === "object" &&

@@ -1,4 +1,7 @@
-/** What a sandbox reserves on its hosts, and what a change of its row takes and gives back. */
+/**
+ * Capacity that a sandbox reserves on its hosts, and what a change of its row claims and gives
+ * back.
+ */
 import type { Sandbox } from "./rows.ts";
 
 interface Amounts {
@@ -8,7 +11,7 @@ interface Amounts {
 }
 export type Claim = Amounts & { hostId: string };
 
-/** The columns that say it. */
+/** Columns that determine the holdings. */
 export type Held = Amounts & Pick<Sandbox, "state" | "hostId" | "originHostId" | "holdsMemory">;
 
 export function holdings(sandbox: Held): Claim[] {
@@ -21,7 +24,7 @@ export function holdings(sandbox: Held): Claim[] {
   ];
 }
 
-/** By host; those alone of which something changes. */
+/** Differences per host. Hosts without a difference are left out. */
 export function claimsBetween(before: Held, after: Held): Claim[] {
   const claims = new Map<string, Claim>();
   const add = ({ hostId, vcpu, memoryMib, diskMib }: Claim, sign: 1 | -1) => {

@@ -1,19 +1,20 @@
 /**
- * Applying what a host observed: the only way in which an operation succeeds, and the only way into
- * a settled state.
+ * Applies what a host observed. Only an observation makes an operation succeed, and only an
+ * observation moves a sandbox into a settled state.
  *
  * SO1  Order is (epoch, opSeq, revision); what is not newer than the last one applied changes
  *      nothing, however often it comes (S28).
- * SO2  An observation made before the sandbox's newest command, or of the outcome of another one,
- *      settles nothing: that command's own observation follows.
- * SO3  Nothing runs that was not allowed to: of an operation that has not committed no host can say
- *      that it brought the sandbox to run, nor of one that failed that it got what it was for.
- * SO4  A host that is not the sandbox's host cannot move it; what it holds is stale, and is
+ * SO2  An observation from before the sandbox's newest command, or of another command's outcome,
+ *      completes nothing: that command's own observation follows.
+ * SO3  Nothing runs that was not allowed to run. A host cannot report that an uncommitted operation
+ *      made the sandbox run, nor that a failed operation reached its target.
+ * SO4  Only the sandbox's host can move the sandbox. A copy on any other host is stale, and is
  *      discarded only when that is proven.
- * SO5  Numbers that nobody gave out are never applied: the database was restored from a backup, or
- *      the host lies. Applied, they would be ahead of every command that the sandbox will ever get.
- * SO6  What it says of a snapshot in the store is taken at any time (`planLateCopy`): a host whose
- *      sandbox was sent elsewhere, and came back, is not told of the epoch of that.
+ * SO5  Numbers that the database has not given out are never applied: the database was restored
+ *      from a backup, or the host lies. If applied, they would be ahead of every later command of
+ *      the sandbox.
+ * SO6  A report about a snapshot in the store is applied at any time (`planLateCopy`): a host whose
+ *      sandbox was sent elsewhere, and came back, does not learn the epoch of that move.
  */
 import {
   type Cause,
@@ -35,7 +36,7 @@ import { type Effects, type Plan, planMoves, planOperation } from "./plan.ts";
 import type { Operation, Sandbox, SnapshotRow, View } from "./rows.ts";
 import { columnsOnEnter } from "./columns-on-enter.ts";
 
-/** Event of a sandbox that its host has again. */
+/** Type of the event of a sandbox that its host has again. */
 export const FOUND_ON_HOST: SandboxEventType = "found_on_host";
 
 const FACT: Record<ObservedState, ObservedEvent> = {
@@ -48,19 +49,19 @@ const FACT: Record<ObservedState, ObservedEvent> = {
 
 export type ObservationDecision =
   | { kind: "plan"; plan: Plan; to: SandboxState }
-  /** Not the sandbox's host (`judgeForeign`); what it says of a snapshot may be news. */
+  /** From a host that is not the sandbox's (`judgeForeign`). `plan`: news of a snapshot. */
   | { kind: "foreign"; plan?: Plan | undefined }
-  /** Of numbers that nobody gave out. */
+  /** With an epoch or opSeq that the database has not given out. */
   | { kind: "ahead" }
-  /** Older than what was applied; what it says of a snapshot may be news. */
+  /** Older than what was applied. `plan`: news of a snapshot. */
   | { kind: "stale"; plan?: Plan | undefined }
   | { kind: "busy" | "refused" | "nothing_new" };
 
-/** `view.named.snapshot` is the one of the observation's manifest. */
+/** `view.named.snapshot` is the snapshot with the observation's manifest hash. */
 export function planObservation(view: View, seen: Observation, now: Date): ObservationDecision {
   const { sandbox } = view;
   if (sandbox.hostId !== seen.hostId) {
-    // Nothing is there but, of a fetch that failed, what has arrived: the next one goes on with it,
+    // The host holds nothing but what a failed fetch has left. The next fetch continues with it,
     // and the host removes it after a day.
     if (seen.state === "deleted" || seen.state === "failed") return { kind: "stale" };
     return { kind: "foreign", plan: planLateCopy(view, seen) };
@@ -121,10 +122,10 @@ const STOOD: Partial<Record<StableState, ObservedEvent>> = {
 };
 
 /**
- * Where a sandbox goes that stood still, and whose operation came to nothing: uncommitted, so
- * snapshot or disk are untouched where they were, on a host or in the store alone. After a move the
- * new host's word for its state does not count, and of no host that it runs: the host may hold a VM
- * of a run before.
+ * Fact that returns a sandbox to rest after an uncommitted operation: snapshot and disk are
+ * untouched where they were, on a host or only in the store. After a move, the state that the new
+ * host reports does not count. That the sandbox runs counts from no host: the VM may be one of an
+ * earlier run. Undefined: the observed state counts.
  */
 function backTo(
   executing: Operation,
@@ -142,9 +143,9 @@ function factOf(executing: Operation | undefined, seen: Observation): ObservedEv
 }
 
 /**
- * Nothing moves, but the VMM does not answer any more, or does again, or the snapshot has reached
- * the store since, or will not, or a stopped sandbox's disk has got another name, by which alone it
- * can be asked for. Returns the event's name.
+ * Type of the event when the state stays but something else is new: the VMM does not reply any more
+ * or replies again, the snapshot has reached the store or will not, or the disk of a stopped
+ * sandbox has a new name, the only one by which it can be fetched. Undefined: nothing is new.
  */
 function newsIn(
   sandbox: Sandbox,
@@ -188,7 +189,7 @@ function endOf(
 function effectsOf(sandbox: Sandbox, to: SandboxState, seen: Observation): Effects {
   const held = seen.snapshot !== undefined && seen.state === to ? seen.snapshot : undefined;
   const rests = to === "paused" || to === "stopped";
-  // A snapshot is consumed by the run that follows it, and worthless once the disk moved on. The
+  // A snapshot is consumed by the run that follows it, and worthless once the disk has changed. The
   // same holds for the copy of a stopped sandbox's disk.
   const ran = to === "running" && (sandbox.state === "resuming" || sandbox.state === "starting");
   return {
@@ -230,10 +231,10 @@ function causeOf(seen: Observation): Cause | undefined {
 }
 
 /**
- * What a host says of its copy of a snapshot at an epoch that has passed: the sandbox was sent
- * elsewhere from it, and is on its way, or came back without the host being told. That moves no
- * sandbox; but whether a snapshot is in the store is so whoever says it and when, and the manifest
- * says of which. Undefined: it is no news.
+ * Plan from a report about a snapshot at an earlier epoch: the sandbox was sent elsewhere from the
+ * host and is on its way, or came back without the host's knowledge. The report moves no sandbox.
+ * But whether the store has a snapshot does not depend on who reports it, or when, and the manifest
+ * identifies the snapshot. Undefined: the report is no news.
  */
 function planLateCopy({ sandbox, named: { snapshot: known } }: View, seen: Observation) {
   if (seen.snapshot === undefined || known === undefined || isTombstoned(sandbox.state))
@@ -250,7 +251,7 @@ function planLateCopy({ sandbox, named: { snapshot: known } }: View, seen: Obser
       effects: { notesSnapshot: { generation, manifestSha256, ...noted } },
     });
   if (storeKey !== null) return note("snapshot_stored", { storeKey, storeError: null });
-  // Where another host has a copy as well, that one may do better.
+  // If another host has a copy as well, that host may still store it.
   if (storeError === undefined || known.storeError !== null || sandbox.hostId !== seen.hostId)
     return undefined;
   return note("snapshot_not_stored", { storeKey: null, storeError });

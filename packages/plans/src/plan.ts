@@ -1,20 +1,22 @@
 /**
- * What a decision writes: data, and applied as a whole or not at all (`applyPlans`, packages/db).
+ * The writes of a decision, as data. `applyPlans` (packages/db) applies a plan as a whole or not at
+ * all.
  *
- * -   Nothing else changes a sandbox's row (but for clocks that no state depends on:
- *     `last_active_at`, and of a tombstone `updated_at`, when its host was last told; and the form
- *     in which environment variables are kept), writes its events, or changes what hosts have in
- *     use.
+ * -   Only a plan changes a sandbox's row, writes its events, or changes what hosts have in use.
+ *     Exceptions, on which no state depends: `last_active_at`; in a tombstone `updated_at`, the
+ *     time of the last command to its host; and the form in which environment variables are stored.
  * M2  A plan is applied only to the sandbox that it was made for: its generation, and the statuses
- *     of its operations, are as they were read. Else it has lost a race: read, and plan again.
+ *     of its operations, are as they were read. Otherwise the plan has lost a race: read and plan
+ *     again.
  * M3  What a sandbox holds of hosts is derived from its row (host_id, origin_host_id, holds_memory,
  *     state), so that what is used of a host is always the sum over the rows.
  * M4  Sequence numbers of events have no gaps: the row that is compared and set hands them out.
- * M5  While it is brought from one host to another its disk is reserved on both: it can always go
- *     back. `origin_host_id` ends with any settled state, whoever moved it there.
+ * M5  During a move from one host to another, the disk is reserved on both: the sandbox can always
+ *     go back. Every plan that reaches a settled state clears `origin_host_id`.
  */
 import {
   type Cause,
+  isRefusedForNow,
   type SandboxEventMessage,
   type SandboxEventType,
   subjects,
@@ -33,7 +35,7 @@ import {
 import { type Claim, claimsBetween, type Held } from "./holdings.ts";
 import type { Operation, Sandbox } from "./rows.ts";
 
-/** By the names of the columns in the schema of packages/db, which has more of them than these. */
+/** Columns that a plan sets, named as in the schema of packages/db, which has more columns. */
 export type SandboxPatch = Partial<
   Pick<
     Sandbox,
@@ -60,10 +62,11 @@ interface PlannedMessage {
   subject: string;
   payload: unknown;
   traceId: string | null;
-  /** An event: the moment at which the plan is applied is put into it, as `occurredAt`. */
+  /** Marks an event. Applying the plan puts the time into the payload, as `occurredAt`. */
   isEvent: boolean;
   /**
-   * A command of the operation that the plan queues: so long after that moment is its `deadlineAt`.
+   * Time from the application of the plan to the `deadlineAt` of the command. Set for a command of
+   * the operation that the plan queues.
    */
   deadlineMs?: number;
 }
@@ -71,7 +74,7 @@ interface PlannedMessage {
 interface PlannedEvent {
   seq: number;
   fact: SandboxEventType;
-  /** Null: it is made. */
+  /** Null: the event is the creation. */
   fromState: SandboxState | null;
   toState: SandboxState;
   generation: number;
@@ -86,10 +89,11 @@ type OperationPatch = Partial<
     opSeq: number;
     error: Cause;
     timingsMs: Record<string, number>;
+    idempotencyKey: null;
   }
 >;
 
-/** What may change of an operation while it waits: a user joins it, or a drain pins it. */
+/** Terms of an operation that may change while it waits: a user joins it, or a drain pins it. */
 type OperationTerms = Pick<
   Operation,
   "onlyIfIdleForMs" | "pinnedHostId" | "maxBytesPerSecond" | "deadlineAt"
@@ -97,18 +101,21 @@ type OperationTerms = Pick<
 
 export interface PlannedOperation {
   id: string;
-  /** Statuses of which it has to have one. */
+  /** Statuses of which the operation must have one. */
   from: OperationStatus[];
-  /** It must not have passed its point of no return. */
+  /** The operation must not have passed its point of no return. */
   isUncommitted: boolean;
-  /** What its command is made of: it has to be so still. Null: it does not matter. */
+  /** Terms that the command is made from. They must be unchanged. Null: not compared. */
   terms: OperationTerms | null;
-  /** It ends now. */
+  /** The operation ends with this plan. */
   ends: boolean;
   patch: OperationPatch & { status: OperationStatus };
 }
 
-/** The host as it was when it was chosen; it has to be so still, with its lease. */
+/**
+ * The host as it was when it was chosen. When the plan is applied, the host must be unchanged and
+ * have its lease.
+ */
 export interface PlacedHost {
   id: string;
   state: string;
@@ -116,7 +123,10 @@ export interface PlacedHost {
   registeredAt: Date;
 }
 
-/** The host has to be lost, and to have been silent for so long past its lease, with a fence. */
+/**
+ * The host must be lost, must have been silent for this long past the end of its lease, and must
+ * have a fence.
+ */
 interface LostHost {
   hostId: string;
   silentForMs: number;
@@ -142,17 +152,17 @@ interface RecordedSnapshot {
   driverFingerprint: string;
 }
 
-/** What else becomes of the rows of the sandbox. */
+/** Further changes to the rows of the sandbox. */
 export interface Effects {
   beginsRun?: { epoch: number; hostId: string; onHostLoss: Sandbox["onHostLoss"] };
   endsRun?: { epoch: number; cause: string };
-  /** It is to be restored no more. */
+  /** Drops the pending restore. */
   forgetsRestore?: boolean;
-  /** A drain that has paused it owes it no resume any more. */
+  /** Drops the resume that is pending because a drain has paused the sandbox. */
   keepsPaused?: boolean;
-  /** Recorded, or that it has reached the store, or why it has not; older ones are dropped. */
+  /** Records the snapshot, that the store has it, or why not; drops older snapshots. */
   recordsSnapshot?: RecordedSnapshot;
-  /** Of one that is in the database already, and was not known to be stored. */
+  /** Updates a snapshot that the database has, but does not know to be stored. */
   notesSnapshot?: {
     generation: number;
     manifestSha256: string;
@@ -160,15 +170,17 @@ export interface Effects {
     storeError: Cause | null;
   };
   dropsSnapshots?: boolean;
-  /** The snapshot of that generation is the sandbox's again, and newer ones are forgotten. */
+  /** The sandbox returns to the snapshot of that generation. Newer snapshots are forgotten. */
   returnsTo?: number;
-  /** From now on it is to be restored, since its run of that epoch was lost. */
+  /** From now on a restore is pending, because the run of that epoch was lost. */
   owesRestore?: number;
-  /** That restore is tried now; the next try is due after as long as it has been owed. */
+  /**
+   * That restore is tried now. The next try comes after as long as the restore has been pending.
+   */
   triesRestore?: number;
 }
 
-/** Of an operation that does not wait: what beginning it writes into its row. */
+/** Columns that beginning writes into the row of an operation that does not wait. */
 interface BegunOperation {
   hostId: string;
   originHostId: string | null;
@@ -176,7 +188,7 @@ interface BegunOperation {
   opSeq: number;
 }
 
-/** An operation to be inserted; its deadline counts from when it is. */
+/** An operation to insert. Its deadline counts from the insertion. */
 export interface OperationInQueue {
   id: string;
   organizationId: number;
@@ -189,91 +201,95 @@ export interface OperationInQueue {
   maxBytesPerSecond: number | null;
   deadlineMs: number;
   traceId: string | null;
-  /** It executes from the start; null: it waits. */
+  /** Set: the operation executes from the start. Null: the operation waits. */
   begins: BegunOperation | null;
 }
 
-/** Bounds of a waiting operation that are lifted, because somebody wants the same in any case. */
+/**
+ * Changes to an open operation that a request joins: its bounds are lifted, because the requester
+ * wants the same without them.
+ */
 export interface JoinedOperation {
   id: string;
   liftsBounds: boolean;
   /**
-   * It is theirs from now on, and whoever asked for it first takes it back no more; null: it stays.
+   * The new owner: the first requester can no longer take the operation back. Null: the owner
+   * stays.
    */
   takenOverBy: string | null;
 }
 
 export interface Plan {
   sandboxId: string;
-  /** As read; 0: there is none yet. */
+  /** Generation as it was read; 0 for a sandbox that does not exist yet. */
   generation: number;
-  /** The columns that it is made with, beside those of `after`; null: it is there. */
+  /** Columns of the new row, beside those of `after`. Null: the sandbox exists. */
   creates: Record<string, unknown> | null;
-  /** After the plan. */
+  /** Columns after the plan. */
   after: SandboxPatch & {
     state: SandboxState;
     settledState: StableState;
     generation: number;
     lastSeq: number;
   };
-  /** Nobody needs its environment variables any more. */
+  /** Removes the environment variables, which a tombstone does not need. */
   clearsEnvironment: boolean;
   events: PlannedEvent[];
   operations: PlannedOperation[];
-  /** What it takes of hosts (positive) and gives back (negative). */
+  /** Capacity that the plan takes of hosts (positive) and gives back (negative). */
   claims: Claim[];
   /**
-   * It says where the sandbox is, and asks for nothing: what it comes to hold lies there already,
-   * and is counted however much is left.
+   * The plan records where the sandbox is, and requests nothing. What the sandbox comes to hold is
+   * already on the host, and is counted however little capacity is left.
    */
   isObserved: boolean;
   placed: PlacedHost | null;
   apart: Apart | null;
   lost: LostHost | null;
-  /** The restore that is owed since its run of that epoch has to be due. */
+  /** The restore that is pending since the run of that epoch was lost must be due for a try. */
   dueRestore: number | null;
   /**
-   * The open operations by their ids, as they were read: status, bounds, and who asked for them.
-   * Null: they do not matter beyond `operations`.
+   * The open operations by their ids, as they were read: status, requester and bounds. Null: only
+   * `operations` is compared.
    */
   open: Record<string, (string | number | null)[]> | null;
-  /** The organization has to be one without quotas. */
+  /** The organization must be one without quotas. */
   unlimitedOrganizationId: number | null;
-  /** An operation that waits from now on, or executes. */
+  /** An operation to insert, which waits or executes from now on. */
   queues: OperationInQueue | null;
-  /** An executing one that is asked to back out, unless it has committed. */
+  /** An executing operation that must back out, unless it has committed. */
   cancels: string | null;
   joins: JoinedOperation | null;
   effects: Effects;
   messages: PlannedMessage[];
 }
 
-/** What came of a plan. Of all but `applied` nothing stands. */
+/** The result of a plan. Only `applied` changes anything. */
 export type Applied<Message, Queued> =
   | {
       kind: "applied";
       messages: Message[];
       at: Date;
-      /** What waits for the sandbox now; of a fact alone. */
+      /** The operation that now waits for the sandbox; set only for an observation. */
       waitingOperationId: string | null;
       /** The operation that the plan queued. */
       queued: Queued | undefined;
     }
   | { kind: "lost_race" }
-  /** Somebody else has the sandbox locked, or a host of it: not judged. */
+  /** Another transaction has locked the sandbox, or one of its hosts. Nothing was compared. */
   | { kind: "locked" }
-  /** The host has not enough left, or takes nothing any more. */
+  /** The host has too little left, or takes no sandboxes any more. */
   | { kind: "no_capacity"; hostId: string }
   /**
-   * The choice of a host no longer holds: the host, or the sandboxes on it, have changed since. Or
-   * it is lost no more.
+   * The choice of a host no longer holds: the host, or the sandboxes on it, have changed. Or the
+   * lost host is not lost any more.
    */
   | { kind: "overtaken" }
-  /** Its organization has quotas: they are to be asked. */
+  /** The organization has quotas, which must be checked. */
   | { kind: "has_quotas" }
-  /** There is an operation with the idempotency key of the one that it queues. */
+  /** An operation with the same idempotency key exists. */
   | { kind: "key_used" }
-  /** Another sandbox has the edge address of the one that it makes. */
+  /** Another sandbox has the edge address of the new one. */
   | { kind: "address_taken" };
 
 /** A move of a sandbox, or an event that leaves it in its state. */
@@ -286,11 +302,11 @@ export interface Move {
 }
 
 type Rest = Partial<Pick<Plan, "operations" | "isObserved" | "placed" | "apart" | "effects">> & {
-  /** Beside the events: commands. */
+  /** Commands, which follow the messages about events. */
   messages?: Omit<PlannedMessage, "isEvent" | "deadlineMs">[];
 };
 
-/** A plan for a sandbox as it was read: one move after the other. */
+/** A plan that makes `moves`, one after the other, from the sandbox as it was read. */
 export function planMoves(sandbox: Held & Sandbox, moves: Move[], rest: Rest = {}): Plan {
   let row: Held & Sandbox = sandbox;
   let patch: SandboxPatch = {};
@@ -378,7 +394,7 @@ export function announcement(
   return { subject: subjects.sandboxEvent(sandboxId, fact), payload, traceId: null, isEvent: true };
 }
 
-/** The statuses in which `event` moves an operation to another, from the table. */
+/** The statuses that `event` moves an operation out of, and the one it moves to, from the table. */
 export function movedBy(event: OperationEvent): { from: OperationStatus[]; to: OperationStatus } {
   const cells = Object.entries(OPERATION_TABLE).filter(
     ([, row]) => row[event] !== "stay" && row[event] !== "refuse",
@@ -389,7 +405,13 @@ export function movedBy(event: OperationEvent): { from: OperationStatus[]; to: O
   return { from: cells.map(([status]) => status as OperationStatus), to };
 }
 
-/** `event` happens to the operation, or the whole plan is not applied. */
+/**
+ * An operation that is refused for now gives back the idempotency key of its request: nothing has
+ * run, so the same request runs when it is repeated, as the response advises.
+ */
+const KEY_GIVEN_BACK = { idempotencyKey: null } as const;
+
+/** Moves the operation by `event`. If its status does not permit that, the plan is not applied. */
 export function planOperation(
   id: string,
   event: OperationEvent,
@@ -398,5 +420,6 @@ export function planOperation(
 ): PlannedOperation {
   const { from, to } = movedBy(event);
   const ends = (ENDED_STATUSES as readonly OperationStatus[]).includes(to);
-  return { id, from, isUncommitted, terms: null, ends, patch: { ...patch, status: to } };
+  const key = patch.error !== undefined && isRefusedForNow(patch.error.code) ? KEY_GIVEN_BACK : {};
+  return { id, from, isUncommitted, terms: null, ends, patch: { ...patch, ...key, status: to } };
 }

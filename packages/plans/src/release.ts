@@ -1,11 +1,11 @@
 /**
- * Taking a sandbox that stands still off its host: its copy is in the store, its host's capacity
- * comes back. A later resume or start is placed anywhere, and fetches.
+ * Takes a sandbox at rest off its host: its copy is in the store, and the host gets the capacity
+ * back. A later resume or start is placed on any host, and fetches.
  *
- * RH1  What the store has not got is never released: the row of its snapshot has a store key, which
- *      its host reports once the last byte of it is there.
- * RH2  One compare-and-set moves the sandbox and tells the host to discard its copy. A message that
- *      is lost is repeated when the host reports the copy.
+ * RH1  What the store does not have is never released: the row of the snapshot has a store key,
+ *      which the host reports once the last byte is in the store.
+ * RH2  One compare-and-set moves the sandbox and queues the command that discards the copy. A lost
+ *      command is repeated when the host reports the copy.
  */
 import { subjects } from "@torpor/contracts";
 import { type Moment, systemCommand } from "./commands.ts";
@@ -14,9 +14,9 @@ import type { Sandbox, View } from "./rows.ts";
 
 export type ReleaseDecision =
   | { kind: "plan"; plan: Plan }
-  /** Its snapshot, or the disk of a stopped one, is on its host alone. */
+  /** Only the host has the snapshot, or the disk of a stopped sandbox. */
   | { kind: "not_replicated" }
-  /** It neither stands still, nor is it on a host. */
+  /** The sandbox is not at rest, or is on no host. */
   | { kind: "not_possible" };
 
 export function planRelease({ sandbox, snapshot }: View, moment: Moment): ReleaseDecision {

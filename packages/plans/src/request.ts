@@ -1,6 +1,6 @@
 /**
- * A request for a transition: judged against the end of the sandbox's queue, and queued where one
- * is needed.
+ * A request for a transition: compared with the end of the sandbox's queue, and queued where an
+ * operation is needed.
  */
 import { type Intent, subjects } from "@torpor/contracts";
 import {
@@ -24,8 +24,8 @@ import {
 import type { Operation, Sandbox, View } from "./rows.ts";
 
 /**
- * Who asks for what a drain does with sandboxes. What waits for it gives way to what anybody else
- * asks for (A5 in packages/state-machine/src/admission.ts).
+ * Requester of the operations of a drain. When they wait, they yield to any other requester (A5 in
+ * packages/state-machine/src/admission.ts).
  */
 export const DRAINER = "system:drain";
 
@@ -39,36 +39,36 @@ export interface Requester {
   traceId?: string | undefined;
   /** Time limit of the operation, from now. */
   deadlineMs: number;
-  /** Of a pause: only if nothing has used the sandbox for so long. */
+  /** Condition of a pause: nothing has used the sandbox for this long. */
   onlyIfIdleForMs?: number | undefined;
-  /** Of a resume: on this host or not at all. */
+  /** Condition of a resume: on this host or not at all. */
   pinnedHostId?: string | undefined;
-  /** Of the copying between hosts and the store that it brings about. */
+  /** Limit for the transfers between hosts and the store that the operation causes. */
   maxBytesPerSecond?: number | undefined;
-  /** The system saves what a user has, or gives it back: no quota stands in its way. */
+  /** The system saves or gives back what a user has: no quota applies. */
   exemptFromQuotas?: boolean | undefined;
 }
 
 export type RequestDecision =
-  /** Already there. `plan`: what it is owed is given up. */
+  /** The state is reached. `plan`: a pending restore or resume is dropped. */
   | { kind: "satisfied"; state: StableState; plan?: Plan | undefined }
-  /** The same is on its way. */
+  /** An operation with the same target is under way. */
   | { kind: "joined"; operation: Operation; plan?: Plan | undefined }
-  /** The plan queues the operation. */
+  /** The plan queues a new operation. */
   | { kind: "queued"; plan: Plan; supersedes: boolean }
   | { kind: "conflict"; current: StableState; allowed: SandboxRequest[] }
   | { kind: "blocked"; current: StableState; by: { id: string; kind: OperationKind } }
   | { kind: "not_found" };
 
-/** Where an operation may begin that has nothing before it. */
+/** Options for an operation that may begin at once, because nothing is before it. */
 export interface BeginsAt {
-  /** The host that holds the sandbox, if that is where it is brought up again in any case. */
+  /** The host that holds the sandbox, if a resume or start goes there in any case. */
   home: PlacedHost | undefined;
 }
 
 /**
- * Pure. Whether quotas allow it, and whether it repeats another one, is not asked here. `beginsAt`:
- * what needs no choice of a host begins at once (decision 42); undefined: it waits to be begun.
+ * Pure. Callers check quotas and repeated requests. `beginsAt`: an operation that needs no choice
+ * of a host begins at once (decision 42); undefined: the operation waits.
  */
 export function planRequest(
   view: View,
@@ -114,7 +114,8 @@ export function planRequest(
       return { kind: "joined", operation, plan: isNeeded ? planWith({ joins }) : undefined };
     }
     case "accept": {
-      // Whatever owes it something from now on is an operation that was not there.
+      // Only a new operation makes a restore or resume pending from now on: then this plan has lost
+      // a race.
       const given = view.isOwed === false ? {} : effects;
       const queues = queued(moment.newOperationId(), request, requester);
       const begun = beginsAt && planBegun(view, queues, beginsAt, moment);
@@ -137,8 +138,8 @@ export function planRequest(
 }
 
 /**
- * The operation begun by the plan that inserts it: what `planBegin` and `planAssignment` would make
- * of it a moment later.
+ * Plan that inserts the operation already begun: what `planBegin` and `planAssignment` would make
+ * of it a moment later. Undefined: the operation must wait.
  */
 function planBegun(
   view: View,
@@ -168,8 +169,8 @@ function planBegun(
 }
 
 /**
- * A pause, and a stop of what runs, happens where the sandbox is; a resume or a start goes home.
- * Undefined: a host has to be chosen.
+ * A pause, and a stop of a running sandbox, happens where the sandbox is. A resume or a start goes
+ * to the host that holds the sandbox. Undefined: a host has to be chosen.
  */
 function assignmentOf(
   { sandbox, snapshot }: View,
@@ -185,7 +186,9 @@ function assignmentOf(
   return { hostId, placed: home, holdsMemory: true };
 }
 
-/** As it will be in its row, but for its deadline, which is by the clock of the database. */
+/**
+ * The operation as its row will be. Only `deadlineAt` differs: the database's clock sets it there.
+ */
 function operationOf(
   { id: sandboxId }: Sandbox,
   queues: OperationInQueue,
@@ -209,8 +212,8 @@ function operationOf(
 const hasAny = (effects: Effects) => Object.keys(effects).length > 0;
 
 /**
- * Whether it joins, is there already or is new: from now on it stands still because somebody wants
- * it to.
+ * Effects of the request, which apply whether it is satisfied, joins or is new: from now on the
+ * sandbox is at rest because its user wants that.
  */
 function effectsOf(request: SandboxRequest, { onlyIfIdleForMs }: Requester): Effects {
   if (onlyIfIdleForMs !== undefined) return {};
@@ -244,7 +247,7 @@ function queueOf({ sandbox, executing, waiting }: View): Parameters<typeof admit
   };
 }
 
-/** The queue as it was judged: whoever changes it meanwhile has it judged again. */
+/** The queue as it was read: if the queue changes meanwhile, the plan is not applied. */
 export const openOf = ({ executing, waiting }: View): NonNullable<Plan["open"]> =>
   Object.fromEntries(
     [executing, waiting]
@@ -278,7 +281,7 @@ export function queued(id: string, kind: OperationKind, requester: Requester): O
     onlyIfIdleForMs: requester.onlyIfIdleForMs ?? null,
     pinnedHostId: requester.pinnedHostId ?? null,
     maxBytesPerSecond: requester.maxBytesPerSecond ?? null,
-    // Callers take it from what is left of a wait.
+    // Callers compute the value from what is left of a wait, so it may have a fraction.
     deadlineMs: Math.ceil(requester.deadlineMs),
     traceId: requester.traceId ?? null,
     begins: null,

@@ -1,7 +1,7 @@
 /**
- * What becomes of a run that was lost with its host: it has ended, its newest stored snapshot is
- * the sandbox's state again, and it is to run elsewhere, through the door that users go through.
- * And the end of what a host owed that is gone for good.
+ * Plans after the loss of a host. A lost run has ended, its newest stored snapshot becomes the
+ * sandbox's state again, and the sandbox is to run elsewhere, by the code path of a user's resume.
+ * A pending delete of a host that is gone for good ends.
  */
 import type { Cause } from "@torpor/contracts";
 import { type SandboxState, transitionSandbox } from "@torpor/state-machine";
@@ -13,23 +13,23 @@ import { columnsOnEnter } from "./columns-on-enter.ts";
 
 export interface Loss {
   hostId: string;
-  /** So long after its lease has ended is its fence sure to have frozen the VM. */
+  /** Time past the end of the lease after which the fence has certainly frozen the VM. */
   silentForMs: number;
-  /** The newest that has reached the store, whether it has been run since or not. */
+  /** The newest snapshot in the store, whether it has been run since or not. */
   snapshot: SnapshotRow;
   cause: Cause;
 }
 
-/** What brings back a sandbox that stands so. */
+/** The request that runs a sandbox again that rests in `state`. */
 export const restoredBy = (state: SandboxState) => (state === "stopped" ? "start" : "resume");
-/** What a sandbox is that rests on it. */
+/** The state of a sandbox that rests on the snapshot. */
 export const restsAs = ({ hasMemory }: SnapshotRow) => (hasMemory ? "paused" : "stopped");
 const FACT = { paused: "is_lost", stopped: "is_stopped" } as const;
 
 /**
- * Ends the run and asks for another one, in one plan: while it is applied the host cannot renew its
- * lease. Undefined: the state is none that is left this way. What its owner has asked for
- * meanwhile, and waits, goes before.
+ * Ends the run and requests another one, in one plan: while the plan is applied, the host cannot
+ * renew its lease. A waiting request of the owner takes precedence. Undefined: a loss does not end
+ * this state.
  */
 export function planRestore(
   view: View,
@@ -84,8 +84,9 @@ export function planRestore(
 }
 
 /**
- * One more try, of a sandbox that stands still since its run of that epoch was given up for lost:
- * now, if it is due, and the next one later. Undefined: something is under way, or it runs.
+ * Tries again to restore a sandbox that has been at rest since its run of `epoch` was lost. The
+ * plan is applied only if a try is due, and schedules the next one. Undefined: an operation is
+ * under way, or the sandbox runs.
  */
 export function planRestoreAgain(
   view: View,
@@ -100,7 +101,8 @@ export function planRestoreAgain(
 }
 
 /**
- * The plan of the request; one that joins what waits already, and changes nothing of it, is empty.
+ * The plan of the request. The plan is empty when the request joins a waiting operation without
+ * changing it. Undefined: there is nothing to request.
  */
 function requestOf(view: View, requester: Requester, moment: Moment): Plan | undefined {
   const decision = planRequest(view, restoredBy(view.sandbox.state), requester, moment);
@@ -115,8 +117,8 @@ function requestOf(view: View, requester: Requester, moment: Moment): Plan | und
 }
 
 /**
- * Nobody will clean up after a deleted one: its host is gone for good. What the store has of it
- * goes with a sweep.
+ * Ends a delete that no host will clean up: the host is gone for good. A sweep removes what the
+ * store has.
  */
 export function planEndOfDebt(sandbox: Sandbox): Plan {
   const message = `Host ${sandbox.hostId} was lost and is retired: it owes no clean-up any more.`;

@@ -1,6 +1,6 @@
 /**
- * The rows that decisions are made from, as far as they look at them. The rows of the database
- * (packages/db) have all of it, under the same names.
+ * The rows that decisions are made from, with the columns that decisions read. The rows of the
+ * database (packages/db) have more columns, and these under the same names.
  */
 import type { Cause, SandboxCondition } from "@torpor/contracts";
 import type {
@@ -17,7 +17,7 @@ export interface Sandbox {
   settledState: StableState;
   /** Compare-and-set key: raised by every move. */
   generation: number;
-  /** Of its newest event. */
+  /** Sequence number of the newest event. */
   lastSeq: number;
   epoch: number;
   opSeq: number;
@@ -53,7 +53,7 @@ export interface Operation {
   requestedBy: string;
   deadlineAt: Date;
   committedAt: Date | null;
-  /** Since when it is asked to back out. */
+  /** Time since which the operation is to back out. */
   cancelRequestedAt: Date | null;
   startedAt: Date | null;
   hostId: string | null;
@@ -85,26 +85,26 @@ export interface Incarnation {
   startedAt: Date | null;
 }
 
-/** What one read brings of a sandbox. */
+/** Rows of one sandbox, from one read. */
 export interface View {
   sandbox: Sandbox;
-  /** Executing, or with an outcome that nobody knows yet. */
+  /** The operation that executes, or whose outcome is unknown. */
   executing: Operation | undefined;
   waiting: Operation | undefined;
-  /** The newest that is still there. */
+  /** The newest snapshot that is not dropped. */
   snapshot: SnapshotRow | undefined;
   /** The run of the sandbox's epoch. */
   newestRun: Incarnation | undefined;
-  /** A drain or a loss of its host owes it that it runs again; undefined: not asked. */
+  /** A restore, or the resume of a drain, is pending. Undefined: not read. */
   isOwed?: boolean | undefined;
-  /** What was asked for by name; undefined: nothing, or there is none. */
+  /** Rows that the reader named. Undefined: not named, or not found. */
   named: {
     operation?: Operation | undefined;
-    /** By its idempotency key. */
+    /** Named by its idempotency key. */
     repeat?: Operation | undefined;
-    /** By its manifest, dropped or not. */
+    /** Named by its manifest, dropped or not. */
     snapshot?: SnapshotRow | undefined;
-    /** By its epoch. */
+    /** Named by its epoch. */
     run?: Incarnation | undefined;
   };
 }

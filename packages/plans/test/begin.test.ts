@@ -18,7 +18,7 @@ describe("what a waiting operation becomes", () => {
     }
     const [ended] = decision.plan.operations;
     expect(ended).toMatchObject({ id: operation.id, ends: true });
-    // It says why, where it did not get what it was for.
+    // An operation that missed its target has a reason.
     if (ended?.patch.status === "failed") expect(ended.patch.error?.code).toBe("CONFLICT");
     else expect(ended?.patch.status).toBe("succeeded");
   });

@@ -1,4 +1,4 @@
-/** What holds of every plan, whatever moves it is made of. */
+/** Properties of every plan, whatever moves it is made of. */
 import { isStable, SANDBOX_STATES, type SandboxState } from "@torpor/state-machine";
 import fc from "fast-check";
 import { expect, test } from "vitest";

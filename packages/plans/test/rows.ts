@@ -1,4 +1,4 @@
-/** Rows as tests need them: complete, with what matters given. */
+/** Rows for tests: complete, with the given values where they matter. */
 import type { Observation } from "@torpor/contracts";
 import type { Moment } from "../src/commands.ts";
 import type { Operation, Sandbox, SnapshotRow, View } from "../src/rows.ts";

@@ -1,7 +1,7 @@
-/** Programs as one file each, which Node.js runs by itself. */
+/** Bundles programs into one file each, which Node.js runs without any package. */
 import { build } from "esbuild";
 
-/** Packages of the CommonJS kind call `require`, which an ES module lacks. */
+/** CommonJS packages call `require`, which an ES module lacks. */
 const REQUIRE =
   'import { createRequire as torporCreateRequire } from "node:module"; ' +
   "const require = torporCreateRequire(import.meta.url);";

@@ -1,7 +1,7 @@
 /**
  * The programs of a fleet on this machine, bundled below `.torpor/programs/`. A program that runs
- * from its sources strips the types of some hundred files at each start: ten times the CPU time and
- * five times the memory of its bundle.
+ * from its sources strips the types of about a hundred files at each start: ten times the CPU time
+ * and five times the memory of its bundle.
  */
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
@@ -18,11 +18,11 @@ const SOURCES = {
   "bench-host": "packages/bench/src/host/main.ts",
   "fake-cloud-hypervisor": "packages/fake-cloud-hypervisor/src/main.ts",
 } as const;
-/** Files that are run as they are. */
+/** Files that are copied unchanged. */
 const COPIES = {
-  /** Runs the fake's bundle under the command line of the real one. */
+  /** Runs the fake's bundle with the command line of the real one. */
   "cloud-hypervisor": "packages/fake-cloud-hypervisor/bin/cloud-hypervisor",
-  /** The node-agent looks for them beside its bundle. */
+  /** The node-agent expects these files beside its bundle. */
   "torpor-simulated-vmm/main.py": "apps/node-agent/src/drivers/simulated/vmm/main.py",
   "torpor-simulated-vmm/guest.py": "apps/node-agent/src/drivers/simulated/vmm/guest.py",
   "torpor-simulated-vmm/connections.py": "apps/node-agent/src/drivers/simulated/vmm/connections.py",
@@ -31,7 +31,7 @@ const STAMP = "sources.sha256";
 
 export type LocalProgram = keyof typeof SOURCES;
 
-/** Of the checkout. */
+/** Root of the checkout. */
 const ROOT = fileURLToPath(new URL("../../..", import.meta.url));
 const DIRECTORY = join(ROOT, ".torpor/programs");
 
@@ -40,13 +40,13 @@ const DIRECTORY = join(ROOT, ".torpor/programs");
  */
 export const FAKE_CLOUD_HYPERVISOR_BIN = join(DIRECTORY, "cloud-hypervisor");
 
-/** Path of the bundle, which `prepareLocalPrograms` makes. */
+/** Path of the bundle that `prepareLocalPrograms` makes. */
 export function localProgram(name: LocalProgram): string {
   return join(DIRECTORY, `${name}.mjs`);
 }
 
 /**
- * Bundles every program when its sources have changed since the last time. A file is replaced as a
+ * Bundles every program if its sources have changed since the last time. A file is replaced as a
  * whole, so that fleets and commands that start at the same time see the old program or the new
  * one.
  */
@@ -75,7 +75,7 @@ export async function prepareLocalPrograms(): Promise<void> {
   }
 }
 
-/** Of all that a bundle is made of. */
+/** Digest of everything that enters a bundle. */
 async function digestOfSources(): Promise<string> {
   const paths = await Array.fromAsync(glob("{apps,packages}/*/src/**/*.{ts,py}", { cwd: ROOT }));
   const hash = createHash("sha256");

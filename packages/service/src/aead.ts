@@ -1,6 +1,6 @@
 /**
- * AES-256-GCM with a nonce of its own each time; what is encrypted for one context opens in no
- * other.
+ * AES-256-GCM with a new nonce for each text. What is encrypted for one context cannot be decrypted
+ * in another.
  */
 import { createCipheriv, createDecipheriv, randomBytes } from "node:crypto";
 
@@ -9,7 +9,7 @@ export const KEY_BYTES = 32;
 const NONCE_BYTES = 12;
 const TAG_BYTES = 16;
 
-/** Nonce, ciphertext, tag. */
+/** Returns nonce, ciphertext and tag. */
 export function encrypt(key: Buffer, plain: Buffer, context: string): Buffer {
   const nonce = randomBytes(NONCE_BYTES);
   const cipher = createCipheriv(CIPHER, key, nonce, { authTagLength: TAG_BYTES });
@@ -18,7 +18,7 @@ export function encrypt(key: Buffer, plain: Buffer, context: string): Buffer {
   return Buffer.concat([nonce, ciphertext, cipher.getAuthTag()]);
 }
 
-/** Throws unless it was encrypted with that key, for that context, and is as it was. */
+/** Throws when the key or the context differs, or the data was changed. */
 export function decrypt(key: Buffer, sealed: Buffer, context: string): Buffer {
   const nonce = sealed.subarray(0, NONCE_BYTES);
   const decipher = createDecipheriv(CIPHER, key, nonce, { authTagLength: TAG_BYTES });

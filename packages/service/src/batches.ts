@@ -1,31 +1,31 @@
 /**
- * Batches that form by themselves: what comes while one is under way is the next one. So what comes
- * alone waits for nothing but its turn of the event loop, and what comes in a crowd shares a round
- * trip and a commit.
+ * Batches that form by themselves: the items that arrive while a batch runs are the next batch. So
+ * a single item waits only for its turn of the event loop, and many items share a round trip and a
+ * commit.
  */
 import { AsyncLocalStorage } from "node:async_hooks";
 import { setImmediate as nextTurn, setTimeout as sleep } from "node:timers/promises";
 
-/** A batch is nobody's: it does not go on as whoever happened to begin it. */
+/** A batch must not run in the async context of the caller that happened to begin it. */
 const asNobody = AsyncLocalStorage.snapshot();
 
 interface BatchesOptions<Item, Result> {
   /**
-   * Results in the order of the items. What it rejects with, each item of the batch is rejected
-   * with.
+   * Returns results in the order of the items. If it rejects, all items of the batch reject with
+   * the same error.
    */
   run(items: Item[]): Promise<Result[]>;
   /**
-   * What fails together is tried again one by one, at the same time: whose fault it is shows then.
+   * Retries the items of a failed batch one by one, concurrently, so that only those at fault fail.
    */
   triesAlone?: boolean;
-  /** Of one batch; 64. */
+  /** Items in one batch; default 64. */
   maxItems?: number;
-  /** Of those that wait; 10,000. What comes beyond it is rejected at once. */
+  /** Items that wait; default 10,000. Further items are rejected at once. */
   maxWaiting?: number;
-  /** How long one may wait for its batch to begin; 20 s. What has waited longer is rejected. */
+  /** How long an item may wait for its batch; default 20 s. After that the item is rejected. */
   maxWaitMs?: number;
-  /** How long a batch that is not full waits for others at least; 0. */
+  /** How long a batch that is not full waits at least for more items; default 0. */
   gatherMs?: number;
 }
 
@@ -39,9 +39,8 @@ interface Waiting<Item, Result> {
 const MAX_CROWD_MS = 10;
 
 /**
- * How long the next batch waits for others, if anything waits already. In a crowd half as long as
- * the one before took: most of what a batch costs, it costs once. What comes alone waits for
- * nobody.
+ * How long the next batch gathers, if items wait already. After several items: half the duration of
+ * their batch, because most of a batch's cost does not depend on its size. After one item: 0.
  */
 export function gatherAfter(items: number, tookMs: number): number {
   return items > 1 ? Math.min(tookMs / 2, MAX_CROWD_MS) : 0;
@@ -63,7 +62,7 @@ export class Batches<Item, Result> {
     };
   }
 
-  /** What came of this item. */
+  /** Result of the item. */
   async add(item: Item): Promise<Result> {
     const { maxWaiting } = this.options;
     if (this.waiting.length >= maxWaiting)
@@ -74,7 +73,7 @@ export class Batches<Item, Result> {
     });
   }
 
-  /** Resolves when nothing waits and nothing is under way. */
+  /** Resolves when no item waits and no batch runs. */
   async idle(): Promise<void> {
     while (this.running !== undefined) await this.running;
   }
@@ -83,8 +82,8 @@ export class Batches<Item, Result> {
     const { maxItems } = this.options;
     let { gatherMs } = this.options;
     while (this.waiting.length > 0) {
-      // What one turn of the event loop brings belongs together: messages of one packet, and the
-      // answers of the batch before, are handled one after the other.
+      // Items of one turn of the event loop belong together: the messages of one packet, and the
+      // continuations of the previous batch, are handled one after another.
       await nextTurn();
       if (gatherMs > 0 && this.waiting.length < maxItems) await sleep(gatherMs);
       const batch = this.inTime(this.waiting.splice(0, maxItems));
@@ -93,11 +92,11 @@ export class Batches<Item, Result> {
       const crowdMs = gatherAfter(batch.length, performance.now() - startedAtMs);
       gatherMs = Math.max(this.options.gatherMs, crowdMs);
     }
-    // Not in a later turn: what is added until then would wait for nobody.
+    // In the same turn: otherwise an item that is added in between would never run.
     this.running = undefined;
   }
 
-  /** Whoever waits for the others has given up. */
+  /** Drops items that have waited too long, because their callers have given up. */
   private inTime(batch: Waiting<Item, Result>[]): Waiting<Item, Result>[] {
     const { maxWaitMs } = this.options;
     const oldestMs = performance.now() - maxWaitMs;
@@ -124,5 +123,5 @@ export class Batches<Item, Result> {
 
 const waitedTooLong = (ms: number) => timedOut(`it waited for more than ${ms / 1000} s`);
 
-/** As what it waits for says when it does not answer. */
+/** Same code as a timeout of what the batch calls. */
 const timedOut = (message: string) => Object.assign(new Error(message), { code: "ETIMEDOUT" });

@@ -3,14 +3,14 @@ import { IsInteger, type Static, type TObject } from "typebox";
 import { Compile } from "typebox/compile";
 import { Convert, Default } from "typebox/value";
 
-/** Every problem of a configuration at once; values are never echoed. */
+/** All problems of a configuration at once; values are never echoed. */
 export class ConfigurationError extends Error {
   override readonly name = "ConfigurationError";
 }
 
 /**
- * Texts as the types that `schema` gives them. What is no whole number stays as it is, to be
- * refused: Convert alone cuts 1.5 down to 1.
+ * Converts texts to the types in `schema`. A text that is not a whole number stays a text, so that
+ * it is refused: Convert would cut 1.5 down to 1.
  */
 export function convertTexts(schema: TObject, texts: Readonly<Record<string, unknown>>): object {
   const value: object = Convert(schema, structuredClone(texts)) as object;
@@ -22,8 +22,8 @@ export function convertTexts(schema: TObject, texts: Readonly<Record<string, unk
 }
 
 /**
- * Reads what `schema` names from the environment: numbers and booleans are converted, defaults
- * filled in. Throws ConfigurationError.
+ * Reads the fields of `schema` from the environment: converts numbers and booleans, and fills in
+ * defaults. Throws ConfigurationError.
  */
 export function loadConfig<Schema extends TObject>(
   schema: Schema,
@@ -54,7 +54,7 @@ function problemsOf(error: { instancePath: string; message: string; params: obje
   return [`${error.instancePath.slice(1)} ${error.message}`];
 }
 
-/** The configuration, or the end of the process with one line that names every problem. */
+/** Returns the configuration, or ends the process with one line that names every problem. */
 export function configured<T>(load: () => T): T {
   try {
     return load();
@@ -65,14 +65,14 @@ export function configured<T>(load: () => T): T {
   }
 }
 
-/** A secret that is kept in a file, without the newline that editors put behind it. */
+/** A secret from a file, without the newline that editors add at the end. */
 export function readSecret(path: string): string {
   const secret = readOrExplain(path).trim();
   if (secret === "") throw new ConfigurationError(`the secret file ${path} is empty`);
   return secret;
 }
 
-/** Those of several files, with commas between them. */
+/** Secrets from several files; the paths are separated by commas. */
 export function readSecrets(paths: string): string[] {
   const named = paths.split(",").map((path) => path.trim());
   return named.filter((path) => path !== "").map(readSecret);

@@ -4,11 +4,11 @@ import { finished } from "node:stream/promises";
 const DISCARD_LIMIT_MS = 60_000;
 
 /**
- * Ends an answer that may have come before its request was read: a refusal, a full disk. What
- * nobody wants of the request is read and thrown away, for a limited time. Without that the next
- * request on the connection waits behind it for ever; and a connection that is closed with bytes
- * unread is reset, which can take the answer from a client that reads only after it has sent
- * everything, so one that is to close stays open until then.
+ * Ends a response that may be sent before its request was read: a refusal, a full disk. The rest of
+ * the request is read and discarded, for a limited time; otherwise the next request on the
+ * connection would wait forever. A connection that is closed with unread bytes is reset, and a
+ * client that reads only after it has sent everything may then lose the response. So a connection
+ * that is to close stays open until the request is read.
  */
 export function endAnswer(
   incoming: IncomingMessage,
@@ -22,7 +22,7 @@ export function endAnswer(
   incoming.once("end", () => response.end());
 }
 
-/** Resolves when the request has come to its end, or its connection has. */
+/** Resolves when the request or its connection has ended. */
 export async function discardRequest(incoming: IncomingMessage): Promise<void> {
   if (isOver(incoming)) return;
   discardRest(incoming);

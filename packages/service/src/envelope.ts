@@ -1,6 +1,6 @@
 /**
- * Envelope encryption: each text has a data key of its own, which a key wraps that is nowhere near
- * the text. AES-256-GCM both times; what is sealed for one context opens in no other.
+ * Envelope encryption: each text has its own data key, wrapped by a key that is stored elsewhere.
+ * AES-256-GCM both times; a text that is sealed for one context does not open in another.
  */
 import { createHash, hkdfSync, randomBytes } from "node:crypto";
 import { decrypt, encrypt, KEY_BYTES } from "./aead.ts";
@@ -14,21 +14,21 @@ interface WrappedKey {
   wrappedKey: string;
 }
 
-/** As @torpor/contracts has it, of which this package knows nothing. */
+/** Like SealedValue in @torpor/contracts, which this package cannot import. */
 interface Sealed extends WrappedKey {
   ciphertext: string;
 }
 
-/** What is asked of a key management service. The keys that wrap never leave it. */
+/** Interface of a key management service. The wrapping keys never leave the service. */
 export interface KeyManagement {
-  /** Names the key that wraps from now on. */
+  /** Id of the key that wraps from now on. */
   readonly keyId: string;
   wrap(dataKey: Buffer): Promise<WrappedKey>;
-  /** Throws when there is no such key, or it did not wrap that. */
+  /** Throws when the key is unknown, or did not wrap that data key. */
   unwrap(wrapped: WrappedKey): Promise<Buffer>;
 }
 
-/** Keys in files: the first wraps, all unwrap. Throws when one is too short. */
+/** Keys from secrets: the first one wraps, all of them unwrap. Throws when one is too short. */
 export function keysOf(secret: string, accepted: readonly string[] = []): KeyManagement {
   const first = wrappingKey(secret);
   const known = new Map([first, ...accepted.map(wrappingKey)].map((key) => [key.id, key.bytes]));
@@ -60,13 +60,11 @@ function wrappingKey(secret: string): { id: string; bytes: Buffer } {
 }
 
 export interface Envelope {
-  /** Names the key that wraps; undefined: there is none, and nothing is sealed. */
+  /** Id of the wrapping key; undefined: there is no key, and nothing is sealed. */
   readonly keyId: string | undefined;
-  /**
-   * `context` is not secret, and has to be the same again to open it. Undefined: there is no key.
-   */
+  /** `context` is not secret; `open` needs the same one. Undefined: there is no key. */
   seal(context: string, text: string): Promise<Sealed | undefined>;
-  /** Throws when its key is not here, or it was sealed for another context, or changed. */
+  /** Throws when the key is missing, the context differs, or the text was changed. */
   open(context: string, sealed: Sealed): Promise<string>;
 }
 
@@ -89,7 +87,7 @@ export function createEnvelope(keys: KeyManagement | undefined): Envelope {
   };
 }
 
-/** With the keys of two settings: a file, and files with commas between them. */
+/** Keys from two settings: a file, and files with commas between them. */
 export function envelopeFrom(keyFile: string | undefined, acceptedKeyFiles = ""): Envelope {
   if (keyFile === undefined) return createEnvelope(undefined);
   return createEnvelope(keysOf(readSecret(keyFile), readSecrets(acceptedKeyFiles)));

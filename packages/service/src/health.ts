@@ -4,7 +4,8 @@ import type { AddressInfo } from "node:net";
 type Report = { ok: boolean } & Record<string, unknown>;
 
 /**
- * GET /health answers with what `report`, which never throws, says: 200, or 503 when `ok` is false.
+ * Serves GET /health with the result of `report`, which never throws: 200, or 503 when `ok` is
+ * false.
  */
 export async function startHealthServer(
   address: { host: string; port: number },

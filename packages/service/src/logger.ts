@@ -3,7 +3,7 @@ import { Type } from "typebox";
 
 export type { Logger } from "pino";
 
-/** What LOG_LEVEL may be. */
+/** Values of LOG_LEVEL. */
 export const LogLevel = Type.Enum(["trace", "debug", "info", "warn", "error", "fatal", "silent"], {
   default: "info",
 });

@@ -1,11 +1,11 @@
 /**
  * Ports of this machine for programs that are about to start: between the choice of a port and the
- * moment when the program listens on it, nobody else may get it.
+ * moment when the program listens on it, no other process may get the port.
  *
- * A chosen port lies below those that Linux gives to outgoing connections and to `listen(0)` (from
- * 32768 on), so nobody gets it by chance. Whoever chooses one claims it first, by a socket with the
- * port's number for a name: the kernel gives a name to one process at a time, in the network
- * namespace that the port is in too, and takes it back when the process ends.
+ * A chosen port is below those that Linux gives to outgoing connections and to `listen(0)` (from
+ * 32768 on), so no process gets it by chance. A process claims a port first, by a socket with the
+ * port's number for a name. The kernel gives a name to one process at a time, within the network
+ * namespace of the port, and takes the name back when the process ends.
  */
 import { randomInt } from "node:crypto";
 import { createServer, type ListenOptions, type Server } from "node:net";
@@ -18,8 +18,8 @@ export interface ClaimedPort extends Disposable {
 }
 
 /**
- * A port that nobody listens on and nobody has claimed, on 127.0.0.1; this process's until it is
- * disposed, or the process ends.
+ * Claims a port of 127.0.0.1 that has no listener and no claim. The claim ends when it is disposed
+ * of, or with the process.
  */
 export async function claimPort(): Promise<ClaimedPort> {
   const count = END_OF_PORTS - FIRST_PORT;
@@ -32,8 +32,8 @@ export async function claimPort(): Promise<ClaimedPort> {
 }
 
 /**
- * That port; undefined when somebody listens on it at `host`, or has claimed it. Throws when this
- * process may not listen on it at all.
+ * Claims that port; undefined when it has a listener at `host`, or a claim. Throws when this
+ * process may not listen on the port at all.
  */
 export async function tryClaimPort(
   port: number,
@@ -55,23 +55,21 @@ export async function tryClaimPort(
 }
 
 /**
- * A name that one process of this machine has at a time, at most 90 bytes, until it is disposed or
- * the process ends; undefined when another has it.
+ * Claims a name (at most 90 bytes) on this machine, until the claim is disposed of or the process
+ * ends; undefined when another process has the name.
  */
 export async function tryClaimName(name: string): Promise<Disposable | undefined> {
   const server = await tryListen({ path: `\0torpor-${name}` });
   return server && { [Symbol.dispose]: () => server.close() };
 }
 
-/**
- * Ports for the programs of a test or of a fleet, no two the same: this process's until it ends.
- */
+/** Distinct ports for the programs of a test or of a fleet, claimed until this process ends. */
 export async function claimPorts(count: number): Promise<number[]> {
   const claimed = await Promise.all(Array.from({ length: count }, claimPort));
   return claimed.map(({ port }) => port);
 }
 
-/** A server that does not keep the process from ending; undefined when the address is taken. */
+/** A server that does not keep the process alive; undefined when the address is taken. */
 async function tryListen(address: ListenOptions): Promise<Server | undefined> {
   const server = createServer((socket) => socket.destroy()).unref();
   return await new Promise((resolve, reject) => {

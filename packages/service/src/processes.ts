@@ -1,5 +1,5 @@
 /**
- * Processes that are not our children: told apart by pid, start time and boot, never by name alone.
+ * Processes that are not our children: identified by pid, start time and boot, never only by name.
  */
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -22,8 +22,8 @@ export function identify(pid: number): ProcessIdentity | undefined {
 }
 
 /**
- * The letter that the kernel has for what it does: `T` stands stopped, `Z` is dead. Undefined when
- * it is gone.
+ * State of the process, as the kernel's letter: `T` is stopped, `Z` is dead. Undefined when the
+ * process is gone.
  */
 export function stateOf(identity: ProcessIdentity): string | undefined {
   if (identity.bootId !== bootId()) return undefined;
@@ -31,7 +31,7 @@ export function stateOf(identity: ProcessIdentity): string | undefined {
   return fields?.startTime === identity.startTime ? fields.state : undefined;
 }
 
-/** Alive and the same one. A zombie is dead: its memory, files and locks are free. */
+/** The same process is alive. A zombie is dead: its memory, files and locks are free. */
 export function isAlive(identity: ProcessIdentity): boolean {
   const state = stateOf(identity);
   return state !== undefined && state !== "Z" && state !== "X";
@@ -43,8 +43,8 @@ const EXITING = 0x4;
 const SIGKILL_PENDING = 0x100n;
 
 /**
- * It runs no instruction of its own any more, though the kernel, which frees its memory, shows it
- * as running: also one that stood stopped.
+ * The process runs no more instructions of its own, even if the kernel, which frees its memory,
+ * shows it as running. Also detects a kill of a stopped process.
  */
 export function isKilled(pid: number): boolean {
   try {
@@ -72,17 +72,17 @@ export function residentBytes(pid: number): number {
   }
 }
 
-/** Sends `signal` if it is still the same process. */
+/** Sends `signal`, if the process is still the same one. */
 export function signalProcess(identity: ProcessIdentity, signal: NodeJS.Signals): void {
   if (!isAlive(identity)) return;
   try {
     process.kill(identity.pid, signal);
   } catch {
-    // It ended between the look and the call.
+    // The process ended between the check and the call.
   }
 }
 
-/** True when it is gone within `limitMs`. */
+/** True when the process is gone within `limitMs`; the signal ends the wait early. */
 export async function waitUntilGone(
   identity: ProcessIdentity,
   limitMs: number,
@@ -97,8 +97,8 @@ export async function waitUntilGone(
 }
 
 /**
- * Processes that work in `directory` and carry `name=value` in the environment they were started
- * with.
+ * Processes with the working directory `directory` that were started with `name=value` in their
+ * environment.
  */
 export function findProcesses(directory: string, name: string, value: string): ProcessIdentity[] {
   const found: ProcessIdentity[] = [];
@@ -110,7 +110,7 @@ export function findProcesses(directory: string, name: string, value: string): P
       if (!readFileSync(`/proc/${pid}/environ`, "utf8").split("\0").includes(`${name}=${value}`))
         continue;
     } catch {
-      // It ended, or belongs to somebody else.
+      // The process ended, or belongs to another user.
       continue;
     }
     const identity = identify(pid);
@@ -119,11 +119,11 @@ export function findProcesses(directory: string, name: string, value: string): P
   return found;
 }
 
-/** Of /proc/<pid>/stat. */
+/** Fields of /proc/<pid>/stat. */
 interface ProcessFields {
   state: string;
   parent: number;
-  /** Has a controlling terminal: somebody sits, or sat, before it. */
+  /** The process has a controlling terminal, so a person uses it, or did. */
   hasTerminal: boolean;
   flags: number;
   startTime: string;
@@ -133,7 +133,7 @@ interface ProcessFields {
 export function fieldsOf(pid: number): ProcessFields | undefined {
   try {
     const text = readFileSync(`/proc/${pid}/stat`, "utf8");
-    // The second field, the name, may hold spaces and brackets: count from its end.
+    // The second field, the name, may contain spaces and brackets: count from its end.
     const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
     return {
       state: fields[0] ?? "",

@@ -1,7 +1,7 @@
-/** What is worth keeping of what was worked out: those used last, so many at most. */
+/** Cache of the values that were used last, at most `max`. */
 export class Recent<Value> {
   private readonly max: number;
-  /** Those used last behind. */
+  /** In order of use, the last used at the end. */
   private readonly values = new Map<string, Value>();
 
   constructor(max: number) {

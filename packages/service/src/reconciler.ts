@@ -1,15 +1,17 @@
 import type { Logger } from "pino";
 import { withTimeLimit } from "./time-limit.ts";
 
-/** Whatever a round still waits for then, the next one asks anew. */
+/** After this time a round is given up, and the next round begins from the start. */
 const ROUND_LIMIT_MS = 20_000;
 
 export interface ReconcilerOptions {
   name: string;
   everyMs: number;
-  /** Of one round; 20 s. A round that takes longer is given up, and may overlap with the next. */
+  /**
+   * Time limit of one round; default 20 s. A longer round is given up, and may overlap the next.
+   */
   limitMs?: number;
-  /** `isKicked`: it is asked for now, not by the clock. */
+  /** `isKicked`: the round was requested, instead of due by the clock. */
   run(round: { isKicked: boolean }): Promise<Record<string, number>>;
   signal: AbortSignal;
   log: Logger;
@@ -24,21 +26,17 @@ interface LastRound {
 }
 
 export interface Reconciler {
-  /** Runs the next round now; a round in progress is followed by another. */
+  /** Runs the next round now; during a round, another one follows. */
   kick(): void;
-  /**
-   * Of the newest round; with when the newest one succeeded that did, and since when all have
-   * failed.
-   */
+  /** The newest round, with the time of the last success, and since when all rounds have failed. */
   last(): LastRound | undefined;
   /** Resolves when the loop has ended. */
   ended: Promise<void>;
 }
 
 /**
- * Runs `run` again and again: one round at a time, about every `everyMs`, sooner when kicked. A
- * round that throws is logged, once for as long as it fails in the same way; the next one is the
- * retry.
+ * Runs `run` repeatedly: one round at a time, about every `everyMs`, sooner when kicked. A round
+ * that throws is logged, once in a row for the same error; the next round is the retry.
  */
 export function startReconciler(options: ReconcilerOptions): Reconciler {
   let wake: (() => void) | undefined;
@@ -63,7 +61,7 @@ export function startReconciler(options: ReconcilerOptions): Reconciler {
       const at = new Date().toISOString();
       last = { at, result, succeededAt: at };
     } catch (err) {
-      // Once per outage: the same line every second would bury what else happens.
+      // Once per outage: the same line every second would bury everything else.
       const error = String(rootCauseOf(err));
       const isKnown = last?.error === error;
       last = failed(last, error);
@@ -92,7 +90,7 @@ export function startReconciler(options: ReconcilerOptions): Reconciler {
   };
 }
 
-/** What a query was is for the log; its values are for nobody else. */
+/** Without the outer errors, which contain the query and its values: those are only for the log. */
 function rootCauseOf(error: unknown): unknown {
   return error instanceof Error && error.cause !== undefined ? rootCauseOf(error.cause) : error;
 }

@@ -7,9 +7,10 @@ export interface Closer {
 }
 
 /**
- * The life of a process: `start` opens things and registers how each is closed; on SIGTERM, SIGINT
- * or an uncaught error the signal aborts, and they are closed in reverse order, within `graceMs`. A
- * start that fails closes what it had opened and exits with 1, with one line that says why.
+ * Runs a process: `start` opens resources and registers how each is closed. On SIGTERM, SIGINT or
+ * an uncaught error, the signal aborts and the resources are closed in reverse order, within
+ * `graceMs`. If `start` fails, the opened resources are closed, and the process exits with 1 and
+ * one line with the reason.
  */
 export async function runService(
   log: Logger,

@@ -2,13 +2,15 @@ import { spawn } from "node:child_process";
 
 export interface RunOptions {
   cwd: string;
-  /** To this process's own output, as it comes; else it is collected. */
+  /** True: output goes to this process's own output; false: output is collected. */
   isShown: boolean;
   env?: Record<string, string>;
   signal?: AbortSignal;
 }
 
-/** Runs a program to its end. Throws only when it cannot be started. */
+/**
+ * Runs a program to its end. Throws only when the program cannot be started or the signal aborts.
+ */
 export async function run(
   [command = "", ...args]: string[],
   options: RunOptions,

@@ -1,6 +1,6 @@
 /**
- * Texts that anybody can encrypt for one receiver, and only that one can read: X25519 with a key
- * pair made for the text, HKDF-SHA-256, AES-256-GCM. Who sent it is not said by it.
+ * Texts that anyone can encrypt for one receiver, and only the receiver can read: X25519 with a key
+ * pair per text, HKDF-SHA-256, AES-256-GCM. A text does not prove its sender.
  */
 import {
   createPrivateKey,
@@ -15,24 +15,24 @@ import { decrypt, encrypt, KEY_BYTES } from "./aead.ts";
 const INFO = "torpor sealed box 1";
 
 export interface SealedBox {
-  /** Public half of the pair that was made for it: 32 bytes, base64url. */
+  /** Public half of the text's key pair: 32 bytes, base64url. */
   ephemeralKey: string;
   /** Base64. */
   ciphertext: string;
 }
 
-/** A private key, PEM. */
+/** Makes a private key, PEM. */
 export function createBoxKey(): string {
   const { privateKey } = generateKeyPairSync("x25519");
   return privateKey.export({ type: "pkcs8", format: "pem" }).toString();
 }
 
-/** 32 bytes, base64url. Throws when it is no private key of this kind. */
+/** Public key: 32 bytes, base64url. Throws when the PEM is not a private key of this kind. */
 export function boxPublicKey(privateKeyPem: string): string {
   return rawOf(createPublicKey(privateKeyIn(privateKeyPem)));
 }
 
-/** Whether something can be sealed for it: of some keys every secret is known. */
+/** True if texts can be sealed for the key; false for weak keys, whose secrets are public. */
 export function isBoxPublicKey(text: string): boolean {
   try {
     sealFor(text, "", "");
@@ -42,7 +42,7 @@ export function isBoxPublicKey(text: string): boolean {
   }
 }
 
-/** `context` is not secret, and has to be the same again to open it. */
+/** `context` is not secret; `openBox` needs the same one. */
 export function sealFor(publicKey: string, context: string, text: string): SealedBox {
   const pair = generateKeyPairSync("x25519");
   const ephemeralKey = rawOf(pair.publicKey);
@@ -50,7 +50,7 @@ export function sealFor(publicKey: string, context: string, text: string): Seale
   return { ephemeralKey, ciphertext: encrypt(key, Buffer.from(text), context).toString("base64") };
 }
 
-/** Throws when it was sealed for another key or context, or is not as it was. */
+/** Throws when the key or the context differs, or the text was changed. */
 export function openBox(privateKeyPem: string, context: string, sealed: SealedBox): string {
   const { ephemeralKey, ciphertext } = sealed;
   const own = privateKeyIn(privateKeyPem);

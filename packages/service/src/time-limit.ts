@@ -1,6 +1,6 @@
 /**
- * Rejects when `promise` has not settled within `limitMs`. What it waited for may still go on: only
- * for what can be done a second time.
+ * Rejects when `promise` has not settled within `limitMs`. The work behind it may continue, so use
+ * this only for work that can be done twice.
  */
 export async function withTimeLimit<T>(
   promise: Promise<T>,
@@ -12,7 +12,7 @@ export async function withTimeLimit<T>(
   return await promise;
 }
 
-/** False when `promise` has not settled within `limitMs`; what it waited for goes on. */
+/** False when `promise` has not settled within `limitMs`; the work behind it continues. */
 export async function endsWithin(promise: Promise<unknown>, limitMs: number): Promise<boolean> {
   const late = Promise.withResolvers<boolean>();
   const timer = setTimeout(() => late.resolve(false), limitMs);

@@ -1,22 +1,18 @@
-/**
- * Whether a program's work goes on, beside whether it is connected: what health reports say of it.
- */
+/** Problems with a program's work, for health reports: a connected program may still do no work. */
 import type { Reconciler } from "./reconciler.ts";
 
 export interface WorkProblem {
   /** Stable, for programs. */
   code: string;
-  /** What it is about: a consumer, a host, a round. */
+  /** Subject of the problem: a consumer, a host, a round. */
   subject: string;
   /** RFC 3339. */
   since: string;
-  /** What is wrong, and what to do. */
+  /** Description of the problem, with the remedy. */
   message: string;
 }
 
-/**
- * Rounds that fail, one problem for each error: when the database is away, all of them fail alike.
- */
+/** Failing rounds, one problem for each error: without the database, all rounds fail alike. */
 export function findFailingRounds(
   rounds: ReadonlyMap<string, Pick<Reconciler, "last">>,
 ): WorkProblem[] {
@@ -38,7 +34,7 @@ export function findFailingRounds(
   });
 }
 
-/** Of times of one form and zone. */
+/** All times have the same format and time zone. */
 function earliest(times: string[]): string {
   return times.toSorted()[0] ?? "";
 }

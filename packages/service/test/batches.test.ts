@@ -13,7 +13,7 @@ function heldBatches(maxItems = 64, maxWaiting = 10_000) {
         begun.push({ items, end: () => resolve(items.map(String)), fail: reject });
       }),
   });
-  /** Until the batch whose turn it is has begun. */
+  /** Resolves when the next batch has begun. */
   const turn = async () => {
     for (let times = 0; times < 2; times += 1)
       await new Promise((resolve) => setImmediate(resolve));
@@ -38,7 +38,7 @@ test("what comes while a batch is under way is the next one, and each gets its o
 
 test("what is added the moment that the last batch ends does not wait for anybody", async () => {
   const batches = new Batches<number, number>({ run: async (items) => items });
-  // One after the other, in each microtask in which a batch may just have ended.
+  // One after another, in each microtask in which a batch may just have ended.
   for (let depth = 0; depth < 8; depth += 1) {
     const first = batches.add(1);
     for (let step = 0; step < depth; step += 1) await Promise.resolve();
@@ -51,7 +51,7 @@ test("a batch has no more than its bound, and what does not fit is in the next",
   const { begun, batches, turn } = heldBatches(2);
   const all = [1, 2, 3, 4, 5].map((item) => batches.add(item));
   for (let index = 0; index < 3; index += 1) {
-    // The last of a crowd waits a little for others.
+    // After several items, the next batch gathers for a moment.
     while (begun.length === index) await turn();
     begun[index]?.end();
   }

@@ -1,4 +1,4 @@
-/** Over real sockets, with more than they hold: what is not read is still on its way. */
+/** Real sockets, with bodies larger than their buffers: unread bytes are still in flight. */
 import { once } from "node:events";
 import { Agent, createServer, type IncomingMessage, request as httpRequest } from "node:http";
 import { type AddressInfo, connect } from "node:net";
@@ -15,7 +15,7 @@ const server = createServer((incoming, response) => {
     void discardRequest(incoming).then(() => response.end(REFUSAL));
     return;
   }
-  // Some of it is read, as of an upload that fails in the middle.
+  // Part of the body is read, as in an upload that fails in the middle.
   if (incoming.url === "/part") incoming.once("data", () => endAnswer(incoming, response, REFUSAL));
   else endAnswer(incoming, response, REFUSAL);
 });

@@ -12,7 +12,7 @@ afterEach(async () => {
   for (const clean of cleanups.splice(0)) await clean();
 });
 
-/** Another process that claims `count` ports and says which. It ends when it is told to. */
+/** Another process that claims `count` ports and prints them; `end` kills the process. */
 async function otherProcess(count: number): Promise<{ ports: number[]; end: () => Promise<void> }> {
   const script = `import { claimPorts } from ${JSON.stringify(MODULE)};
     console.log((await claimPorts(${count})).join(" "));
@@ -40,7 +40,7 @@ test("a port that was claimed is free to listen on, and lies outside of those th
 });
 
 test("no two processes that choose at the same time get the same port, though nobody listens on it", async () => {
-  // Without claims three draws of 400 out of 12,768 would have some 37 in common.
+  // Without claims, three draws of 400 out of 12,768 would have about 37 in common.
   const all = await Promise.all([
     claimPorts(400),
     otherProcess(400).then(({ ports }) => ports),

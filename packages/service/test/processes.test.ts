@@ -42,7 +42,7 @@ async function start(
 test("a process is known by pid, start time and boot: an older one of the same pid is dead, and is not signalled", async () => {
   const { child, ...own } = await start();
   expect(isAlive(own)).toBe(true);
-  // What a recycled pid looks like from the side that remembers its first owner.
+  // A recycled pid, as seen by a process that remembers the first owner.
   const earlier = { ...own, startTime: String(Number(own.startTime) - 1) };
   const beforeReboot = { ...own, bootId: "00000000-0000-0000-0000-000000000000" };
   for (const stranger of [earlier, beforeReboot]) {
@@ -55,8 +55,7 @@ test("a process is known by pid, start time and boot: an older one of the same p
 });
 
 test("a process that ended is dead, also as a zombie that nobody has waited for", async () => {
-  // It ends when the shell that started it, and would have waited for it, has become another
-  // program.
+  // The child ends after the shell, which would have waited for it, has become another program.
   const parent = await start({ command: ["sh", "-c", "sleep 0.3 & echo $!; exec sleep 60"] });
   const [line] = (await once(parent.child.stdout ?? parent.child, "data")) as [Buffer];
   const pid = Number(line.toString());

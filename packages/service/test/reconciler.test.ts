@@ -5,7 +5,7 @@ import { startReconciler } from "../src/index.ts";
 const log = pino({ level: "silent" });
 const NEVER_MS = 3_600_000;
 
-/** A reconciler whose rounds the test lets end, one by one. */
+/** A reconciler whose rounds the test ends, one by one. */
 function stepped() {
   const controller = new AbortController();
   const waiting: ((result: Error | undefined) => void)[] = [];

@@ -1,4 +1,4 @@
-/** What is sealed for one receiver: who can open it, and for what. */
+/** Who can open a sealed box, and for what. */
 import { expect, test } from "vitest";
 import { boxPublicKey, createBoxKey, isBoxPublicKey, openBox, sealFor } from "../src/index.ts";
 

@@ -1,5 +1,6 @@
 /**
- * The files of a simulated guest, on a disk image that keeps its size: a length, then as much JSON.
+ * The files of a simulated guest, on a disk image of constant size: a length, then JSON of that
+ * length.
  */
 import { closeSync, fsyncSync, openSync, readSync, writeSync } from "node:fs";
 

@@ -1,14 +1,14 @@
 /**
- * A toy in the place of a guest and its agent, for a VMM that runs none: the fake Cloud Hypervisor.
+ * A toy in place of a guest and its agent, for a VMM that runs no guest: the fake Cloud Hypervisor.
  * The simulated driver has the same toy as a Python program, which costs less to start
  * (apps/node-agent/src/drivers/simulated/vmm). One suite runs the same cases against both
  * (apps/node-agent/test/simulated-guest.it.test.ts).
  *
- * `server` speaks the guest agent's HTTP; whoever owns the guest lets it listen or hands it
- * connections. Requests that come while the vCPUs stand still wait. It knows assignments and
- * `print(name)`, and files. Some variables have a meaning: `active_executions = 1` makes it busy,
- * `activity_delay_ms = 500` slow to say so, and `port_3000 = 45678` opens its port 3000: tunnels to
- * it end at port 45678 of the machine's loopback.
+ * `server` speaks the guest agent's HTTP; the owner of the guest lets it listen, or passes
+ * connections to it. Requests that come while the vCPUs are paused wait. The toy knows assignments,
+ * `print(name)` and files. Some variables have a meaning: `active_executions = 1` makes the toy
+ * busy, `activity_delay_ms = 500` delays its report of activity, and `port_3000 = 45678` opens its
+ * port 3000: tunnels to it end at port 45678 of the machine's loopback.
  */
 import { createServer, type IncomingMessage, type Server } from "node:http";
 import { connect } from "node:net";
@@ -28,9 +28,9 @@ interface Memory {
 type Route = (body: Record<string, unknown>) => unknown;
 
 export interface SimulatedGuestOptions {
-  /** Of the image that it keeps its files on. */
+  /** Path of the image with the guest's files. */
   diskPath: string;
-  /** It was told to shut down: the VMM ends the VM. */
+  /** Called at a shutdown request: the VMM ends the VM. */
   onPowerOff: () => void;
 }
 
@@ -176,13 +176,13 @@ export class SimulatedGuest {
       .toSorted((a, b) => a - b);
   }
 
-  /** Undefined: nothing listens there. */
+  /** Undefined if nothing listens there. */
   private loopbackPortOf(port: number): number | undefined {
     const target = this.number(`port_${port}`);
     return target > 0 && target < 65_536 ? target : undefined;
   }
 
-  /** Of a variable; 0 when it has none. */
+  /** Value of a variable; 0 without a number. */
   private number(name: string): number {
     return Number(this.memory.variables[name]) || 0;
   }

@@ -1,16 +1,18 @@
 /**
- * May this request be accepted? Judged against the end of the sandbox's queue: the waiting
- * operation, else the executing one, else the settled state.
+ * Decides whether a request is accepted. The request is compared with the end of the sandbox's
+ * queue: the waiting operation, else the executing one, else the settled state.
  *
- * A1  What the end of the queue already reaches is joined, never a conflict (concurrent identical
- *     intents must join: S31).
- * A2  At most one operation waits; a further, different one is refused naming it.
+ * A1  A request for what the end of the queue already reaches joins; it is never a conflict
+ *     (concurrent identical intents must join: S31).
+ * A2  At most one operation waits; a further, different one is refused, and the refusal names the
+ *     waiting one.
  * A3  Delete is always accepted, once; it replaces the waiting operation.
- * A4  A resume asked for while an uncommitted pause executes cancels that pause (S21).
- * A5  What waits and yields (a drain has asked for it, no user) is in nobody's way: a request that
- *     it would block or make a conflict is judged as if it were not there, and replaces it.
- * A6  How an operation ends that was asked to back out is open: it is not joined. What it would
- *     have reached is asked for again, and waits.
+ * A4  A resume that is requested while an uncommitted pause executes cancels that pause (S21).
+ * A5  A waiting operation that yields (requested by a drain, not by a user) is in no request's way.
+ *     A request that it would block or make a conflict is decided as if the operation were not
+ *     there, and replaces the operation.
+ * A6  No request joins an operation that is to back out, because its end is open. A request for the
+ *     same target is accepted, and waits.
  */
 import { OPERATION_TARGET, type OperationKind } from "./operation.ts";
 import {
@@ -29,19 +31,19 @@ export interface QueuedOperation {
 
 export interface ExecutingOperation extends QueuedOperation {
   committed: boolean;
-  /** It was asked to back out. */
+  /** The operation is to back out. */
   cancelRequested?: boolean;
 }
 
 export interface WaitingOperation extends QueuedOperation {
-  /** It gives way to whatever else is asked for. */
+  /** The operation gives way to any other request. */
   yields?: boolean;
 }
 
 export interface SandboxQueue {
   /** The state as stored, transitional ones included. */
   state: SandboxState;
-  /** The state last settled in. */
+  /** The last settled state. */
   settled: StableState;
   executing?: ExecutingOperation | undefined;
   waiting?: WaitingOperation | undefined;
@@ -49,13 +51,13 @@ export interface SandboxQueue {
 
 export type Admission =
   /**
-   * Already reached, nothing in flight: answer with the state. `supersedes`, here and below: this
+   * Already reached, nothing in flight: reply with the state. `supersedes`, here and below: this
    * waiting operation ends first.
    */
   | { kind: "satisfied"; state: StableState; supersedes?: string }
-  /** The same end is already on its way: wait for that operation. */
+  /** An operation with the same target is already under way: wait for it. */
   | { kind: "join"; operationId: string; supersedes?: string }
-  /** A new operation; `cancels` (an executing one) is asked to back out. */
+  /** A new operation. `cancels`: the executing operation that is to back out. */
   | { kind: "accept"; supersedes?: string; cancels?: string }
   /** Not legal from the state that the queue ends in. */
   | { kind: "conflict"; current: StableState; allowed: SandboxRequest[] }

@@ -1,28 +1,29 @@
 /**
  * The life of a host, as data.
  *
- * `register` and `renew` come from its agent, `lease_ended` and `drained` from reconcilers, the
- * others from operators. A cell is the state to move to, `stay` (already so), `refuse`, `return`
- * (what it was before it was lost) or `later` (it changes what the host will return as). What a
- * cell cannot know is asked beside the table: a host is drained only if its sandboxes have
+ * `register` and `renew` come from the host's agent, `lease_ended` and `drained` from reconcilers,
+ * the others from operators. A cell is the state to move to, `stay` (already so), `refuse`,
+ * `return` (to the state before the loss) or `later` (changes the state that the host will return
+ * to). Two conditions are checked beside the table: a host is drained only if its sandboxes have
  * somewhere to go, and retired only when it has none.
  *
  * -   Every (state, event) pair is decided; the type has no Partial.
- * H2  A lost host comes back as what it was; what an operator decides meanwhile holds from then on.
+ * H2  A lost host returns to its state before the loss; what an operator decides meanwhile holds
+ *     from then on.
  * H3  Nothing leaves `retired`.
- * H4  A drain ends in `cordoned`, however it ends: that a host takes sandboxes again is said by an
- *     operator.
+ * H4  A drain ends in `cordoned`, however it ends: only an operator lets the host take sandboxes
+ *     again.
  */
 import type { Transition } from "./sandbox.ts";
 
 /**
- * `ready` hosts alone are given new sandboxes. `lost`: its lease ran out. `retired`: will not come
- * back.
+ * Only `ready` hosts get new sandboxes. `lost`: the lease has ended. `retired`: the host will not
+ * come back.
  */
 export const HOST_STATES = ["ready", "cordoned", "draining", "lost", "retired"] as const;
 export type HostState = (typeof HOST_STATES)[number];
 
-/** What operators ask for. */
+/** Requests of operators. */
 export const HOST_REQUESTS = ["cordon", "uncordon", "drain", "abort_drain", "retire"] as const;
 export type HostRequest = (typeof HOST_REQUESTS)[number];
 
@@ -41,14 +42,14 @@ export const HOST_TABLE = {
   retired:  { cordon: "refuse",   uncordon: "refuse", drain: "refuse",   abort_drain: "refuse",   retire: "stay",    register: "refuse", renew: "refuse", lease_ended: "stay", drained: "stay" },
 } as const satisfies Record<HostState, Record<HostEvent, HostCell>>;
 
-/** States of a host whose lease runs. */
+/** States of a host that holds a lease. */
 export const LEASED_STATES = [
   "ready",
   "cordoned",
   "draining",
 ] as const satisfies readonly HostState[];
 
-/** A host's state, and what it was before it was lost; null in every other state. */
+/** The state of a host, and its state before the loss; null in every state but `lost`. */
 export interface HostStanding {
   state: HostState;
   before: HostState | null;
@@ -57,8 +58,8 @@ export interface HostStanding {
 export type HostTransition = Transition<HostState, HostEvent> & { before: HostState | null };
 
 /**
- * What `event` does to a host. Pure and total. A move of a lost host may be from `lost` to `lost`:
- * what it returns as has changed.
+ * Effect of `event` on a host. Pure and total. A lost host may move from `lost` to `lost`: the
+ * state that it returns to has changed.
  */
 export function transitionHost({ state, before }: HostStanding, event: HostEvent): HostTransition {
   const cell: HostCell = HOST_TABLE[state][event];

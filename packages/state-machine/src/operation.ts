@@ -1,8 +1,8 @@
 /**
- * The lifecycle of an operation: one accepted transition intent.
+ * The lifecycle of an operation: one accepted intent.
  *
  * O1  An ended operation never changes again, whatever is redelivered.
- * O2  `outcome_unknown` is not an end: the host's inventory or its fencing decides it.
+ * O2  `outcome_unknown` is not an end: the host's inventory, or its fencing, decides the outcome.
  * O3  Only a waiting operation can begin.
  */
 import type { SandboxState, StableState, Transition } from "./sandbox.ts";
@@ -49,7 +49,7 @@ export const ENDED_STATUSES = [
   "superseded",
 ] as const satisfies readonly OperationStatus[];
 
-/** Statuses of the one operation per sandbox that a host may be working on. */
+/** Statuses of the one operation of a sandbox that a host may be working on. */
 export const EXECUTING_STATUSES = [
   "executing",
   "outcome_unknown",
@@ -57,7 +57,7 @@ export const EXECUTING_STATUSES = [
 
 export type OperationTransition = Transition<OperationStatus, OperationEvent>;
 
-/** What `event` does to an operation in `status`. Pure and total. */
+/** Effect of `event` on an operation in `status`. Pure and total. */
 export function transitionOperation(
   status: OperationStatus,
   event: OperationEvent,

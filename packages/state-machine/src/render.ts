@@ -9,8 +9,8 @@ import {
 } from "./sandbox.ts";
 
 /**
- * `docs/lifecycle.md`, whole, from the tables. A test fails when the file in the repository
- * differs.
+ * Renders the whole of `docs/lifecycle.md` from the tables. A test fails when the file in the
+ * repository differs.
  */
 export function renderLifecycle(): string {
   return [
@@ -18,7 +18,10 @@ export function renderLifecycle(): string {
     "",
     "Generated from `packages/state-machine` by `pnpm generate`; do not edit.",
     "",
-    "A request is what somebody asks for, a fact is what a host observed; `is_lost` alone is concluded, from the silence of a host whose fence has frozen its VMs. `·` = already so (acknowledged, nothing moves), blank = refused.",
+    "A request is what a user or the system wants; an observation is what a host reports.",
+    "`is_lost` is concluded instead, from the silence of a host whose fence has frozen its VMs.",
+    "",
+    "`·` = already so (acknowledged, nothing moves), blank = refused.",
     "",
     "## Sandbox",
     "",
@@ -40,7 +43,8 @@ export function renderLifecycle(): string {
     "",
     "## Host",
     "",
-    "`return` = what it was before it was lost; `later` = it changes what the host returns as. A host is drained only if its sandboxes have somewhere to go, and retired only when it has none.",
+    "`return` = what it was before it was lost; `later` = it changes what the host returns as. A",
+    "host is drained only if its sandboxes have somewhere to go, and retired only when it has none.",
     "",
     ...diagram(HOST_STATES, HOST_EVENTS, HOST_TABLE),
     "",

@@ -1,18 +1,18 @@
 /**
  * The lifecycle of a sandbox, as data.
  *
- * Requests (`pause`, `resume`, ...) are what somebody wants; facts (`is_running`, ...) are what a
- * host observed. A cell is the state to move to, `stay` (already so: a redelivery or a repeat,
- * acknowledge it) or `refuse` (not legal here: 409 for a request, a warning for a fact). `is_lost`
- * is the one fact that no host reports: the run has gone with its host, fenced, and what there is
- * of the sandbox is its snapshot in the store.
+ * Requests (`pause`, `resume`, ...) are what a user or the system wants; facts (`is_running`, ...)
+ * are what a host observed. A cell is the state to move to, `stay` (already so: a redelivery or a
+ * repeat, acknowledge it) or `refuse` (not legal here: 409 for a request, a warning for a fact).
+ * `is_lost` is the only fact that no host reports: the run has gone with its host, fenced, and only
+ * the snapshot in the store is left of the sandbox.
  *
  * Invariants, cited by the tests:
  * I1  Every (state, event) pair is decided; the type has no Partial.
  * I2  Redelivering the event that caused a move never moves again.
  * I3  `delete` is accepted in every state; nothing leaves `deleting` but to `deleted`, nothing
  *     leaves `deleted`.
- * I4  From every state but `deleted` some fact or request leads on: no state is a trap.
+ * I4  Some fact or request leads out of every state but `deleted`: no state is a trap.
  * I5  A transitional state goes back to the state it came from when its transition fails.
  * I6  A request never moves a sandbox straight into a settled state; only facts do.
  */
@@ -76,7 +76,7 @@ export const SETTLED_STATES = [
 ] as const satisfies readonly SandboxState[];
 export type StableState = (typeof SETTLED_STATES)[number];
 
-/** States that hold memory and vCPUs of a host. `paused` and `stopped` hold disk alone. */
+/** States that hold memory and vCPUs of a host. `paused` and `stopped` hold only disk. */
 export const STATES_HOLDING_MEMORY = [
   "creating",
   "running",
@@ -87,7 +87,7 @@ export const STATES_HOLDING_MEMORY = [
   "deleting",
 ] as const satisfies readonly SandboxState[];
 
-/** States that no API call shows: the tombstone is set, the host may still owe the clean-up. */
+/** States that no API call shows: the tombstone is set, the clean-up may be pending on the host. */
 export const TOMBSTONED_STATES = ["deleting", "deleted"] as const satisfies readonly SandboxState[];
 
 export type Transition<State extends string, Event extends string> =
@@ -97,7 +97,7 @@ export type Transition<State extends string, Event extends string> =
 
 export type SandboxTransition = Transition<SandboxState, SandboxEvent>;
 
-/** What `event` does to a sandbox in `state`. Pure and total. */
+/** Effect of `event` on a sandbox in `state`. Pure and total. */
 export function transitionSandbox(state: SandboxState, event: SandboxEvent): SandboxTransition {
   const cell: SandboxCell = SANDBOX_TABLE[state][event];
   if (cell === "stay") return { kind: "stay", state };
@@ -106,8 +106,7 @@ export function transitionSandbox(state: SandboxState, event: SandboxEvent): San
 }
 
 /**
- * The requests that a sandbox in `state` accepts or already satisfies, for the `allowed` list of
- * a 409.
+ * Requests that a sandbox in `state` accepts or already satisfies, for the `allowed` list of a 409.
  */
 export function allowedRequests(state: SandboxState): SandboxRequest[] {
   return SANDBOX_REQUESTS.filter((request) => SANDBOX_TABLE[state][request] !== "refuse");

@@ -18,7 +18,7 @@ function run(from: HostStanding, events: readonly HostEvent[]): HostStanding {
   }, from);
 }
 const ready: HostStanding = { state: "ready", before: null };
-/** Any standing that a host can come to. */
+/** Any standing that a host can reach. */
 const anyStanding = fc.array(anyEvent, { maxLength: 20 }).map((events) => run(ready, events));
 
 test("an event that comes again moves nothing, but for what is lost and found", () => {

@@ -5,17 +5,17 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { recordLeftover } from "./test-run/leftovers.ts";
 
-/** How often it is looked: often for what comes soon, else a tenth of the time that has gone by. */
+/** Poll interval: short at first, then a tenth of the elapsed time. */
 const LOOK_EVERY = { leastMs: 20, mostMs: 250, share: 0.1 };
 const MEMORY = "/dev/shm";
-/** Of linux/magic.h. */
+/** Constant of linux/magic.h. */
 const TMPFS_MAGIC = 0x01_02_19_94;
-/** What all tests that run at once may take of it, and as much again for others. */
+/** Enough for all tests that run at once, and as much again for other programs. */
 const MIN_FREE_MEMORY_BYTES = 4 * 2 ** 30;
 
 /**
- * Looks until `look` gives something, or throws after `limitMs`; what it looks at has to stay true,
- * so that nothing is missed between two looks.
+ * Polls until `look` returns a value, or throws after `limitMs`. The condition must stay true once
+ * it is true, or a poll may miss it.
  */
 export async function until<T>(
   what: string,
@@ -39,14 +39,14 @@ export async function tempDir(): Promise<AsyncDisposable & { path: string }> {
 }
 
 function removedAtEnd(path: string): AsyncDisposable & { path: string } {
-  // What was killed a moment ago may still have made a file.
+  // A process that was just killed may still have created a file.
   const remove = () => rm(path, { recursive: true, force: true, maxRetries: 10, retryDelay: 100 });
   return { path, [Symbol.asyncDispose]: remove };
 }
 
 /**
- * For the thousands of small files of a Postgres, which some disks take a second of CPU to make:
- * in memory where the machine has room there, else a `tempDir`. The server's own user may enter it.
+ * For the thousands of small files of a Postgres, which cost up to a second of CPU on some disks:
+ * in memory if the machine has room, otherwise a `tempDir`. The server's own user may enter it.
  */
 export async function smallFilesDir(): Promise<AsyncDisposable & { path: string }> {
   const dir = (await hasRoomInMemory()) ? await memoryDir() : await tempDir();
@@ -61,7 +61,7 @@ async function memoryDir(): Promise<AsyncDisposable & { path: string }> {
   return removedAtEnd(path);
 }
 
-/** The machine has to have it too, and a container be allowed to. */
+/** The machine must have that much memory, and a container must be allowed to use it. */
 async function hasRoomInMemory(): Promise<boolean> {
   if (process.availableMemory() < MIN_FREE_MEMORY_BYTES) return false;
   const memory = await statfs(MEMORY).catch(() => undefined);

@@ -1,10 +1,10 @@
-/** Copies of this checkout, in which the tests run as in the checkout itself. */
+/** Copies of this checkout, in which the tests run as in the original. */
 import { cp, mkdir, readdir, symlink } from "node:fs/promises";
 import { join } from "node:path";
 import { ROOT } from "./root.ts";
 
 const NOT_COPIED: ReadonlySet<string> = new Set([".git", ".torpor", "node_modules"]);
-/** What the tests use and leave as it is. */
+/** Directories that the tests use but do not change. */
 const SHARED = ["node_modules", ".torpor/tools", ".torpor/images"];
 
 /**

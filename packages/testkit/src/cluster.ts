@@ -1,7 +1,7 @@
 /**
- * A Postgres data directory for tests that is made once and copied after that: with the newest
- * schema in the default database and in a template. A copy is there in a tenth of the time that
- * initdb and the migrations take.
+ * A Postgres data directory for tests, made once and then copied: with the newest schema in the
+ * default database and in a template. A copy takes a tenth of the time of initdb and the
+ * migrations.
  */
 import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
@@ -18,11 +18,11 @@ import { ROOT } from "./root.ts";
 const run = promisify(execFile);
 
 export const TEST_DATABASE_PASSWORD = "test";
-/** A migrated database that nobody connects to: for CREATE DATABASE … TEMPLATE. */
+/** A migrated database without connections: for CREATE DATABASE … TEMPLATE. */
 export const TEMPLATE_DATABASE = "torpor_template";
 const CACHE = join(ROOT, ".torpor/cache/test-postgres");
 
-/** Puts a copy into `dir`, from where `preparePostgres` starts it with `TEST_DATABASE_PASSWORD`. */
+/** Copies the directory to `dir`, for `preparePostgres` with `TEST_DATABASE_PASSWORD`. */
 export async function copyCluster(dir: string): Promise<void> {
   const ready = join(CACHE, await versionOfCluster());
   if (!(await exists(ready))) await makeCluster(ready);
@@ -30,12 +30,12 @@ export async function copyCluster(dir: string): Promise<void> {
   await run("cp", ["--archive", "--reflink=auto", ready, dir]);
 }
 
-/** Two that make one at the same time both succeed; the first one's stays. */
+/** Two concurrent calls both succeed; the result of the first stays. */
 async function makeCluster(ready: string): Promise<void> {
   await mkdir(CACHE, { recursive: true });
   const made = await mkdtemp(join(CACHE, "new-"));
   try {
-    // The server's own user has to enter it.
+    // The server's own user must be able to enter it.
     await chmod(made, 0o711);
     const dir = join(made, "cluster");
     await fillCluster(dir, join(made, "log"));
@@ -68,7 +68,7 @@ async function fillCluster(dir: string, log: string): Promise<void> {
   }
 }
 
-/** Another one for another schema, another Postgres, or another way to make it. */
+/** Changes with the schema, with Postgres, and with the code that makes the directory. */
 async function versionOfCluster(): Promise<string> {
   const migrations = await Array.fromAsync(
     glob("packages/db/migrations/**/*.{sql,json}", { cwd: ROOT }),

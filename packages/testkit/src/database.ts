@@ -1,6 +1,6 @@
 /**
- * A database of one test: through the queries of the product, and through plain SQL where a test
- * does what the product never would.
+ * The database of one test: accessed by the product's queries, and by plain SQL for what the
+ * product never does.
  */
 import { type Database, findApiKey, openDatabase, seedApiKey } from "@torpor/db";
 import postgres from "postgres";

@@ -1,11 +1,11 @@
 /**
- * For vitest's `setupFiles`: keeps the evidence of each test that fails, while what it used is
- * still there.
+ * For vitest's `setupFiles`: keeps the evidence of each failed test while its servers and fleets
+ * still exist.
  */
 import { afterEach } from "vitest";
 import { keepEvidence } from "./evidence.ts";
 
-/** Of one file: what fails after that fails for the same reason, as a rule. */
+/** Maximum per file: later failures usually have the same reason. */
 const MAX_KEPT = 5;
 let kept = 0;
 

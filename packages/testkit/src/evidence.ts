@@ -1,7 +1,7 @@
 /**
- * What a failed test leaves to be read: `.torpor/failures/<file>/<test>/` with the failure, and the
- * logs and rows of the servers, fleets and databases that its file has open. Servers and fleets
- * register themselves here while they exist.
+ * Evidence of a failed test: `.torpor/failures/<file>/<test>/` with the failure, and the logs and
+ * rows of the servers, fleets and databases of its file. Servers and fleets register themselves
+ * here while they exist.
  */
 import { appendFile, cp, mkdir, writeFile } from "node:fs/promises";
 import { basename, join } from "node:path";
@@ -14,12 +14,12 @@ const KEEP_LIMIT_MS = 30_000;
 const MAX_ROWS = 1_000;
 const MAX_NAME_LENGTH = 80;
 
-/** Writes what it knows into `dir`, which exists. */
+/** Writes its evidence into `dir`, which exists. */
 type Keep = (dir: string) => Promise<void>;
 
 const sources = new Map<Keep, string>();
 
-/** `keep` is called for each test that fails until the result is disposed. */
+/** `keep` is called for each failed test until the result is disposed. */
 export function registerEvidence(name: string, keep: Keep): Disposable {
   sources.set(keep, name);
   return { [Symbol.dispose]: () => void sources.delete(keep) };
@@ -29,7 +29,7 @@ export function registerEvidence(name: string, keep: Keep): Disposable {
 export const failureDirectory = (file: string, test: string) =>
   join(".torpor/failures", nameFor(file), nameFor(test));
 
-/** Only what can be had within a limit: a server that hangs may be why the test failed. */
+/** Stops after a time limit: a server that hangs may be the reason of the failure. */
 export async function keepEvidence(file: string, test: string, failure: string): Promise<void> {
   const dir = join(ROOT, failureDirectory(file, test));
   await mkdir(dir, { recursive: true });
@@ -49,7 +49,7 @@ async function keepOne(dir: string, keep: Keep): Promise<void> {
   await keep(dir).catch((error: unknown) => writeFile(join(dir, "not-kept.txt"), String(error)));
 }
 
-/** A line of JSON per row, a file per table. */
+/** Writes one file per table, with a line of JSON per row. */
 export async function keepRows(dir: string, databaseUrl: string): Promise<void> {
   const sql = postgres(databaseUrl, { max: 1, connect_timeout: 5, onnotice: () => {} });
   try {
@@ -68,7 +68,7 @@ export async function keepRows(dir: string, databaseUrl: string): Promise<void> 
   }
 }
 
-/** Those that exist. */
+/** Copies the files that exist. */
 export async function keepFiles(dir: string, paths: string[]): Promise<void> {
   for (const path of paths)
     await cp(path, join(dir, basename(path)), { recursive: true }).catch(() => {});

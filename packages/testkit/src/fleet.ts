@@ -1,4 +1,4 @@
-/** A whole fleet of simulated hosts for one test file, on free ports, gone with it. */
+/** A whole fleet of simulated hosts for one test file, on free ports, removed with it. */
 import { chmod, glob, mkdir, symlink, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { Fleet, FLEET_SETTINGS, type FleetOptions } from "@torpor/fleet";
@@ -17,10 +17,10 @@ export interface ApiAnswer {
 
 export interface ApiRequest {
   body?: unknown;
-  /** Sent as it is, instead of `body`. */
+  /** Sent unchanged, instead of `body`. */
   rawBody?: string;
   headers?: Record<string, string>;
-  /** Another one than the fleet's; null: none. */
+  /** Default: the fleet's key; null: no key. */
   apiKey?: string | null;
   limitMs?: number;
 }
@@ -42,7 +42,7 @@ export class TestFleet implements AsyncDisposable {
     return this.fleet.state.apiKey;
   }
 
-  /** One call of the public API; the body is parsed whatever the status. */
+  /** One call of the public API; parses the body for any status. */
   async call(method: string, path: string, request: ApiRequest = {}): Promise<ApiAnswer> {
     const { apiKey = this.apiKey, limitMs = 90_000 } = request;
     const text =
@@ -95,7 +95,7 @@ export class TestFleet implements AsyncDisposable {
 }
 
 export async function startTestFleet(options: Partial<FleetOptions> = {}): Promise<TestFleet> {
-  // What the shell has for its owner's fleet: his bucket, say.
+  // Settings of the developer's own fleet in the shell, such as a bucket.
   for (const name of FLEET_SETTINGS) delete process.env[name];
   await using made = new AsyncDisposableStack();
   const dir = made.use(await tempDir());
@@ -137,7 +137,7 @@ export async function startTestFleet(options: Partial<FleetOptions> = {}): Promi
   return new TestFleet(fleet, () => kept.disposeAsync());
 }
 
-/** Records and logs of its virtual machines, not their disks and memory. */
+/** Keeps records and logs of the virtual machines, not their disks and memory. */
 async function keepVmFiles(to: string, fleetDir: string): Promise<void> {
   for await (const path of glob("hosts/*/{vm,trash}/*/{*.json,r*/*.log}", { cwd: fleetDir })) {
     await mkdir(join(to, dirname(path)), { recursive: true });
@@ -145,7 +145,9 @@ async function keepVmFiles(to: string, fleetDir: string): Promise<void> {
   }
 }
 
-/** As if the fleet had been started here before, with this password. */
+/**
+ * Prepares the database as an earlier start of this fleet would have left it, with this password.
+ */
 async function layDatabase(fleetDir: string, made: AsyncDisposableStack): Promise<void> {
   const dir = made.use(await smallFilesDir());
   await mkdir(fleetDir, { recursive: true });

@@ -1,6 +1,6 @@
 /**
- * Runs once before the test files of a project that starts processes: what several of them would
- * otherwise make at the same time.
+ * Runs once before the test files of a project that starts processes: builds what several of them
+ * would otherwise build at the same time.
  */
 import { prepareLocalPrograms } from "@torpor/programs";
 

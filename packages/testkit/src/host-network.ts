@@ -1,8 +1,7 @@
 /**
- * Networks for the hosts of a test fleet that are to lose theirs: each host's agent runs in a
- * network namespace of its own, all of them on one bridge, with this machine's end at `outside`.
- * What a host sends, what it is sent, or both can be cut, without a process noticing it by anything
- * but silence.
+ * Networks for the hosts of a test fleet that are to lose theirs: each host's agent runs in its own
+ * network namespace, all on one bridge, with this machine at `outside`. Traffic from a host, to a
+ * host, or both can be cut; processes notice only silence.
  */
 import { randomBytes } from "node:crypto";
 import { run } from "@torpor/service";
@@ -12,28 +11,26 @@ import { recordLeftover } from "./test-run/leftovers.ts";
 type Direction = "from-host" | "to-host" | "both";
 
 interface NetworkedHost {
-  /** The start of a command line that runs in the host's namespace. */
+  /** Start of a command line that runs in the host's namespace. */
   prefix: string[];
-  /** Of the host, for everybody on the bridge and for this machine. */
+  /** Address of the host, on the bridge and for this machine. */
   address: string;
   cut(direction: Direction): Promise<void>;
   heal(): Promise<void>;
 }
 
 export interface HostNetwork extends AsyncDisposable {
-  /** This machine, as hosts reach it. */
+  /** Address of this machine for the hosts. */
   outside: string;
   hosts: NetworkedHost[];
-  /**
-   * Carries connections of hosts to a port of this machine's loopback: the same port at `outside`.
-   */
+  /** Forwards the port at `outside` to the same port of this machine's loopback. */
   carry(port: number): Promise<void>;
 }
 
 const PREFIX_LENGTH = 24;
 const TABLE = "inet torpor_test";
 
-/** Why there can be none on this machine; undefined: there can. */
+/** The reason why this machine cannot have such networks; undefined if it can. */
 export async function hostNetworkProblem(): Promise<string | undefined> {
   if (process.getuid?.() !== 0) return "network namespaces can be made by root alone";
   const name = `${newBase()}x`;
@@ -45,7 +42,7 @@ export async function hostNetworkProblem(): Promise<string | undefined> {
 }
 
 export async function makeHostNetwork(count: number): Promise<HostNetwork> {
-  // Addresses by process: test files run side by side. VMs of agents have 10.213.0.0/16.
+  // Addresses by process: test files run at the same time. VMs of agents have 10.213.0.0/16.
   const subnet = `10.217.${process.pid % 250}`;
   const base = newBase();
   const outside = `${subnet}.1`;
@@ -77,7 +74,7 @@ export async function makeHostNetwork(count: number): Promise<HostNetwork> {
   }
 }
 
-/** Of names that nobody gives again: what a killed run has left is removed by its name. */
+/** A name that is never used again: leftovers of a killed run are removed by name. */
 function newBase(): string {
   return `tt${randomBytes(4).toString("hex")}`;
 }

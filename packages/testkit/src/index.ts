@@ -11,7 +11,7 @@ export { startVmFleet } from "./real-vms.ts";
 export { openTestDatabase, type TestDatabase } from "./database.ts";
 export { simulatedVcpusRun, VmmAuditor, type Overlap } from "./vmm-auditor.ts";
 export {
-  aBeat,
+  aHeartbeat,
   aHost,
   anObservation,
   applyEffects,

@@ -1,7 +1,4 @@
-/**
- * Brings a sandbox into any state, by any way: as the product's plans would, and as none of them
- * would.
- */
+/** Moves a sandbox into any state, including ways that no plan of the product allows. */
 import {
   applyPlan,
   type Change,
@@ -14,7 +11,7 @@ import { planMoves } from "@torpor/plans";
 import type { SandboxState } from "@torpor/state-machine";
 
 export interface RecordedMove extends Change {
-  /** As read; its generation is the compare-and-set key. */
+  /** The row as it was read; its generation is the compare-and-set key. */
   sandbox: SandboxRow;
   to: SandboxState;
   messages?: OutboxMessage[];

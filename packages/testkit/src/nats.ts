@@ -1,6 +1,6 @@
 /**
- * Real nats-servers with JetStream and the permissions of production, for one test file: one by
- * itself, or a cluster.
+ * Real nats-servers with JetStream and the permissions of production, for one test file: a single
+ * server, or a cluster.
  */
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -24,16 +24,16 @@ const PASSWORD = "test";
 const PORTS_EACH = 3;
 
 interface NatsAccess {
-  /** Of all servers. */
+  /** URLs of all servers. */
   url: string;
   /** Credentials of the control side, or of a host. */
   as(hostId?: string): { url: string; user: string; password: string };
 }
 
 interface ConfiguredServer extends ServerProcess {
-  /** Exactly these of its hosts have no account of their own from now on. */
+  /** From now on, exactly these of its hosts have no account of their own. */
   share(hostIds: string[]): Promise<void>;
-  /** It knows these users from now on, and nobody else. */
+  /** From now on, the server knows exactly these users. */
   admit(users: NatsUser[]): Promise<void>;
 }
 
@@ -43,7 +43,7 @@ export interface TestNatsCluster extends NatsAccess, AsyncDisposable {
   servers: (ConfiguredServer & { name: string })[];
 }
 
-/** `shared`: those of `hostIds` that have no account of their own. `tls`: files of the server. */
+/** `shared`: hosts of `hostIds` without their own account. `tls`: files of the server. */
 export async function startNats(
   hostIds: string[] = [],
   shared: string[] = [],
@@ -56,7 +56,7 @@ export async function startNats(
   return { ...server, ...rest };
 }
 
-/** Returns when its servers have found each other. */
+/** Returns when the servers have connected to each other. */
 export async function startNatsCluster(
   size: number,
   hostIds: string[] = [],
@@ -69,7 +69,7 @@ export async function startNatsCluster(
 const reloads = async (log: string) =>
   (await readFile(log, "utf8")).split("Reloaded server configuration").length;
 
-/** Not started yet. */
+/** Prepares the servers, without starting them. */
 async function startServers(
   size: number,
   hostIds: string[],
@@ -122,7 +122,7 @@ async function startServers(
     const running = serverProcess(component, "SIGKILL");
     const admit = async (users: NatsUser[]) => {
       await configure(users);
-      // As torpor-nats.service does: what an account that is new imports is there after the second.
+      // As torpor-nats.service does: imports of a new account work only after the second reload.
       for (let times = 1; times <= 2; times += 1) {
         const before = await reloads(component.log);
         running.signal("SIGHUP");

@@ -1,4 +1,6 @@
-/** A real PgBouncer before a Postgres, with the settings of infra/postgres, for one test file. */
+/**
+ * A real PgBouncer in front of a Postgres, with the settings of infra/postgres, for one test file.
+ */
 import { execFile } from "node:child_process";
 import { access, readFile, writeFile } from "node:fs/promises";
 import { delimiter, join } from "node:path";
@@ -8,7 +10,7 @@ import { tempDir } from "./basics.ts";
 import { serverProcess, type ServerProcess } from "./process.ts";
 import { ROOT } from "./root.ts";
 
-/** Where ./torpor test puts it: from Debian's packages, unpacked and not installed. */
+/** Directory that ./torpor test fills: Debian packages, unpacked but not installed. */
 const UNPACKED = join(ROOT, ".torpor/tools/pgbouncer");
 const LIBRARIES = {
   LD_LIBRARY_PATH: ["x86_64", "aarch64"]
@@ -17,20 +19,20 @@ const LIBRARIES = {
 };
 
 export interface PgBouncer extends ServerProcess, AsyncDisposable {
-  /** The same database, through it, as programs have to be told. */
+  /** URL of the same database through PgBouncer, with the settings that programs need. */
   through(url: string): string;
-  /** The same without a word of statements that it does not keep. */
+  /** URL of the same database, without the setting for missing prepared statements. */
   plainly(url: string): string;
 }
 
 interface PgBouncerOptions {
-  /** Connections to the server, which all share who connect as the user of the URL. */
+  /** Server connections, shared by all clients with the user of the URL. */
   poolSize: number;
-  /** It keeps prepared statements, which it can from 1.21 on; false. */
+  /** PgBouncer keeps prepared statements, which needs version 1.21; default false. */
   keepsStatements?: boolean;
 }
 
-/** Before the server of `url`. */
+/** Starts PgBouncer in front of the server of `url`. */
 export async function startPgBouncer(url: string, options: PgBouncerOptions): Promise<PgBouncer> {
   const { poolSize, keepsStatements = false } = options;
   const dir = await tempDir();
@@ -72,7 +74,7 @@ export async function startPgBouncer(url: string, options: PgBouncerOptions): Pr
       address: `127.0.0.1:${port}`,
       healthUrl: plainly(url),
       command: await findPgBouncer(),
-      // It does not run as root.
+      // PgBouncer does not run as root.
       args: process.getuid?.() === 0 ? ["--user", "nobody", config] : [config],
       env: LIBRARIES,
       log: join(dir.path, "log"),
@@ -92,7 +94,8 @@ export async function startPgBouncer(url: string, options: PgBouncerOptions): Pr
 }
 
 /**
- * Why there is none here that keeps prepared statements, as a sentence; undefined: there is one.
+ * The reason, as a sentence, why this PgBouncer cannot keep prepared statements; undefined if it
+ * can.
  */
 export async function keepsNoStatements(): Promise<string | undefined> {
   const { stdout } = await promisify(execFile)(await findPgBouncer(), ["--version"], {

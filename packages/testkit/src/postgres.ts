@@ -1,7 +1,7 @@
 /**
- * Real Postgres for tests; each test gets a database of its own in a moment, from a migrated
- * template. The databases of all files lie in one server, unless a file ends its server or changes
- * what databases share, users for instance.
+ * Real Postgres for tests; each test quickly gets its own database from a migrated template. All
+ * files share one server, unless a file ends its server or changes what databases share, for
+ * example users.
  */
 import { randomBytes } from "node:crypto";
 import { join } from "node:path";
@@ -14,7 +14,7 @@ import { copyCluster, TEMPLATE_DATABASE, TEST_DATABASE_PASSWORD } from "./cluste
 import { keepFiles, keepRows, registerEvidence } from "./evidence.ts";
 import { serverProcess, type ServerProcess } from "./process.ts";
 
-/** Gone, with all databases that it made, when it is disposed. */
+/** Disposing removes all databases that it made. */
 export interface Databases extends AsyncDisposable {
   /** A fresh, migrated database; its connection string. */
   database(): Promise<string>;
@@ -24,7 +24,7 @@ export interface Databases extends AsyncDisposable {
 
 export interface PostgresServer extends Databases, ServerProcess {}
 
-/** Where a server is, for another process. */
+/** Address of a server, for another process. */
 export interface PostgresPlace {
   port: number;
   log: string;
@@ -35,7 +35,7 @@ export function sharedPostgres(): Databases {
   return databasesAt(inject("sharedPostgres"));
 }
 
-/** A server of the test's own. */
+/** Starts a server for one test file. */
 export async function startPostgres(): Promise<PostgresServer> {
   const { place, server, end } = await startServer();
   const databases = databasesAt(place);
@@ -49,7 +49,7 @@ export async function startPostgres(): Promise<PostgresServer> {
   };
 }
 
-/** That of `sharedPostgres`, for vitest's global set-up. */
+/** Starts the server of `sharedPostgres`, for vitest's global set-up. */
 export async function startSharedPostgres(): Promise<AsyncDisposable & { place: PostgresPlace }> {
   const { place, end } = await startServer();
   return { place, [Symbol.asyncDispose]: end };
@@ -91,7 +91,7 @@ function databasesAt({ port, log }: PostgresPlace): Databases & { forget(): void
   const made: string[] = [];
   const evidence = registerEvidence("postgres", async (to) => {
     await keepFiles(to, [log]);
-    // The newest one is the failed test's.
+    // The newest database is that of the failed test.
     const newest = made.at(-1);
     if (newest !== undefined) await keepRows(to, url(newest));
   });

@@ -1,6 +1,5 @@
 /**
- * A fleet whose sandboxes are real virtual machines, from the image that `./torpor image` has
- * built.
+ * A fleet whose sandboxes are real virtual machines, from the image that `./torpor image` built.
  */
 import { existsSync } from "node:fs";
 import { join } from "node:path";

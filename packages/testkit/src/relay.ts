@@ -1,15 +1,15 @@
-/** A way of TCP connections to a port, which a test can cut. */
+/** A relay of TCP connections to a port, which a test can cut. */
 import { once } from "node:events";
 import { type AddressInfo, connect, createServer, type Socket } from "node:net";
 
 export interface Relay {
   port: number;
-  /** Ends what it carries, and every connection that is made from now on. */
+  /** Ends all connections, and from now on refuses new ones. */
   cut(): void;
   close(): void;
 }
 
-/** Carries what arrives at `from` (port 0: any free one) to `to`. */
+/** Forwards connections at `from` (port 0: any free one) to `to`. */
 export async function relay(
   from: { host: string; port: number },
   to: { host: string; port: number },

@@ -1,6 +1,5 @@
 /**
- * Sandboxes, hosts and requests as tests need them: complete, unique, and with what matters to a
- * test given by it.
+ * Complete and unique sandboxes, hosts and requests for tests, which set only what matters to them.
  */
 import { newSandboxId, type Observation, type RegisterRequest } from "@torpor/contracts";
 import {
@@ -79,8 +78,8 @@ export function aHost(hostId: string, given: Partial<RegisterRequest> = {}): Reg
 }
 
 /**
- * Schedulers have answered hosts for so long, until now: who has not renewed its lease meanwhile is
- * lost.
+ * Makes it look as if schedulers had been renewing leases for `forMs` until now: a host whose lease
+ * expired in that time is lost.
  */
 export async function leasesCouldBeRenewed(
   { sql }: Pick<TestDatabase, "sql">,
@@ -106,8 +105,8 @@ export function anObservation(
   };
 }
 
-/** What a host's heartbeat says beside its inventory. */
-export function aBeat(hostId: string, given: Partial<HostHeartbeat> = {}): HostHeartbeat {
+/** The parts of a host's heartbeat besides its inventory. */
+export function aHeartbeat(hostId: string, given: Partial<HostHeartbeat> = {}): HostHeartbeat {
   return {
     hostId,
     load: { vms: 0, residentBytes: 0, diskFreeMib: 1 },
@@ -119,8 +118,8 @@ export function aBeat(hostId: string, given: Partial<HostHeartbeat> = {}): HostH
 }
 
 /**
- * A sandbox that has settled in `state` on `hostId`, with nothing in flight: as if it had been
- * created and brought there.
+ * Makes a sandbox in the stable `state` on `hostId`, without an open operation, as if it had been
+ * created and moved there.
  */
 export async function makeSandbox(
   test: TestDatabase,
@@ -148,7 +147,7 @@ export async function makeSandbox(
   });
 }
 
-/** What a plan does beside moving the sandbox: runs and snapshots of it. */
+/** Applies the effects of a plan besides the move of the sandbox: its runs and snapshots. */
 export async function applyEffects(
   test: TestDatabase,
   sandboxId: string,

@@ -1,4 +1,4 @@
-/** A server that speaks S3, with a bucket, for one test file: rclone over a directory. */
+/** An S3 server with a bucket, for one test file: rclone over a directory. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { chmod, mkdir, readdir } from "node:fs/promises";
@@ -14,11 +14,11 @@ const START_LIMIT_MS = 30_000;
 export interface S3Server extends AsyncDisposable {
   endpoint: string;
   bucket: string;
-  /** Directory of the bucket: an object is a file in it. */
+  /** Directory of the bucket: each object is a file in it. */
   dir: string;
   credentials: { accessKeyId: string; secretAccessKey: string };
   start(): Promise<void>;
-  /** What is stored stays. */
+  /** Stored objects stay. */
   stop(): Promise<void>;
 }
 
@@ -69,7 +69,7 @@ export async function startS3(): Promise<S3Server> {
   return server;
 }
 
-/** TORPOR_RCLONE_BIN, else the one that `./torpor test` has fetched. */
+/** TORPOR_RCLONE_BIN, or else the binary that `./torpor test` has fetched. */
 async function findRclone(): Promise<string> {
   const own = process.env["TORPOR_RCLONE_BIN"];
   if (own !== undefined && own !== "") return own;

@@ -1,6 +1,6 @@
 /**
- * Runs once before the test files of a project whose files share a Postgres, and ends it after
- * them.
+ * Runs once before the test files of a project whose files share a Postgres, and ends the server
+ * after them.
  */
 import type { TestProject } from "vitest/node";
 import { type PostgresPlace, startSharedPostgres } from "./postgres.ts";

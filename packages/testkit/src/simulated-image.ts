@@ -1,11 +1,11 @@
-/** An image for the simulated driver: the files that an image has, with nothing in them. */
+/** An image for the simulated driver: the files of an image, with placeholder contents. */
 import { createHash } from "node:crypto";
 import { mkdir, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 
 export const SIMULATED_TEMPLATE = "code-interpreter";
 
-/** Returns its digest. */
+/** Returns the digest of the image. */
 export async function makeSimulatedImage(imagesDir: string, memoryMib = 64): Promise<string> {
   const sha256 = createHash("sha256").update("a simulated image").digest("hex");
   const dir = join(imagesDir, sha256);

@@ -1,8 +1,9 @@
 /**
- * Watches, from the kernel's process list alone, that no sandbox of a fleet has two VMMs at once
- * that do not stand frozen. Whatever works in `hosts/<host>/vm/<sandbox>` counts as a VMM of that
- * sandbox, recorded or not. Where VMMs can be asked (`vcpusRun`), one that has restored and was not
- * let run, as its host waits for an answer that does not come, is no run.
+ * Checks, using only the kernel's process list, that no sandbox of a fleet ever has two VMMs at
+ * once that are not frozen. Every process with a working directory `hosts/<host>/vm/<sandbox>`
+ * counts as a VMM of that sandbox, recorded or not. If VMMs can be inspected (`vcpusRun`), a VMM
+ * that has restored but still has its vCPUs paused, because its host waits for a reply, does not
+ * count.
  */
 import { once } from "node:events";
 import { readdirSync, readFileSync, readlinkSync, realpathSync } from "node:fs";
@@ -12,14 +13,14 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { identify, isKilled, type ProcessIdentity, stateOf } from "@torpor/service/processes";
 
 const LOOK_EVERY_MS = 40;
-const ASK_LIMIT_MS = 1_000;
+const REQUEST_LIMIT_MS = 1_000;
 
 interface Seen extends ProcessIdentity {
   hostId: string;
   sandboxId: string;
 }
 
-/** Both ran, at one moment. */
+/** VMMs that ran at the same moment. */
 export interface Overlap {
   at: string;
   sandboxId: string;
@@ -28,7 +29,7 @@ export interface Overlap {
 
 export class VmmAuditor implements AsyncDisposable {
   readonly overlaps: Overlap[] = [];
-  /** Looks so far. */
+  /** Number of checks so far. */
   looks = 0;
   private readonly hostsDir: string;
   private readonly stopped = new AbortController();
@@ -58,15 +59,15 @@ export class VmmAuditor implements AsyncDisposable {
     const bySandbox = Map.groupBy(this.vmms(), ({ sandboxId }) => sandboxId);
     for (const [sandboxId, vmms] of bySandbox) {
       if (vmms.length < 2) continue;
-      // Again, in the other order: one that has stopped in between did not run beside one that was
-      // seen after it.
+      // Checks again in reverse order: a VMM that stopped in between did not run at the same time
+      // as one that was found after it.
       const still = await this.running(vmms.toReversed().filter(runs));
       if (still.length > 1)
         this.overlaps.push({ at: new Date().toISOString(), sandboxId, vmms: still });
     }
   }
 
-  /** Those that ran beside the first of them: that is asked once more after the others. */
+  /** VMMs that ran at the same time as the first one, which is inspected again after the others. */
   private async running(vmms: Seen[]): Promise<Seen[]> {
     if (this.vcpusRun === undefined || vmms.length < 2) return vmms;
     const found: Seen[] = [];
@@ -95,7 +96,7 @@ export class VmmAuditor implements AsyncDisposable {
         const seen = { ...identity, hostId, sandboxId };
         if (runs(seen)) found.push(seen);
       } catch {
-        // It ended meanwhile.
+        // The process has ended.
       }
     }
     return found;
@@ -107,7 +108,7 @@ export class VmmAuditor implements AsyncDisposable {
   }
 }
 
-/** Alive, and neither frozen, by a signal or with its cgroup, nor killed. */
+/** True for a process that is alive, not killed, and not frozen by a signal or its cgroup. */
 function runs(identity: ProcessIdentity): boolean {
   const state = stateOf(identity);
   return (
@@ -129,13 +130,15 @@ function isInFrozenCgroup(pid: number): boolean {
   }
 }
 
-/** Asks a VMM of the simulated driver. One that stands frozen gives no answer. */
+/**
+ * Inspects a VMM of the simulated driver. A frozen VMM does not reply, and counts as not running.
+ */
 export async function simulatedVcpusRun(pid: number): Promise<boolean> {
   try {
-    // …, run directory, port.
+    // Arguments end with: run directory, port.
     const runDir = readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0").at(-3) ?? "";
     const socket = connect(`/proc/${pid}/cwd/${runDir}/control.sock`);
-    const signal = AbortSignal.timeout(ASK_LIMIT_MS);
+    const signal = AbortSignal.timeout(REQUEST_LIMIT_MS);
     try {
       await once(socket, "connect", { signal });
       socket.end("status\n");

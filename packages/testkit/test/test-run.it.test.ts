@@ -1,4 +1,4 @@
-/** A run of the tests gets kill -9, and the next one ends what is left of it, and nothing else. */
+/** After a run of the tests is killed, the next run ends what is left of it, and nothing else. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
@@ -23,7 +23,7 @@ beforeEach(async () => {
 });
 afterEach(async () => {
   for (const child of started.splice(0)) await kill(child);
-  // Also what a test that failed has left.
+  // Also sweeps leftovers of a failed test.
   await sweep();
   await root[Symbol.asyncDispose]();
 });
@@ -41,7 +41,7 @@ async function sweep(): Promise<string[]> {
   return lines;
 }
 
-/** Without a terminal, and with nothing of this process's own run in its environment. */
+/** Starts without a terminal, and without this process's own run in the environment. */
 function start(command: string, args: string[], cwd = "/"): ChildProcess {
   const [env, stdio] = [{ PATH: process.env["PATH"] }, ["ignore", "pipe", "inherit"] as const];
   const child = spawn(command, args, { cwd, env, stdio: [...stdio], detached: true });
@@ -77,14 +77,14 @@ function identityOf(pid: number | undefined): ProcessIdentity {
 
 const aliveOf = ({ processes }: Begun) => processes.filter(isAlive).map(({ what }) => what);
 
-/** Directories of a run: its own, and those that cannot lie below it. */
+/** Directories of a run: its own, and those that cannot be below it. */
 const placesOf = (dir: string) => [dir, ...readLeftovers(dir).directory];
 
 function processesIn(places: string[]): SeenProcess[] {
   return processesOf({ places, netNamespaces: [] }, readProcesses(), process.pid);
 }
 
-/** What the Postgres of a run has of the machine beside its files. */
+/** Shared memory of a run's Postgres. */
 function sharedMemoryOf(places: string[]): string[] {
   const server = processesIn(places).find(({ args }) => args.includes("-D"));
   const maps = readFileSync(`/proc/${server?.pid}/maps`, "utf8");

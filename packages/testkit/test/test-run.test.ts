@@ -1,4 +1,4 @@
-/** What belongs to a run of the tests, and what has become of it: never what is anybody else's. */
+/** What belongs to a test run, and the state of the run; nothing of others is ever included. */
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterEach, describe, expect, test } from "vitest";

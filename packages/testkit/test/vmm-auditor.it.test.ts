@@ -1,4 +1,4 @@
-/** The auditor itself: it has to see what it is there for, and nothing else. */
+/** The auditor itself: it must find overlaps, and nothing else. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdir } from "node:fs/promises";
@@ -42,7 +42,7 @@ test("two VMMs of one sandbox are an overlap while both run; one that is stopped
   }
 });
 
-/** So much that its end takes some looks. */
+/** Enough memory that the end of the process takes several checks. */
 const HELD_MIB = 1024;
 const HOLDS_MEMORY = [
   process.execPath,

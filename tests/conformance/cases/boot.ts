@@ -1,4 +1,4 @@
-/** What vm.boot needs, and what a failed one leaves. */
+/** vm.boot: what it needs, and what a failed boot leaves. */
 import assert from "node:assert/strict";
 import { existsSync, linkSync, rmSync, unlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";

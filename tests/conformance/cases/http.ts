@@ -1,4 +1,4 @@
-/** The HTTP layer: what is a request, what is too much, and in which shape it is refused. */
+/** The HTTP layer: what counts as a request, what is too much, and the form of a refusal. */
 import assert from "node:assert/strict";
 import { setTimeout as sleep } from "node:timers/promises";
 import { apiCase, type Case, expectError, expectStatus, type Stage } from "../support/stage.ts";
@@ -135,8 +135,8 @@ export const httpCases: Case[] = [
 ];
 
 /**
- * Ten connections that the server has seen: each has had an answer. One of an earlier call may
- * still be counted, so a refused one is tried again.
+ * Opens ten connections that each got a response from the server. A connection of an earlier call
+ * may still be counted, so a refused one is tried again.
  */
 async function fillConnections(path: string): Promise<RawConnection[]> {
   const connections: RawConnection[] = [];

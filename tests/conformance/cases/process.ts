@@ -1,4 +1,4 @@
-/** The process: its sockets, its lock, how it ends and what it says. */
+/** The process: its sockets, its lock, how it ends and what it prints. */
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { existsSync, statSync } from "node:fs";

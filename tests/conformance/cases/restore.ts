@@ -1,4 +1,4 @@
-/** vm.restore: what it takes, what it refuses, and what it does not notice. */
+/** vm.restore: what it accepts, what it refuses, and what it does not notice. */
 import assert from "node:assert/strict";
 import {
   existsSync,
@@ -28,8 +28,8 @@ import { LOCKED, VSOCK_LEFT } from "./boot.ts";
 const LANDLOCK = { landlock_enable: true, landlock_rules: [{ path: ".", access: "rw" }] };
 
 /**
- * Why this kernel cannot do what version 53 asks of landlock: the right to truncate came with Linux
- * 6.2.
+ * Why this kernel lacks what version 53 needs of landlock, or undefined. The right to truncate came
+ * with Linux 6.2.
  */
 function landlockRefusal(): string | undefined {
   const modules = "/sys/kernel/security/lsm";
@@ -42,7 +42,7 @@ function landlockRefusal(): string | undefined {
 }
 
 /**
- * After `damage` in its directory the restore is a 500 and the process is empty; after `repair` the
+ * A restore after `damage` to the directory is a 500, and the process is empty; after `repair` the
  * same process restores.
  */
 function refused(
@@ -66,7 +66,7 @@ function refused(
   );
 }
 
-/** After `change` in its directory the restore works all the same. */
+/** A restore after `change` to the directory works all the same. */
 function taken(name: string, change: (dir: string) => void): Case {
   return vmCase("11.3", `${name}: 204, paused`, async (stage) => {
     const vmm = await stage.restorable();

@@ -1,6 +1,5 @@
 /**
- * vm.snapshot: where it writes, what it leaves when it fails, and that it changes nothing about the
- * VM.
+ * vm.snapshot: where it writes, what it leaves when it fails, and that it does not change the VM.
  */
 import assert from "node:assert/strict";
 import { existsSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
@@ -18,7 +17,7 @@ import {
 import { RawConnection, type VmmProcess } from "../support/vmm.ts";
 
 const FILES = ["config.json", "memory-ranges", "state.json"];
-/** All of its RAM is data, so that writing it takes a while. */
+/** All of the RAM is data, so that writing the RAM takes a while. */
 const ALL_TOUCHED = { memory: { size: RAM_BYTES, shared: true, prefault: true } };
 const SLOW = { kind: "slow", call: "vm.snapshot", ms: 1_000 } as const;
 const ATTEMPTS = 5;
@@ -32,8 +31,8 @@ function expectComplete(dir: string): void {
 }
 
 /**
- * A snapshot on its way, its memory file at full size already; undefined when it was done before
- * that was seen.
+ * Begins a snapshot, and waits until its memory file has full size. Undefined when the snapshot
+ * ended before that was seen.
  */
 async function inTheMiddle(
   vmm: VmmProcess,
@@ -201,8 +200,8 @@ export const snapshotCases: Case[] = [
 ];
 
 /**
- * The real one gets a file system that is too small for the memory of a VM. The toy's memory fits
- * anywhere, so the fake is asked to find it full.
+ * The real VMM gets a file system that is too small for the memory of a VM. The toy's memory fits
+ * anywhere, so the fake pretends that the file system is full.
  */
 async function fullFileSystem(
   stage: Stage,

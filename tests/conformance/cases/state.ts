@@ -1,4 +1,4 @@
-/** Calls in the wrong state, and what vm.info says afterwards. */
+/** Calls in the wrong state, and what vm.info reports afterwards. */
 import assert from "node:assert/strict";
 import {
   apiCase,

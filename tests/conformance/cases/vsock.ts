@@ -1,7 +1,4 @@
-/**
- * The hybrid vsock. What needs something that listens in the guest is tried only where the port of
- * one is known.
- */
+/** The hybrid vsock. Cases that need a listener in the guest run only where its port is known. */
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { setTimeout as pause } from "node:timers/promises";
@@ -27,8 +24,8 @@ async function expectSilence(vmm: VmmProcess): Promise<void> {
 }
 
 /**
- * A fresh connection each time: one that came before the guest's driver never gets an answer. The
- * last one when none was as wanted within the guest's time to boot.
+ * Opens a new connection each time: one from before the guest's driver never gets an answer.
+ * Returns the last one if none is as wanted within the guest's time to boot.
  */
 async function untilIs(
   wanted: (connection: RawConnection) => boolean,

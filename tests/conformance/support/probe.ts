@@ -1,8 +1,8 @@
-/** Whether a real VM can be had here at all: it is tried, not guessed. */
+/** Finds out whether a real VM can run here, by starting one. */
 import { existsSync } from "node:fs";
 import { expectStatus, SNAPSHOT, Stage, type StageTarget } from "./stage.ts";
 
-/** The target, with the reason why it has no VMs when it has none. */
+/** Returns the target, with the reason in `noVm` if no VM can run. */
 export async function probe(target: StageTarget): Promise<StageTarget> {
   if (target.kernel === undefined || target.initrd === undefined)
     return { ...target, noVm: "no kernel and initrd to boot are given" };

@@ -1,6 +1,6 @@
 /**
- * Where one case plays: a fresh directory, the VMMs that it starts, and the ways into the states
- * that cases begin in.
+ * The stage of one case: a fresh directory, the VMMs that the case starts, and the ways into the
+ * states in which cases begin.
  */
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
@@ -18,23 +18,17 @@ export const RESTORE = { source_url: "file://snap" };
 
 export interface StageTarget {
   bin: string;
-  /** Of the real one; the fake boots anything. */
+  /** Kernel of the real VMM; the fake boots anything. */
   kernel?: string;
   initrd?: string;
-  /**
-   * Where something in the guest listens on the vsock; of the real one once its root file system is
-   * up.
-   */
+  /** vsock port with a listener in the guest; in a real guest once its root file system is up. */
   guestPort?: number;
-  /**
-   * The image that the real one's kernel and initrd belong to, for cases that need the guest's own
-   * programs.
-   */
+  /** Image with the real VMM's kernel and initrd, for cases that need the guest's own programs. */
   guest?: { rootfs: string; cmdline: string; memoryBytes: number };
   guestBootLimitMs: number;
-  /** Why no VM can be had of it: cases that need one are skipped for that reason. */
+  /** Why no VM can run: cases that need a VM are skipped for that reason. */
   noVm?: string;
-  /** Only the fake's: what the real one does by its nature, at a moment that can be met. */
+  /** Only for the fake: causes at a known moment what the real VMM does by its nature. */
   setFaults?: (dir: string, faults: Fault[]) => Promise<void>;
 }
 
@@ -42,7 +36,7 @@ export interface Case {
   name: string;
   source: string;
   needsVm: boolean;
-  /** A text is the reason why it could not be tried. */
+  /** Returns a string with the reason when the case cannot be tried. */
   run: (stage: Stage) => Promise<string | void>;
 }
 
@@ -97,8 +91,8 @@ export class Stage {
   }
 
   /**
-   * Kernel, initrd and disk in the directory, and the configuration that names them by relative
-   * paths.
+   * Writes kernel, initrd and disk into the directory. Returns the configuration, which names the
+   * files by relative paths.
    */
   prepare(name: string, extra: Record<string, unknown> = {}): Record<string, unknown> {
     const dir = join(this.dir, name);
@@ -122,10 +116,7 @@ export class Stage {
     };
   }
 
-  /**
-   * What a configuration needs beside `prepare` so that the guest comes up with all of its
-   * programs.
-   */
+  /** Configuration, besides that of `prepare`, with which the guest starts all of its programs. */
   wholeGuest(): Record<string, unknown> {
     const { guest } = this.target;
     if (guest === undefined) return {};
@@ -160,8 +151,8 @@ export class Stage {
   }
 
   /**
-   * A snapshot in snap/ of a VM that is no more; its directory was moved, and an empty VMM works in
-   * it.
+   * Returns an empty VMM in the moved directory of a VM that has ended, with the VM's snapshot in
+   * snap/.
    */
   async restorable(extra: Record<string, unknown> = {}): Promise<VmmProcess> {
     const first = await this.paused("a", extra);
@@ -172,7 +163,7 @@ export class Stage {
     return await this.empty("b");
   }
 
-  /** A file system of that size at `<dir>/<name>`, or the reason why there is none. */
+  /** Mounts a file system of that size at `<dir>/<name>`. Returns why that is impossible. */
   mountSmall(name: string, bytes: number): string | undefined {
     const path = join(this.dir, name);
     mkdirSync(path, { recursive: true });
@@ -196,7 +187,7 @@ export function expectStatus(answer: Answer, status: number): void {
   );
 }
 
-/** An error of the API: a status and a chain of messages with each of `texts` in it. */
+/** Expects an error of the API: this status, and messages that contain each of `texts`. */
 export function expectError(answer: Answer, status: number, ...texts: string[]): void {
   expectStatus(answer, status);
   assert.ok(Array.isArray(answer.json), `no JSON array of messages: ${answer.text}`);

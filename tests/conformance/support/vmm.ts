@@ -1,6 +1,4 @@
-/**
- * A VMM process and its API, raw: one connection per call, nothing retried, nothing interpreted.
- */
+/** A VMM process and its raw API: one connection per call, no retries, no interpretation. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { readFileSync } from "node:fs";
@@ -17,7 +15,7 @@ const LOOK_MS = 20;
 export interface Answer {
   status: number;
   text: string;
-  /** Of an answer that is JSON: an error's messages, outermost first, or the object. */
+  /** Body of a JSON response: an error's messages, outermost first, or the object. */
   json: unknown;
 }
 
@@ -33,7 +31,7 @@ export class VmmProcess {
   stderr = "";
   private readonly exited: Promise<unknown>;
 
-  /** Working directory `dir`, with api.sock, events.json and vmm.log in it. */
+  /** Starts the VMM in the directory `dir`, with api.sock, events.json and vmm.log there. */
   constructor({ bin, dir, args = [] }: VmmOptions) {
     this.dir = dir;
     const options = [
@@ -86,7 +84,7 @@ export class VmmProcess {
     return callApi(this.socketPath, "PUT", call, body);
   }
 
-  /** "none" when it has no VM. */
+  /** State of the VM; "none" without a VM. */
   async state(): Promise<string> {
     const { status, json } = await this.get("vm.info");
     return status === 200 ? (json as { state: string }).state : "none";
@@ -150,7 +148,7 @@ export function jsonOf(text: string): unknown {
   }
 }
 
-/** A connection without HTTP, which keeps what it is sent. */
+/** A connection without HTTP, which keeps everything that it receives. */
 export class RawConnection {
   readonly socket: Socket;
   received = "";
@@ -174,7 +172,7 @@ export class RawConnection {
     this.socket.write(text);
   }
 
-  /** Until it has received what is expected, is closed, or the time is over. */
+  /** Waits for the expected data, the end of the connection, or the time limit. */
   async until(isEnough: (received: string) => boolean, limitMs: number): Promise<void> {
     const deadline = performance.now() + limitMs;
     while (!isEnough(this.received) && !this.isClosed && performance.now() < deadline)

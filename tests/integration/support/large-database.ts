@@ -1,6 +1,6 @@
 /**
- * A database as a fleet of 200,000 sandboxes leaves it: most are paused, a few do something, and of
- * each kind of work that reconcilers look for there is some.
+ * A database as a fleet of 200,000 sandboxes leaves it: most sandboxes are paused, a few are
+ * active, and each kind of work of the reconcilers exists.
  */
 import type postgres from "postgres";
 
@@ -11,17 +11,17 @@ const IMAGE = "a".repeat(64);
 export const idOf = (at: number) => `1763309903${String(at).padStart(8, "0")}`;
 const ID = "'1763309903' || lpad(at::text, 8, '0')";
 /**
- * Half are of the given organization, the others of fifty more. Of a hundred sandboxes: 3 run, 2
- * are being deleted or deleted, 1 is stopped, and 94 are paused.
+ * Half of the sandboxes are of the given organization, the others of 25 more. Of a hundred
+ * sandboxes, 3 run, 2 are being deleted or deleted, 1 is stopped, and 94 are paused.
  */
 const STATE = `CASE WHEN at % 100 < 3 THEN 'running' WHEN at % 100 = 3 THEN 'deleted' WHEN at % 100 = 4 AND at % 1000 = 4 THEN 'deleting'
   WHEN at % 100 = 4 THEN 'deleted' WHEN at % 100 = 5 THEN 'stopped' ELSE 'paused' END`;
 
 export async function fillDatabase(sql: postgres.Sql, organizationId: number): Promise<void> {
   await sql.begin(async (tx) => {
-    // What refers to what is right by construction.
+    // Foreign keys are right by construction, so they are not checked.
     await tx.unsafe("SET LOCAL session_replication_role = replica");
-    // Made at once in the end: row by row they take several times as long.
+    // Indexes are built at the end: updates row by row take several times as long.
     const indexes = await tx`SELECT indexname, indexdef FROM pg_indexes
       WHERE schemaname = 'public' AND indexname NOT IN (SELECT conname FROM pg_constraint)`;
     for (const { indexname } of indexes) await tx.unsafe(`DROP INDEX ${indexname as string}`);
@@ -72,7 +72,7 @@ async function fillHosts(tx: postgres.TransactionSql): Promise<void> {
     FROM generate_series(0, ${HOSTS - 1}) at`);
 }
 
-/** Of each kind of work some. */
+/** Makes some work of each kind. */
 async function makeWork(sql: postgres.Sql, organizationId: number): Promise<void> {
   const operation = (at: number, kind: string, status: string, facts: string) =>
     sql.unsafe(`INSERT INTO operations (id, sandbox_id, organization_id, kind, status, requested_by, host_id, origin_host_id, committed_at, deadline_at)

@@ -1,4 +1,4 @@
-/** Statements as they go to the server, and what the server plans for them. */
+/** Statements as they go to the server, and the server's plans for them. */
 import type { Database } from "@torpor/db";
 import type postgres from "postgres";
 
@@ -9,7 +9,7 @@ interface Client {
   begin(body: (tx: Client) => unknown): unknown;
 }
 
-/** What a statement was asked for by, and the statement. */
+/** A statement, and the name of the code that sent it. */
 export interface Statement {
   of: string;
   text: string;
@@ -18,7 +18,7 @@ export interface Statement {
 
 const HAS_A_PLAN = /^\s*(?:select|insert|update|delete|with)\b/i;
 
-/** Notes every statement of `db`, in transactions or not. */
+/** Records every statement of `db` that has a plan, in transactions or not. */
 export class Statements {
   readonly seen: Statement[] = [];
   private of = "";
@@ -34,7 +34,7 @@ export class Statements {
       });
   }
 
-  /** Those of `body`, under this name. Returns how many. */
+  /** Records the statements of `body` under this name. Returns their number. */
   async during(of: string, body: () => Promise<unknown>): Promise<number> {
     const before = this.seen.length;
     this.of = of;
@@ -58,8 +58,8 @@ interface PlanNode {
 }
 
 /**
- * Tables that the server would read from one end to the other. `generic`: by the plan for all
- * values, which prepared statements may get; else by that for these.
+ * Tables that the server would read from one end to the other. With `generic`, by the plan for all
+ * values, which prepared statements may get; otherwise, by the plan for these values.
  */
 export async function scannedTables(
   sql: postgres.Sql,

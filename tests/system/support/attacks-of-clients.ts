@@ -1,5 +1,6 @@
 /**
- * Whoever reaches the API or a sandbox's address: strangers, tenants, and an operator's mistake.
+ * Attacks of clients that reach the API or a sandbox's address: strangers, tenants, and an
+ * operator's mistake.
  */
 import { once } from "node:events";
 import { createServer, request as httpRequest, type RequestOptions } from "node:http";
@@ -30,7 +31,9 @@ interface Answer {
   headers: Record<string, unknown>;
 }
 
-/** Over a connection of its own. All of this machine is one address to a gateway. */
+/**
+ * Sends a request over a connection of its own. A gateway sees one address for all of this machine.
+ */
 async function send(url: URL | string, options: RequestOptions = {}): Promise<Answer> {
   const request = httpRequest(url, { agent: false, timeout: REQUEST_LIMIT_MS, ...options });
   request.end();
@@ -45,7 +48,7 @@ const doors = ({ fleet, sandbox }: Target) => [
   new URL("/execute", String(sandbox["public_host"])),
 ];
 
-/** `open` are to be connected until the signal; counts those that were closed before that. */
+/** Keeps the sockets of `open` until the signal. Returns the number that were closed before it. */
 async function hold(signal: AbortSignal, open: () => Socket[]): Promise<number> {
   let closed = 0;
   const sockets = open();
@@ -65,7 +68,7 @@ const isJsonRefusal = (answer: string, status: number, code: string) =>
   /x-request-id: req_/i.test(answer) &&
   answer.includes(`"code":"${code}"`);
 
-/** Answered 401 until there were too many: then 429. */
+/** Guesses credentials: the response is 401, and 429 after too many guesses. */
 function guessing(perSecond: number, guess: (at: number) => Promise<Answer>) {
   const statuses = new Set<number>();
   return {
@@ -82,7 +85,7 @@ function guessing(perSecond: number, guess: (at: number) => Promise<Answer>) {
   };
 }
 
-/** All of its requests are answered alike. */
+/** Sends requests that all get the same status. */
 const answered = (
   status: number,
   perSecond: number,
@@ -102,7 +105,7 @@ export const BY_CLIENTS: Record<ClientAttack, Try> = {
     return {
       during: (signal) =>
         often(1, signal, async () => {
-          // It may not have been made again yet.
+          // The stream may not exist again yet.
           await streams.delete("EVENTS").catch(() => {});
         }),
       check: async () => {
@@ -227,7 +230,7 @@ export const BY_CLIENTS: Record<ClientAttack, Try> = {
     return {
       during: async (signal) => void (closed += await hold(signal, open)),
       check: async () => {
-        // Of both doors, in some window at least.
+        // Both entrances close the connections over the limit of 512, in at least one window.
         assertThat(closed >= 2 * (600 - 512), "none over the limit was closed", closed);
         for (const door of doors(target)) {
           const answer = await send(door);

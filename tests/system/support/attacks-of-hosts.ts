@@ -1,4 +1,6 @@
-/** A host that was taken over, or lies: with its own keys, it says what it likes. */
+/**
+ * Attacks of a host that was taken over, or lies: with its own keys, it publishes what it likes.
+ */
 import { HOST_API_PREFIX, inboxPrefixOf } from "@torpor/bus";
 import { hostCommands, subjects } from "@torpor/contracts";
 import { aHost, anObservation, until } from "@torpor/testkit";
@@ -17,19 +19,19 @@ import {
 
 const ANSWER_LIMIT_MS = 20_000;
 const REPORTS_UNGIVEN = 300;
-/** Those that are noted at the same moment do not see each other. */
+/** A little over the limit of 1,000: findings that are recorded at once do not count each other. */
 const FINDINGS_KEPT = 1_050;
 
-type Question = Parameters<typeof subjects.ask>[1];
+type Question = Parameters<typeof subjects.request>[1];
 
 async function ask({ host }: Target, question: Question, body: object): Promise<AttackBody> {
-  const subject = subjects.ask(HOSTILE_HOST, question);
+  const subject = subjects.request(HOSTILE_HOST, question);
   const options = { timeout: ANSWER_LIMIT_MS };
   const reply = await host.connection.request(subject, JSON.stringify(body), options);
   return reply.json();
 }
 
-/** Nobody waits for an answer. */
+/** Publishes a message without waiting for a reply. */
 const say = (target: Target, subject: string, body: object, reply?: string) =>
   target.host.connection.publish(
     subject,
@@ -52,7 +54,7 @@ async function streamsOf({ control }: Target): Promise<string[]> {
   return streams.toSorted();
 }
 
-/** Each observation was delivered once. */
+/** Waits until all observations are handled. Throws when one was delivered twice. */
 async function untilHandled({ control }: Target): Promise<void> {
   const { consumers } = await control.manager();
   const info = () => consumers.info("OBSERVATIONS", "scheduler-observations");
@@ -61,7 +63,7 @@ async function untilHandled({ control }: Target): Promise<void> {
   assertThat(seen.num_redelivered === 0, "some were delivered again", seen);
 }
 
-/** Of the neighbour, from the first moment to the last. */
+/** Throws when the neighbour's sandbox was ever stopped, failed or deleted. */
 const isUntouched = async (target: Target) => {
   const facts = (await eventsOf(target, target.sandbox)).map(({ to }) => to);
   const strange = facts.filter((to) => to === "stopped" || to === "failed" || to === "deleted");
@@ -81,10 +83,10 @@ export const ON_HOSTS: Record<HostAttack, Try> = {
         often(50, signal, async (at) => {
           const reply = deletes[at % deletes.length];
           say(target, next, { batch: 1, no_wait: true }, reply);
-          say(target, subjects.ask(HOSTILE_HOST, "lease"), lease(HOSTILE_HOST), reply);
+          say(target, subjects.request(HOSTILE_HOST, "lease"), lease(HOSTILE_HOST), reply);
           say(
             target,
-            subjects.ask(HOSTILE_HOST, "lease"),
+            subjects.request(HOSTILE_HOST, "lease"),
             lease(HOSTILE_HOST),
             subjects.command(HONEST_HOST, "delete"),
           );
@@ -104,9 +106,9 @@ export const ON_HOSTS: Record<HostAttack, Try> = {
         often(100, signal, async () => {
           say(target, subjects.observation(HONEST_HOST, "stopped"), stopped);
           say(target, subjects.observation(HOSTILE_HOST, "stopped"), stopped);
-          say(target, subjects.ask(HONEST_HOST, "lease"), lease(HONEST_HOST));
-          say(target, subjects.ask(HOSTILE_HOST, "lease"), lease(HONEST_HOST));
-          say(target, subjects.beat(HONEST_HOST), {
+          say(target, subjects.request(HONEST_HOST, "lease"), lease(HONEST_HOST));
+          say(target, subjects.request(HOSTILE_HOST, "lease"), lease(HONEST_HOST));
+          say(target, subjects.heartbeat(HONEST_HOST), {
             type: "heartbeat",
             version: 1,
             hostId: HONEST_HOST,
@@ -218,7 +220,7 @@ export const ON_HOSTS: Record<HostAttack, Try> = {
     return {
       during: (signal) =>
         often(500, signal, async () =>
-          say(target, subjects.ask(HOSTILE_HOST, "lease"), lease(HOSTILE_HOST), reply),
+          say(target, subjects.request(HOSTILE_HOST, "lease"), lease(HOSTILE_HOST), reply),
         ),
       check: async () => {
         const { body } = await target.fleet.call("GET", `/v1/hosts/${HONEST_HOST}`);

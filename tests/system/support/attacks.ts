@@ -1,13 +1,13 @@
 /**
- * What is tried against a live fleet while neighbours are watched (strangers.test.ts), and what has
- * to come of it: the table of docs/threat-model.md is written from this one (`pnpm generate`).
- * How each is done is in attacks-of-hosts.ts and attacks-of-clients.ts.
+ * The attacks that strangers.test.ts tries against a live fleet, and the outcome of each. The table
+ * of docs/threat-model.md is written from this one (`pnpm generate`). The code of the attacks is in
+ * attacks-of-hosts.ts and attacks-of-clients.ts.
  */
 interface Attack {
-  /** As the documentation says it. */
+  /** Text in the documentation. */
   attack: string;
   outcome: string;
-  /** Tried in the ordinary run, too: one of hosts, one of clients. */
+  /** The ordinary run tries this attack, too: one of a host, and one of a client. */
   isOrdinary?: true;
 }
 
@@ -17,7 +17,7 @@ export const ATTACKS_OF_HOSTS = {
     outcome: "no stream is touched",
   },
   others: {
-    attack: "a host reports, beats and asks as another host, 100 times a second",
+    attack: "a host sends reports, heartbeats and requests as another host, 100 times a second",
     outcome: "refused by the NATS server; the other's sandboxes and lease stay as they are",
   },
   registrations: {
@@ -33,7 +33,8 @@ export const ATTACKS_OF_HOSTS = {
     outcome: "each is rejected once, and none is delivered again",
   },
   ungiven: {
-    attack: "a host reports 300 times, with numbers that nobody gave out, on another's sandbox",
+    attack:
+      "a host reports 300 times, with numbers that were never given out, on another's sandbox",
     outcome: "nothing is applied, and each is delivered once",
   },
   questions: {
@@ -119,7 +120,7 @@ export type ClientAttack = keyof typeof ATTACKS_OF_CLIENTS;
 const BEGIN = "<!-- Written by `pnpm generate` from tests/system/support/attacks.ts. -->\n";
 const END = "<!-- End of what is generated. -->\n";
 
-/** The document with the table as it is now. Throws when it has no place for it. */
+/** Returns the document with the current table. Throws when the document has no place for it. */
 export function withAttacks(document: string): string {
   const [before, rest] = document.split(BEGIN);
   const after = rest?.split(END)[1];

@@ -1,8 +1,8 @@
 /**
- * A client that makes sandboxes, writes into them, pauses, resumes, moves and deletes them, in an
- * order that its seed gives, whatever happens to the fleet meanwhile. It believes what it is told,
- * and remembers what each sandbox may hold: what was acknowledged, and what it never got an answer
- * about.
+ * A client that creates sandboxes, writes into them, pauses, resumes, moves and deletes them, in an
+ * order that its seed determines, whatever happens to the fleet. The client believes every
+ * response, and records what each sandbox may hold: acknowledged values, and values whose request
+ * got no response.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import type { ApiAnswer, TestFleet } from "@torpor/testkit";
@@ -10,8 +10,8 @@ import { insist } from "./insist.ts";
 
 const OWNED = 3;
 /**
- * Less than a request of a client waits by itself, so that one client does not spend a whole fault
- * on one request.
+ * Shorter than the time that a gateway lets a request wait, so that one client does not spend a
+ * whole fault on one request.
  */
 const ANSWER_LIMIT_MS = 20_000;
 const BETWEEN_MS = 50;
@@ -22,24 +22,24 @@ type Step = (owned: Owned) => Promise<void>;
 interface Attempt {
   value: number;
   startedAtMs: number;
-  /** None: no answer came. */
+  /** Missing when no response came. */
   acknowledgedAtMs?: number;
 }
 
-/** Every attempt to write, oldest first; each has another value. */
+/** Every attempt to write, oldest first; each attempt writes another value. */
 export type Written = Attempt[];
 
 /**
- * What may be there: the last acknowledged value, or one that got no answer, before it or after it.
- * A network that was cut may carry what was sent into it later on.
+ * Values that may be found: the last acknowledged one, or any one without a response, from before
+ * or after it. A network that was cut may deliver a request later.
  */
 export interface Possible {
   values: number[];
-  /** False: there may be none. */
+  /** False when there may be no value. */
   isAcknowledged: boolean;
 }
 
-/** As of a moment, by this machine's clock. */
+/** Values that may be found at a moment of this machine's clock. */
 export function possibleAt(written: Written, atMs = Number.POSITIVE_INFINITY): Possible {
   const isAcknowledged = ({ acknowledgedAtMs }: Attempt) =>
     acknowledgedAtMs !== undefined && acknowledgedAtMs <= atMs;
@@ -52,8 +52,9 @@ export function possibleAt(written: Written, atMs = Number.POSITIVE_INFINITY): P
 }
 
 /**
- * After the sandbox went back to what it was at `snapshotAtMs`, which was decided at `lostAtMs`:
- * that, unless something was written since.
+ * Values that may be found after the sandbox went back to its snapshot of `snapshotAtMs`, as was
+ * decided at `lostAtMs`: those of the snapshot and any without a response. After an acknowledged
+ * write later than the loss, as without a loss.
  */
 export function possibleAfterLoss(
   written: Written,
@@ -69,13 +70,13 @@ export function possibleAfterLoss(
 
 export interface Owned {
   id: string;
-  /** As the create answered it: address and token. */
+  /** Response of the create: address and token. */
   resource: Body;
-  /** What `x` may be. */
+  /** Attempts to set `x`. */
   memory: Written;
-  /** What is in the file. */
+  /** Attempts to write the file. */
   disk: Written;
-  /** Somebody was asked to delete it, and may not have answered. */
+  /** A delete was sent; its response may be missing. */
   deleteAsked: boolean;
   isDeleted: boolean;
 }
@@ -90,7 +91,7 @@ async function noted(
   if (await write()) attempt.acknowledgedAtMs = Date.now();
 }
 
-/** Always the same numbers for the same seed, in [0, 1). */
+/** Pseudo-random numbers in [0, 1), the same for the same seed. */
 function numbers(seed: number): () => number {
   let state = seed;
   return () => {
@@ -101,7 +102,7 @@ function numbers(seed: number): () => number {
 
 export class ChaosClient {
   readonly owned: Owned[] = [];
-  /** Steps that ended with an answer. */
+  /** Requests that got a response. */
   answered = 0;
   private readonly fleet: TestFleet;
   private readonly name: string;
@@ -159,14 +160,13 @@ export class ChaosClient {
       template_name: "code-interpreter",
       on_host_loss: this.created % 2 === 0 ? "restore" : "wait",
     };
-    // The key makes it one sandbox, however often it is asked for: it is asked until somebody
-    // knows.
+    // With the key, all tries are one create. The client tries until a response decides.
     this.created += 1;
     const headers = { "idempotency-key": `${this.name}-${this.created}` };
     for (let tries = 0; tries < 10; tries += 1) {
       const made = await this.call("POST", "/v1/sandboxes", body, headers);
       if (made === undefined || made.status === 429) continue;
-      // It failed with its host: nothing of it is left, and the key stays with the failure.
+      // The create failed with its host: no sandbox is left, and the key keeps the failure.
       if (made.status !== 201) return;
       this.owned.push({
         id: String(made.body["id"]),
@@ -201,7 +201,7 @@ export class ChaosClient {
     return answer?.status === 200;
   }
 
-  /** 409 is an answer: it is in another state by now. */
+  /** 409 is a response: the sandbox is in another state by now. */
   private async transition({ id }: Owned, verb: string): Promise<void> {
     await this.call("POST", `/v1/sandboxes/${id}/${verb}`);
   }
@@ -214,7 +214,7 @@ export class ChaosClient {
   private async delete(owned: Owned): Promise<void> {
     owned.deleteAsked = true;
     const answer = await this.call("DELETE", `/v1/sandboxes/${owned.id}`);
-    // Without an answer it may be gone or not; whoever asks again learns which.
+    // Without a response the delete may have happened or not; a GET decides.
     if (answer !== undefined) owned.isDeleted = true;
     else if ((await this.call("GET", `/v1/sandboxes/${owned.id}`))?.status === 404)
       owned.isDeleted = true;

@@ -1,37 +1,43 @@
 /**
  * Holds a batch of plans (`apply_plans`, packages/db) of more than one sandbox in the middle of its
- * transaction: it has its locks, and a part of it is written. A trigger of the test's own waits for
- * a lock that the test has. What comes alone is held for a while, so that others come behind it,
- * and goes on.
+ * transaction: the batch has its locks, and a part of it is written. A trigger of the test waits
+ * for a lock that the test holds. A batch of one sandbox is held for a while, so that others queue
+ * up behind it, and then continues.
  */
 import { until } from "@torpor/testkit";
 import postgres from "postgres";
 
-/** What a batch writes that is to be held. */
+/** The writes by which a batch is recognized. */
 export interface BatchKind {
   table: "operations" | "sandbox_events";
-  /** Of rows of the table: those that count. */
+  /** SQL condition for the rows of the table that count. */
   where: string;
-  /** A query that gives a row as long as what comes alone is held, as others are on their way. */
+  /**
+   * SQL query that returns a row while more sandboxes are on their way. Until it returns none, a
+   * batch of one sandbox stays held.
+   */
   whileOthersCome?: string;
 }
 
-/** Key of the advisory locks, beside which the product has others; each hold has one of its own. */
+/** Key of the advisory locks. The product uses other keys; each hold has a key of its own. */
 let gate = 7_061_000;
 const ALONE = 1;
 const SEVERAL = 2;
 
-/** What waits for longer than this waits until it is let go, and tries no other way first. */
+/**
+ * Longer than the lock timeout of `apply_plans` (100 ms), after which a batch tries another way. A
+ * longer wait lasts until the lock is released.
+ */
 const HELD_FOR_MS = 250;
 
 export interface HeldBatch {
-  /** Resolves once one is held, of two sandboxes or more. */
+  /** Resolves once a batch of two sandboxes or more is held. */
   isHeld(): Promise<void>;
-  /** Whatever is held goes on, and nothing is held from then on. */
+  /** Lets every held batch continue; no batch is held from then on. */
   letGo(): Promise<void>;
 }
 
-/** Holds what comes from now on. */
+/** Holds batches that come from now on. */
 export async function holdBatch(databaseUrl: string, kind: BatchKind): Promise<HeldBatch> {
   gate += 1;
   const key = gate;
@@ -64,7 +70,7 @@ export async function holdBatch(databaseUrl: string, kind: BatchKind): Promise<H
   };
 }
 
-/** It stays, and holds nothing once the lock is nobody's. */
+/** The trigger stays, and holds nothing once the lock is free. */
 const triggerOf = ({ table, where }: BatchKind, key: number) => `
   CREATE FUNCTION hold_batch_${key}() RETURNS trigger LANGUAGE plpgsql AS $$
   DECLARE

@@ -1,6 +1,6 @@
 /**
- * A client as the SDKs are: a broken connection and a 5xx are sent again, everything else is an
- * answer.
+ * A client like the SDKs: a request is repeated after a broken connection or a 5xx, and every other
+ * response is final.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import type { TestFleet } from "@torpor/testkit";
@@ -13,8 +13,8 @@ interface Answer {
 const RETRY_AFTER_MS = 150;
 
 /**
- * The first answer that is one; after `limitMs` the last that was none, with status 0 for a broken
- * connection.
+ * Returns the first final response. After `limitMs`, returns the last other one, with status 0 for
+ * a broken connection.
  */
 export async function insist<T extends Answer>(
   what: () => Promise<T>,
@@ -34,8 +34,8 @@ export async function insist<T extends Answer>(
 const MAX_TRIES = 5;
 
 /**
- * A pause or resume that a host backed out of, as nobody answered it in time, is asked for again:
- * nothing of it is lost.
+ * Repeats a pause or resume that the host backed out of because its commit request got no reply in
+ * time: nothing of the sandbox is lost.
  */
 export async function transition(fleet: TestFleet, path: string, verb: string): Promise<Answer> {
   for (let tries = 1; ; tries += 1) {

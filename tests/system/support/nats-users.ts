@@ -1,4 +1,4 @@
-/** The configuration of a fleet's NATS server, written anew as infra/nats does it. */
+/** Configuration of a fleet's NATS server, written again as infra/nats does. */
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { publicKeyOf } from "@torpor/bus";
@@ -8,7 +8,9 @@ import { ROOT, type TestFleet, until } from "@torpor/testkit";
 const controlKey = async ({ fleet }: TestFleet) =>
   publicKeyOf(await readFile(join(fleet.dir, "secrets/nats-control.seed"), "utf8"));
 
-/** Not read by the server yet. `tls` null: it speaks none. */
+/**
+ * Writes the configuration, which the server does not read yet. With `tls` null there is no TLS.
+ */
 export async function writeNats(
   { fleet }: TestFleet,
   users: NatsUser[],
@@ -29,8 +31,8 @@ export async function writeNats(
 }
 
 /**
- * Users can be changed so; returns when the server has read them, twice, as torpor-nats.service
- * does it.
+ * Makes the server read changed users. Returns when the server has read the configuration twice,
+ * which is what torpor-nats.service does.
  */
 export async function reloadNats({ fleet }: TestFleet): Promise<void> {
   const { log } = fleet.component("nats");
@@ -43,7 +45,7 @@ export async function reloadNats({ fleet }: TestFleet): Promise<void> {
   }
 }
 
-/** Exactly who has joined is known from now on. */
+/** From now on the server knows exactly the hosts that have joined. */
 export async function followAdmissions(fleet: TestFleet): Promise<void> {
   const { body } = await fleet.call("GET", "/v1/host-admissions?limit=1000");
   const admitted = (body["data"] as { host_id: string; nats_public_keys: string[] }[]).map(

@@ -1,6 +1,6 @@
 /**
- * The neighbour's requests, on a thread of its own: what an attacker of the test does on the other
- * one is not in their times. One request after the other; each message asks for some of them.
+ * The neighbour's requests, on a thread of its own, so that an attacker's work on the main thread
+ * does not add to their times. Requests are sent one after the other, a series per message.
  */
 import { parentPort, workerData } from "node:worker_threads";
 import type { Asked, NeighbourData, Window } from "./neighbour.ts";

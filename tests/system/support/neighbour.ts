@@ -1,4 +1,4 @@
-/** Somebody who uses a sandbox on an honest host, and what they notice of an attack. */
+/** A user of a sandbox on an honest host, and what the user notices of an attack. */
 import { once } from "node:events";
 import { availableParallelism } from "node:os";
 import { Worker } from "node:worker_threads";
@@ -6,11 +6,11 @@ import { Worker } from "node:worker_threads";
 export interface NeighbourData {
   url: string;
   apiKey: string;
-  /** Of their sandbox, which runs. */
+  /** Id of the neighbour's running sandbox. */
   id: string;
 }
 
-/** Of some requests in a row: the median of a GET, and the mean of a pause and a resume. */
+/** Times of a series of requests: the median of the GETs, and the mean of a pause and a resume. */
 export interface Window {
   getMs: number;
   transitionMs: number;
@@ -27,12 +27,12 @@ export class Neighbour implements AsyncDisposable {
     });
   }
 
-  /** Rejects when a request of theirs is answered by anything but success. */
+  /** Rejects when a request of the series fails. */
   async window(): Promise<Window> {
     return (await this.ask("all")) as Window;
   }
 
-  /** The same without pause and resume, for a moment that nobody looks at. */
+  /** Sends only the GETs of a window, which are not measured. */
   async reads(): Promise<void> {
     await this.ask("reads");
   }
@@ -50,25 +50,25 @@ export class Neighbour implements AsyncDisposable {
   }
 }
 
-/** Windows beside each other, so that whatever else the machine does is in both. */
+/** Two windows next to each other, so that other work of the machine is in both. */
 export interface Pair {
   quiet: Window;
   attacked: Window;
-  /** What the attacker took of all processors meanwhile, itself: elsewhere it has its own. */
+  /** Share of all processors that the attacker used in that time. A real attacker has its own. */
   attackerShare: number;
 }
 
 const MOST_PAIRS = 24;
 const TIMES = 2;
 
-/** How often as long requests took, and how often as long they may. */
+/** Factors by which requests took longer, and the largest allowed factor. */
 export interface Noticed {
   get: number;
   transition: number;
   atMost: number;
 }
 
-/** By medians: half of all pairs would have to say so. */
+/** Medians: half of all pairs would have to show the attack. */
 export function noticedIn(pairs: readonly Pair[]): Noticed {
   const share = median(pairs.map(({ attackerShare }) => attackerShare));
   return {
@@ -83,8 +83,8 @@ export function noticedIn(pairs: readonly Pair[]): Noticed {
 const isUnnoticed = ({ get, transition, atMost }: Noticed) => Math.max(get, transition) <= atMost;
 
 /**
- * Attacks and rests in turn, in so many pairs at least, and in more while these leave doubt: all of
- * them count.
+ * Alternates attack and rest, in at least `leastPairs` pairs, and in more while the result is in
+ * doubt. All pairs count.
  */
 export async function watchDuring(
   neighbour: Neighbour,
@@ -95,9 +95,9 @@ export async function watchDuring(
   while (pairs.length < MOST_PAIRS) {
     const stop = new AbortController();
     const running = attack(stop.signal);
-    // What goes wrong with it shows when it is waited for.
+    // `await running` reports a failure of the attack.
     running.catch(() => {});
-    // The attack gathers way, and what it left is over, while nobody looks.
+    // The attack gets going, and later its effects end, in series that are not measured.
     await neighbour.reads();
     const attacked = await withShare(neighbour);
     stop.abort();
@@ -111,7 +111,7 @@ export async function watchDuring(
   return pairs;
 }
 
-/** With the share of the machine's processors that this process takes in it. */
+/** A window, and the share of the machine's processors that this process uses in it. */
 async function withShare(neighbour: Neighbour): Promise<{ window: Window; share: number }> {
   const [before, startedAt] = [process.cpuUsage(), performance.now()];
   const window = await neighbour.window();

@@ -1,10 +1,10 @@
 import { setTimeout as sleep } from "node:timers/promises";
 
 const LOOK_EVERY_MS = 10;
-/** So many may be under way: who is slowed down does not catch up. */
+/** Most acts under way at once. Further acts are left out: a slow target gets no backlog. */
 const MOST_AT_ONCE = 200;
 
-/** Begins `act` so often a second until the signal ends it; rejects when one of them does. */
+/** Begins `act` `perSecond` times a second until the signal. Rejects when an act rejects. */
 export async function often(
   perSecond: number,
   signal: AbortSignal,

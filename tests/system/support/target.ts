@@ -1,6 +1,4 @@
-/**
- * A live fleet with somebody to attack it: what an attack needs, and what it is to leave as it was.
- */
+/** A live fleet with a victim: what an attack needs, and what the attack must leave unchanged. */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { type Bus, connectBus } from "@torpor/bus";
@@ -11,30 +9,30 @@ import type postgres from "postgres";
 export type AttackBody = Record<string, unknown>;
 
 export const HONEST_HOST = "host-1";
-/** Its keys are the attacker's. */
+/** The attacker has the keys of this host. */
 export const HOSTILE_HOST = "host-2";
 
 export interface Target {
   fleet: TestFleet;
   sql: postgres.Sql;
-  /** With the hostile host's keys. */
+  /** Connection with the hostile host's keys. */
   host: Bus;
-  /** With the control side's. */
+  /** Connection with the control side's keys. */
   control: Bus;
-  /** A key of another organization than the neighbour's. */
+  /** API key of another organization than the neighbour's. */
   tenantKey: string;
-  /** Of the neighbour: on the honest host, running, paused and resumed all the time. */
+  /** The neighbour's sandbox on the honest host: running, and paused and resumed all the time. */
   sandbox: AttackBody;
-  /** One that runs on the hostile host. */
+  /** A sandbox that runs on the hostile host. */
   ownOfHost: AttackBody;
-  /** One more of the neighbour's organization, on the honest host. */
+  /** Creates another sandbox of the neighbour's organization on the honest host. */
   create(body?: AttackBody): Promise<AttackBody>;
 }
 
-/** What is done, again and again while the neighbour is watched, and what has come of it. */
+/** An attack that is repeated while the neighbour is watched, and the check of its effects. */
 export interface Tried {
   during(signal: AbortSignal): Promise<void>;
-  /** Throws when it has come to more than it should. */
+  /** Throws when the attack had a forbidden effect. */
   check(): Promise<void>;
 }
 
@@ -54,7 +52,7 @@ export async function controlBus({ fleet }: TestFleet): Promise<Bus> {
 
 export const pathOf = (sandbox: AttackBody) => `/v1/sandboxes/${String(sandbox["id"])}`;
 
-/** Whatever is said of a failed attack: the answer, whole. */
+/** Throws with the whole response unless `isSo`. */
 export function assertThat(isSo: boolean, what: string, seen: unknown): void {
   if (!isSo) throw new Error(`${what}: ${JSON.stringify(seen)}`);
 }
@@ -65,7 +63,7 @@ interface Event {
   operation: string | null;
 }
 
-/** All that there are, oldest first. */
+/** All events of the sandbox, oldest first. */
 export async function eventsOf({ sql }: Target, sandbox: AttackBody): Promise<Event[]> {
   return await sql<Event[]>`
     SELECT fact, to_state AS to, operation_id AS operation FROM sandbox_events

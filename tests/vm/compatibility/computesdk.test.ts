@@ -1,8 +1,8 @@
 /**
  * ComputeSDK's provider suite for hopx by the names of its tests, with the unmodified provider
- * package. The suite itself is not published; what its tests do is done here. On a fleet with a
- * domain, which previews by the SDK need: names below vms.hopx.dev lead to this fleet, as an entry
- * in /etc/hosts would make them.
+ * package. The suite itself is not published; the tests here do the same. The fleet has a domain,
+ * which previews by the SDK need: names below vms.hopx.dev lead to this fleet, as an entry in
+ * /etc/hosts would make them.
  */
 import { randomInt } from "node:crypto";
 import dns from "node:dns";
@@ -14,7 +14,7 @@ import { errorOf, note } from "./support.ts";
 type Provider = ReturnType<typeof hopx>;
 type ComputeSandbox = Awaited<ReturnType<Provider["sandbox"]["create"]>>;
 
-/** Of this run alone: another fleet may have port 80 of 127.0.0.1. */
+/** Address of this run only: another fleet may have port 80 of 127.0.0.1. */
 const ADDRESS = `127.91.${randomInt(1, 255)}.${randomInt(1, 255)}`;
 const lookup = dns.lookup;
 
@@ -67,7 +67,7 @@ describe("@computesdk/hopx 0.2.27: provider suite", () => {
     await sandbox.runCommand("python3 -m http.server 3000 --directory /tmp/site", {
       background: true,
     });
-    // The SDK always says https; this fleet has no certificate.
+    // The SDK always returns https; this fleet has no certificate.
     const page = await until("the preview", async () => {
       const answer = await fetch(url.replace("https:", "http:")).catch(() => undefined);
       return answer?.ok === true ? await answer.text() : undefined;

@@ -1,7 +1,7 @@
 /**
  * Every public method of the official Python SDK, unmodified, on real virtual machines: sync and
- * async. The program in `python/` calls them; here is the table of what it has to report. The names
- * of the tests are rows of docs/compatibility.md.
+ * async. The program in `python/` calls the methods; the table here lists what the program must
+ * report. The names of the tests are rows of docs/compatibility.md.
  */
 import { execFile } from "node:child_process";
 import { fileURLToPath } from "node:url";
@@ -22,7 +22,7 @@ interface Report {
   uncovered: Record<string, string[]>;
 }
 
-/** Section and methods; those of the sync class alone are marked. */
+/** Section and methods; rows of only the sync class are marked. */
 const TABLE: [section: string, methods: string, only?: "sync"][] = [
   ["Sandbox", "create"],
   ["Sandbox", "connect"],
@@ -115,7 +115,7 @@ describe.each<[string, Kind]>([
   });
 });
 
-/** Methods of a part of the sandbox with its name before them. */
+/** Name of a row: methods of a part of the sandbox have the part's name before them. */
 function rowOf(section: string, methods: string): string {
   return section.startsWith("sandbox.")
     ? `${section.slice("sandbox.".length)}: ${methods}`

@@ -87,7 +87,7 @@ describe("@hopx-ai/sdk 0.5.1: Sandbox", () => {
   test("setTimeout", async (context) => {
     await sandbox.setTimeout(3_600);
     expect((await sandbox.getInfo()).timeoutSeconds).toBe(3_600);
-    note(context, "counts while the sandbox runs; stands still while it is paused or stopped");
+    note(context, "counts while the sandbox runs; stops while it is paused or stopped");
   });
   test("getTimeToExpiry", async () =>
     expect(await sandbox.getTimeToExpiry()).toBeGreaterThan(3_000));
@@ -352,7 +352,7 @@ describe("@hopx-ai/sdk 0.5.1: sandbox.desktop", () => {
     );
     for (const name of methods) {
       const error = await errorOf(async () => await desktop[name]?.("1", 1, 1, 1));
-      // The SDK does not read the error body of calls that answer with bytes.
+      // The SDK does not read the error body of calls that return bytes.
       if (error.name === "DesktopNotAvailableError") continue;
       expect({ name, statusCode: error.statusCode }).toEqual({ name, statusCode: 404 });
       expect(["screenshotRegion", "downloadRecording", "captureWindow"]).toContain(name);

@@ -1,6 +1,6 @@
 /**
- * What the rows of docs/compatibility.md are made from: tests named by a method of a client, with a
- * note where there is something to say.
+ * Source of the rows of docs/compatibility.md: tests named by a method of a client, with a note
+ * where one is needed.
  */
 import type { TestContext } from "vitest";
 

@@ -29,10 +29,10 @@ export type CarryDependencies = RouteDependencies & { log: FastifyBaseLogger };
 
 const CONFLICT = 409;
 
-/** Never rejects: what goes wrong is answered, or cuts the connection. */
+/** Never rejects: a failure becomes a response, or cuts the connection. */
 export async function carryRequest(
   deps: CarryDependencies,
-  door: Endpoint,
+  endpoint: Endpoint,
   incoming: IncomingMessage,
   response: ServerResponse,
 ): Promise<void> {
@@ -43,45 +43,51 @@ export async function carryRequest(
   try {
     const opened = await openLink(
       deps,
-      door,
+      endpoint,
       incoming,
-      schemeOf(deps.proxies, incoming, door) === "https",
+      schemeOf(deps.proxies, incoming, endpoint) === "https",
     );
     if (opened !== undefined) return redirect(incoming, response, opened, requestId);
-    const admitted = await admit(deps, { door, incoming, answer: response, requestId });
+    const admitted = await admit(deps, { endpoint, incoming, answer: response, requestId });
     ({ rateHeaders } = admitted);
-    const exchanged = await send(
+    const proxied = await send(
       deps,
-      door,
+      endpoint,
       admitted,
       incoming,
       { "x-request-id": requestId },
       gone.signal,
     );
-    if (exchanged.kind !== "answered") throw failureOf(exchanged);
-    const { answer } = exchanged;
-    // What a preview answers is the application's own, budget or not.
-    const added = { "x-request-id": requestId, ...(isPreview(door) ? {} : rateHeaders) };
-    const rawHeaders = asSeenOutside(deps, answer.rawHeaders, door, admitted, incoming);
+    if (proxied.kind !== "answered") throw failureOf(proxied);
+    const { answer } = proxied;
+    // A preview's response is the application's own, budget or not.
+    const added = { "x-request-id": requestId, ...(isPreview(endpoint) ? {} : rateHeaders) };
+    const rawHeaders = asSeenOutside(deps, answer.rawHeaders, endpoint, admitted, incoming);
     response.writeHead(
       answer.statusCode ?? 502,
       answer.statusMessage,
       downstreamHeaders(rawHeaders, added),
     );
-    // Headers first: a stream may have nothing more to say for long.
+    // Headers first: a stream may send no body for long.
     response.flushHeaders();
     await pipeline(answer, response, { end: false });
     endAnswer(incoming, response);
   } catch (error) {
     if (gone.signal.aborted || response.headersSent) return void response.destroy();
-    refuse(incoming, response, asApiError(deps, error, door, requestId), requestId, rateHeaders);
+    refuse(
+      incoming,
+      response,
+      asApiError(deps, error, endpoint, requestId),
+      requestId,
+      rateHeaders,
+    );
   }
 }
 
 /** The same for a WebSocket. */
 export async function carryUpgrade(
   deps: CarryDependencies,
-  door: Endpoint,
+  endpoint: Endpoint,
   incoming: IncomingMessage,
   socket: Duplex,
   head: Buffer,
@@ -91,109 +97,108 @@ export async function carryUpgrade(
   socket.once("close", () => gone.abort());
   let rateHeaders: Record<string, string> = {};
   try {
-    const admitted = await admit(deps, { door, incoming, answer: socket, requestId });
+    const admitted = await admit(deps, { endpoint, incoming, answer: socket, requestId });
     ({ rateHeaders } = admitted);
     const extra = {
       "x-request-id": requestId,
       connection: "Upgrade",
       upgrade: incoming.headers.upgrade ?? "websocket",
     };
-    const exchanged = await send(deps, door, admitted, incoming, extra, gone.signal);
-    if (exchanged.kind === "answered")
-      await passRefusal(exchanged.answer, socket, { "x-request-id": requestId });
-    else if (exchanged.kind === "upgraded")
-      join(exchanged, socket, head, takenProtocol(incoming.headers, exchanged.answer.headers));
-    else throw failureOf(exchanged);
+    const proxied = await send(deps, endpoint, admitted, incoming, extra, gone.signal);
+    if (proxied.kind === "answered")
+      await passRefusal(proxied.answer, socket, { "x-request-id": requestId });
+    else if (proxied.kind === "upgraded")
+      join(proxied, socket, head, takenProtocol(incoming.headers, proxied.answer.headers));
+    else throw failureOf(proxied);
   } catch (error) {
     if (gone.signal.aborted) return void socket.destroy();
-    refuseUpgrade(socket, asApiError(deps, error, door, requestId), requestId, rateHeaders);
+    refuseUpgrade(socket, asApiError(deps, error, endpoint, requestId), requestId, rateHeaders);
   }
 }
 
 /**
- * Sends it where the sandbox is. A host that refuses because the sandbox has moved on since the row
- * was read is asked about once more, if there is no body that would be gone; the second look also
- * finds out when it no longer runs at all.
+ * Sends the request to the sandbox's host. If the host refuses because the sandbox has moved since
+ * its row was read, the row is read once more, unless the request had a body, which is gone. The
+ * second read also finds that the sandbox no longer runs.
  */
 async function send(
   deps: CarryDependencies,
-  door: Endpoint,
+  endpoint: Endpoint,
   admission: EdgeAdmission,
   incoming: IncomingMessage,
   headers: Record<string, string>,
   signal: AbortSignal,
 ): Promise<ProxyResult> {
-  const extra = isPreview(door)
-    ? { ...headers, ...applicationHeaders(deps, door, admission, incoming) }
+  const extra = isPreview(endpoint)
+    ? { ...headers, ...applicationHeaders(deps, endpoint, admission, incoming) }
     : headers;
   const sending: Sending = { extra, passesCredentials: admission.passesCredentials, signal };
-  const target = await routeTo(deps, door, admission, signal);
-  const exchanged = await proxyRequest(incoming, target, sending);
-  if (
-    exchanged.kind !== "answered" ||
-    exchanged.answer.statusCode !== CONFLICT ||
-    hasBody(incoming)
-  )
-    return exchanged;
-  const current = await routeAgain(deps, door, admission, signal).catch((error: unknown) => {
-    exchanged.answer.destroy();
+  const target = await routeTo(deps, endpoint, admission, signal);
+  const proxied = await proxyRequest(incoming, target, sending);
+  if (proxied.kind !== "answered" || proxied.answer.statusCode !== CONFLICT || hasBody(incoming))
+    return proxied;
+  const current = await routeAgain(deps, endpoint, admission, signal).catch((error: unknown) => {
+    proxied.answer.destroy();
     throw error;
   });
-  if (current.run === target.run) return exchanged;
-  exchanged.answer.destroy();
+  if (current.run === target.run) return proxied;
+  proxied.answer.destroy();
   return await proxyRequest(incoming, current, sending);
 }
 
-const isLocal = (door: Endpoint, { view }: Pick<EdgeAdmission, "view">) =>
-  isPreview(door) && view.sandbox.previewHost === "localhost";
+const isLocal = (endpoint: Endpoint, { view }: Pick<EdgeAdmission, "view">) =>
+  isPreview(endpoint) && view.sandbox.previewHost === "localhost";
 
 /**
- * What the application is told of its client. One that is to think that the client is beside it
- * learns nothing of what the client calls it.
+ * Headers about the client for the application. With `preview_host: localhost` they do not have the
+ * name that the client uses.
  */
 function applicationHeaders(
   { proxies }: CarryDependencies,
-  door: Endpoint,
+  endpoint: Endpoint,
   admission: EdgeAdmission,
   incoming: IncomingMessage,
 ): Record<string, string> {
-  const { client, asked } = forwardedHeaders(proxies, incoming, door);
-  return { ...client, ...(isLocal(door, admission) ? localHeaders(door, incoming) : asked) };
+  const { client, asked } = forwardedHeaders(proxies, incoming, endpoint);
+  return {
+    ...client,
+    ...(isLocal(endpoint, admission) ? localHeaders(endpoint, incoming) : asked),
+  };
 }
 
 function asSeenOutside(
   { proxies }: CarryDependencies,
   rawHeaders: string[],
-  door: Endpoint,
+  endpoint: Endpoint,
   admission: EdgeAdmission,
   incoming: IncomingMessage,
 ): string[] {
-  if (!isLocal(door, admission)) return rawHeaders;
-  return publicLocations(rawHeaders, door, {
-    scheme: schemeOf(proxies, incoming, door),
+  if (!isLocal(endpoint, admission)) return rawHeaders;
+  return publicLocations(rawHeaders, endpoint, {
+    scheme: schemeOf(proxies, incoming, endpoint),
     host: incoming.headers.host ?? "",
   });
 }
 
 async function routeAgain(
   deps: CarryDependencies,
-  door: Endpoint,
+  endpoint: Endpoint,
   { isUser }: EdgeAdmission,
   signal: AbortSignal,
 ): Promise<AgentTarget> {
-  const view = await door.find(deps.db);
-  if (view === undefined) throw sandboxNotFound(door.name);
-  return await routeTo(deps, door, { view, isUser }, signal);
+  const view = await endpoint.find(deps.db);
+  if (view === undefined) throw sandboxNotFound(endpoint.name);
+  return await routeTo(deps, endpoint, { view, isUser }, signal);
 }
 
-function failureOf(exchanged: Exclude<ProxyResult, { kind: "answered" }>): ApiError {
-  switch (exchanged.kind) {
+function failureOf(proxied: Exclude<ProxyResult, { kind: "answered" }>): ApiError {
+  switch (proxied.kind) {
     case "unreachable":
-      return hostUnreachable(exchanged.cause);
+      return hostUnreachable(proxied.cause);
     case "lost":
-      return connectionLost(exchanged.cause);
+      return connectionLost(proxied.cause);
     case "upgraded":
-      exchanged.socket.destroy();
+      proxied.socket.destroy();
       return connectionLost(new Error("the sandbox changed the protocol without being asked to"));
   }
 }
@@ -201,7 +206,7 @@ function failureOf(exchanged: Exclude<ProxyResult, { kind: "answered" }>): ApiEr
 function asApiError(
   deps: CarryDependencies,
   error: unknown,
-  door: Endpoint,
+  endpoint: Endpoint,
   requestId: string,
 ): ApiError {
   const known =
@@ -209,13 +214,13 @@ function asApiError(
     (isDatabaseOutage(error) ? serviceUnavailable(error) : internalError(error));
   if (known.status >= 500 || known.code === "CONNECTION_LOST")
     deps.log.warn(
-      { err: known, door: door.name, port: door.port, requestId },
+      { err: known, endpoint: endpoint.name, port: endpoint.port, requestId },
       "request to a sandbox failed",
     );
   return known;
 }
 
-/** The guest did not want to upgrade: its answer, as it is, closes the connection. */
+/** Passes the response of a guest that refuses the upgrade, and closes the connection. */
 async function passRefusal(
   answer: IncomingMessage,
   socket: Duplex,
@@ -227,19 +232,19 @@ async function passRefusal(
   await pipeline(answer, socket);
 }
 
-/** From here on it is bytes both ways, until either side ends. */
+/** Copies bytes both ways, until either side ends. */
 function join(
-  exchanged: Extract<ProxyResult, { kind: "upgraded" }>,
+  proxied: Extract<ProxyResult, { kind: "upgraded" }>,
   client: Duplex,
   head: Buffer,
   added: Record<string, string>,
 ): void {
-  const { answer, socket: guest } = exchanged;
+  const { answer, socket: guest } = proxied;
   guest.on("error", () => guest.destroy());
   guest.once("close", () => client.destroy());
   client.once("close", () => guest.destroy());
   client.write(responseHead(answer, [...answer.rawHeaders, ...Object.entries(added).flat()]));
-  if (exchanged.head.length > 0) client.write(exchanged.head);
+  if (proxied.head.length > 0) client.write(proxied.head);
   if (head.length > 0) guest.write(head);
   guest.pipe(client);
   client.pipe(guest);

@@ -7,7 +7,7 @@ import type { Edge } from "./edge.ts";
 import { LoopbackEdge } from "./loopback.ts";
 
 /**
- * The edge that the configuration asks for. Rejects when that contradicts itself, or its listener
+ * The edge of the configuration. Rejects when the configuration contradicts itself, or a listener
  * cannot be opened.
  */
 export async function createEdge(

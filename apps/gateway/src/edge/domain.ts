@@ -1,7 +1,7 @@
 /**
- * The scheme for a domain with a wildcard DNS record: `{port}-{sandbox id}.{region}.vms.<domain>`,
- * all on one listener, told apart by the Host header. The form is the one that the SDKs'
- * getPreviewUrl() reads a port out of and writes another into.
+ * The edge for a domain with a wildcard DNS record: `{port}-{sandbox id}.{region}.vms.<domain>`.
+ * One listener serves all names, and distinguishes them by the Host header. The SDKs'
+ * getPreviewUrl() reads a port out of such a name, and writes another one into it.
  */
 import { readFile, stat } from "node:fs/promises";
 import type { IncomingMessage } from "node:http";
@@ -24,10 +24,10 @@ interface TlsFiles {
 
 export interface DomainOptions extends CarryDependencies {
   domain: string;
-  /** Of all clients together. */
+  /** Connections of all clients together. */
   maxConnections: number;
   listen: { host: string; port: number };
-  /** As clients see it: a balancer may stand before the gateways. */
+  /** Scheme and port that clients see: a balancer may be in front of the gateways. */
   publicOrigin: { scheme: "http" | "https"; port: number };
   tls?: TlsFiles | undefined;
 }
@@ -35,7 +35,7 @@ export interface DomainOptions extends CarryDependencies {
 export class DomainEdge implements Edge {
   private readonly options: DomainOptions;
   private readonly edgeServer: EdgeServer;
-  /** Of the certificate in use. */
+  /** Version of the certificate in use. */
   private version: string;
 
   private constructor(options: DomainOptions, edgeServer: EdgeServer, version: string) {
@@ -44,22 +44,23 @@ export class DomainEdge implements Edge {
     this.version = version;
   }
 
-  /** Rejects when the address cannot be listened on or the certificate not be read. */
+  /** Rejects when the address cannot be listened on, or the certificate cannot be read. */
   static async listen(options: DomainOptions): Promise<DomainEdge> {
     const { tls, listen } = options;
     const loaded = tls === undefined ? undefined : await load(tls);
     const edgeServer = createEdgeServer(
       {
         request: async (incoming, response) => {
-          const door = endpointOf(incoming, options);
-          if (door instanceof ApiError)
-            refuse(incoming, response, door, requestIdOf(incoming.headers));
-          else await carryRequest(options, door, incoming, response);
+          const endpoint = endpointOf(incoming, options);
+          if (endpoint instanceof ApiError)
+            refuse(incoming, response, endpoint, requestIdOf(incoming.headers));
+          else await carryRequest(options, endpoint, incoming, response);
         },
         upgrade: async (incoming, socket, head) => {
-          const door = endpointOf(incoming, options);
-          if (door instanceof ApiError) refuseUpgrade(socket, door, requestIdOf(incoming.headers));
-          else await carryUpgrade(options, door, incoming, socket, head);
+          const endpoint = endpointOf(incoming, options);
+          if (endpoint instanceof ApiError)
+            refuseUpgrade(socket, endpoint, requestIdOf(incoming.headers));
+          else await carryUpgrade(options, endpoint, incoming, socket, head);
         },
       },
       options,
@@ -90,7 +91,7 @@ export class DomainEdge implements Edge {
     return false;
   }
 
-  /** Takes up a renewed certificate. One that cannot be used is reported, and the old one stays. */
+  /** Loads a renewed certificate. Rejects when it cannot be used; the old one stays. */
   async reconcile(): Promise<Record<string, number>> {
     const { tls, log } = this.options;
     if (tls === undefined || (await versionOf(tls)) === this.version) return { reloaded: 0 };
@@ -111,7 +112,7 @@ export class DomainEdge implements Edge {
   }
 }
 
-/** The door that a Host header names, or what to answer when it names none. */
+/** The endpoint that a Host header names, or the error for the response when it names none. */
 export function endpointOf(
   incoming: Pick<IncomingMessage, "headers">,
   { domain, publicOrigin }: Pick<DomainOptions, "domain" | "publicOrigin">,
@@ -146,7 +147,7 @@ function labelOf(region: string): string {
 async function load(
   files: TlsFiles,
 ): Promise<{ context: { cert: Buffer; key: Buffer }; version: string }> {
-  // Before the content: a change while it is read is seen in the next round.
+  // Read before the content: a change in between is seen in the next round.
   const version = await versionOf(files);
   return {
     context: { cert: await readFile(files.certFile), key: await readFile(files.keyFile) },

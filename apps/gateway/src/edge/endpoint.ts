@@ -1,19 +1,19 @@
 import { GUEST_AGENT_PORT } from "@torpor/contracts";
 import type { Database, SandboxView } from "@torpor/db";
 
-/** By which name a client came in: to which sandbox, and to which port of its guest. */
+/** A port of a sandbox's guest, under the name that a client used. */
 export interface Endpoint {
-  /** As the client wrote it, for messages and logs. */
+  /** The name as the client wrote it, for messages and logs. */
   name: string;
-  /** Of the guest. */
+  /** Port of the guest. */
   port: number;
-  /** As clients see it, where the connection does not say otherwise. */
+  /** Scheme that clients see, unless the connection or a trusted proxy shows another. */
   scheme: "http" | "https";
-  /** Undefined: there is no such sandbox (any more). */
+  /** Undefined: there is no such sandbox, or no longer. */
   find(db: Database): Promise<SandboxView | undefined>;
 }
 
-/** A port of the user's own; the guest agent's is the SDKs'. */
-export function isPreview(door: Endpoint): boolean {
-  return door.port !== GUEST_AGENT_PORT;
+/** True for every port but the guest agent's, which is the SDKs'. */
+export function isPreview(endpoint: Endpoint): boolean {
+  return endpoint.port !== GUEST_AGENT_PORT;
 }

@@ -1,6 +1,6 @@
 /**
- * What passes from one connection to the next, in the form of `rawHeaders`: names and values in
- * turn.
+ * Headers that pass from one connection to the next, in the form of `rawHeaders`: names and values
+ * in turn.
  */
 import type { IncomingMessage } from "node:http";
 import { DATA_PLANE_HEADERS } from "@torpor/contracts";
@@ -9,7 +9,7 @@ import type { Endpoint } from "./endpoint.ts";
 import { withoutSessions } from "./preview-session.ts";
 import { withoutTokens } from "./protocol-token.ts";
 
-/** They speak of one connection, not of the message (RFC 9110, 7.6.1). */
+/** Headers about one connection, not about the message (RFC 9110, 7.6.1). */
 const HOP_BY_HOP = new Set([
   "connection",
   "keep-alive",
@@ -23,15 +23,15 @@ const HOP_BY_HOP = new Set([
 ]);
 /** Credentials of the sandbox end at the edge: code in the guest must not see its owner's key. */
 const CREDENTIALS = new Set(["authorization", "x-api-key"]);
-/** Those of which a part is the edge's; what is left of them passes. */
+/** Headers of which a part is the edge's; the rest of the header passes. */
 const PARTLY_OURS: Record<string, ((value: string) => string | undefined) | undefined> = {
   cookie: withoutSessions,
   "sec-websocket-protocol": withoutTokens,
 };
-/** What proxies say of a client: the edge does, and applications believe it. */
+/** Headers of proxies about a client: only the edge sets them, because applications trust them. */
 const isForwarded = (name: string) =>
   name.startsWith("x-forwarded-") || name === "forwarded" || name === "x-real-ip";
-/** Nobody but the edge speaks to the host. */
+/** Headers that only the edge sends to the host. */
 const ENDS_HERE = new Set<string>(["expect", "x-request-id", ...Object.values(DATA_PLANE_HEADERS)]);
 
 /** Request headers for the host: those of the client that may pass, and `added`. */
@@ -61,31 +61,30 @@ export function downstreamHeaders(rawHeaders: string[], added: Record<string, st
 }
 
 /**
- * What a web application behind a proxy needs to know of its client (the de facto X-Forwarded-*
- * headers).
+ * The de facto X-Forwarded-* headers: a web application behind a proxy needs to know its client.
  */
 export function forwardedHeaders(
   proxies: Proxies,
   incoming: IncomingMessage,
-  door: Pick<Endpoint, "scheme">,
+  endpoint: Pick<Endpoint, "scheme">,
 ) {
   const chain = proxies.chainOf(incoming);
   return {
     client: { "x-forwarded-for": chain.join(", "), "x-real-ip": chain[0] ?? "" },
     asked: {
       "x-forwarded-host": incoming.headers.host ?? "",
-      "x-forwarded-proto": schemeOf(proxies, incoming, door),
+      "x-forwarded-proto": schemeOf(proxies, incoming, endpoint),
     },
   };
 }
 
-/** Of the URL that the client asked for. */
+/** Scheme of the URL that the client requested. */
 export function schemeOf(
   proxies: Proxies,
   incoming: IncomingMessage,
-  door: Pick<Endpoint, "scheme">,
+  endpoint: Pick<Endpoint, "scheme">,
 ): "http" | "https" {
-  return proxies.schemeOf(incoming) ?? door.scheme;
+  return proxies.schemeOf(incoming) ?? endpoint.scheme;
 }
 
 function filterRaw(

@@ -1,12 +1,12 @@
 /**
- * Preview ports on loopback addresses: each is listened on at its sandbox's address alone, as a
- * guest may listen on any port, and must not take it from the other programs of this machine.
+ * Preview ports on loopback addresses. Each is listened on only at its sandbox's address: a guest
+ * may listen on any port, and must not take it from the other programs of this machine.
  *
- * LP1  Ports are open while the sandbox runs; while it is paused they stay open if traffic may wake
- *      it. Sandboxes of which nothing runs cost nothing.
- * - Who runs is told by events, read from rows. What an event did not tell of is found by going
- *   through the rows of running sandboxes, and of known ones, a bounded number in each round.
- * LP3  Listeners and questions to hosts together never take more open files than they were given.
+ * LP1  Ports are open while the sandbox runs; while it is paused they stay open if traffic may
+ *      resume it. Other sandboxes cost nothing.
+ * - Events name the sandboxes whose rows are read. To find what events missed, each round also
+ *   reads a bounded number of rows of running and of known sandboxes.
+ * LP3  Listeners and requests to hosts together never take more open files than they were given.
  */
 import { createServer, type Server, type Socket } from "node:net";
 import type { EdgeSandbox } from "@torpor/db";
@@ -16,9 +16,9 @@ import type { FastifyBaseLogger } from "fastify";
 import { offeredPorts, watchPorts } from "./preview-ports.ts";
 import { type HostKeys, type AgentTarget, targetOf } from "./target.ts";
 
-/** Of those known, without a word of them, in each round. */
+/** Known sandboxes without an event that each round reads. */
 const LOOKED_AFTER = 100;
-/** While the database is away; others are found page by page. */
+/** Limit while the database is away; the page-by-page reads find the others. */
 const MAX_DUE = 10_000;
 
 interface Known {
@@ -31,7 +31,7 @@ interface Known {
 interface PreviewOptions {
   /** Serves a connection that came to a preview's port. */
   take: (socket: Socket) => void;
-  /** The port of agents: no preview's. */
+  /** The port of guest agents, which is not for previews. */
   taken: number;
   maxFiles: number;
   hostKeys: HostKeys;
@@ -40,13 +40,13 @@ interface PreviewOptions {
 
 export class LoopbackPreviews {
   private readonly options: PreviewOptions;
-  /** Sandboxes with ports, by id; the one that was looked at longest ago first. */
+  /** Sandboxes with ports, by id; the least recently read first. */
   private readonly known = new Map<string, Known>();
-  /** By `<address>:<port>`. */
+  /** Listeners by `<address>:<port>`. */
   private readonly listeners = new Map<string, Server>();
-  /** Ids of those whose rows are to be read. */
+  /** Ids of sandboxes whose rows are to be read. */
   private readonly due = new Set<string>();
-  /** What could not be listened on, in the same way: reported once, tried again in each round. */
+  /** Ports that could not be listened on, by the same key: logged once, retried in each round. */
   private readonly failing = new Map<string, { address: string; port: number }>();
   private watching = 0;
   private isDraining = false;
@@ -56,7 +56,7 @@ export class LoopbackPreviews {
     this.options = options;
   }
 
-  /** True: a row is to be read for it. */
+  /** True if a row is to be read because of the event. */
   hear({ sandboxId, from, to }: SandboxEventMessage): boolean {
     const isOver = this.known.has(sandboxId) && (isStable(to) || isTombstoned(to));
     const matters = from !== to && (to === "running" || isOver);
@@ -73,12 +73,12 @@ export class LoopbackPreviews {
     return [...new Set([...due, ...quiet])];
   }
 
-  /** They could not be read. */
+  /** Puts ids back whose rows could not be read. */
   giveBack(ids: string[]): void {
     for (const id of ids) this.due.add(id);
   }
 
-  /** Acts on what was read. Those of `asked` that are not among it live no more. */
+  /** Applies the rows that were read. A sandbox of `asked` without a row has been deleted. */
   follow(asked: string[], found: EdgeSandbox[]): void {
     const living = new Set(found.map(({ id }) => id));
     for (const id of asked) if (!living.has(id)) this.end(id);
@@ -99,7 +99,7 @@ export class LoopbackPreviews {
     return { serving: listeners.size, watching, failing: failing.size, due: due.size };
   }
 
-  /** Nothing is opened any more. */
+  /** Ends all watches and listeners, and opens no more; connections continue. */
   drain(): void {
     this.isDraining = true;
     for (const { watch } of this.known.values()) watch?.abort.abort();
@@ -116,7 +116,7 @@ export class LoopbackPreviews {
     const isOffered = settledState === "running" || (settledState === "paused" && autoResume);
     if (!isOffered) return this.end(id);
     const known = this.known.get(id) ?? { address, ports: new Set<number>() };
-    // It is looked at again after all others.
+    // Moved to the end: read again after all others.
     this.known.delete(id);
     this.known.set(id, known);
     const run =
@@ -147,7 +147,7 @@ export class LoopbackPreviews {
     }).then(() => {
       this.watching -= 1;
       if (known.watch !== watch) return;
-      // The run is over; if it is not, the next round begins another.
+      // The run has ended; if not, the next round begins another watch.
       known.watch = undefined;
       this.due.add(id);
     });
@@ -170,7 +170,7 @@ export class LoopbackPreviews {
     for (const port of known.ports) this.shut(known.address, port);
   }
 
-  /** Connections that there are go on, as far as the sandbox does. */
+  /** Closes a listener. Its connections continue as long as the sandbox runs. */
   private shut(address: string, port: number): void {
     const key = `${address}:${port}`;
     this.failing.delete(key);

@@ -1,11 +1,11 @@
 /**
- * The scheme for one machine, which needs no name server: each sandbox has an address of its own in
- * 127.64.0.0/10, and the address that a connection came to tells whose it is.
+ * The edge for one machine, which needs no name server: each sandbox has an address of its own in
+ * 127.64.0.0/10, and the local address of a connection identifies the sandbox.
  *
- * LB1  Agents are served by one listener, on all addresses of this machine: a sandbox costs nothing
- *      before somebody connects. Its row is looked up for each request, and decides.
- * LB2  Nothing is served from outside: a connection that did not come to an address of the loopback
- *      network is closed before anything of it is read.
+ * LB1  One listener on all addresses of this machine serves all guest agents: a sandbox costs
+ *      nothing before a client connects. The sandbox's row is read for each request, and decides.
+ * LB2  Nothing is served to the outside: a connection to an address outside the loopback network is
+ *      closed before anything is read from it.
  * - Previews are served where guests listen (loopback-previews.ts).
  * LB4  Listeners are shared with other gateways on the machine (SO_REUSEPORT).
  */
@@ -20,19 +20,22 @@ import type { Edge } from "./edge.ts";
 import { LoopbackPreviews } from "./loopback-previews.ts";
 import { createEdgeServer, type EdgeServer } from "./server.ts";
 
-/** Of one sandbox's port: more than CONNECTIONS_PER_ADDRESS, which counts those of one client. */
-const MAX_CONNECTIONS_PER_DOOR = 2_048;
-/** What events tell of meanwhile is read together. */
+/**
+ * Connections to one port of one sandbox: more than CONNECTIONS_PER_ADDRESS, which counts those of
+ * one client.
+ */
+const MAX_CONNECTIONS_PER_ENDPOINT = 2_048;
+/** Time for which events are gathered, to read their sandboxes together. */
 const GATHER_MS = 250;
 const MAX_READ = 500;
-/** Running sandboxes are gone through page by page, for what no event told of. */
+/** Running sandboxes are read page by page, to find those that no event named. */
 const PAGE = 500;
 const PAGE_EVERY_MS = 1_500;
 
 export interface LoopbackOptions extends CarryDependencies {
-  /** On which agents are served. */
+  /** Port of the guest agents. */
   port: number;
-  /** Of all clients together. */
+  /** Connections of all clients together. */
   maxConnections: number;
   /** Open files that previews may take. */
   previewFiles: number;
@@ -44,7 +47,7 @@ export class LoopbackEdge implements Edge {
   private readonly previews: LoopbackPreviews;
   private readAtMs = -Infinity;
   private pagedAtMs = -Infinity;
-  /** Of the page before; undefined: the next one is the first. */
+  /** Last id of the previous page; undefined: the next page is the first. */
   private lastId: string | undefined;
 
   private constructor(options: LoopbackOptions, edgeServer: EdgeServer) {
@@ -74,7 +77,7 @@ export class LoopbackEdge implements Edge {
       },
       {
         ...options,
-        maxPerAddress: Math.min(maxConnections, MAX_CONNECTIONS_PER_DOOR),
+        maxPerAddress: Math.min(maxConnections, MAX_CONNECTIONS_PER_ENDPOINT),
         serves: isLoopback,
       },
     );
@@ -134,7 +137,7 @@ export class LoopbackEdge implements Edge {
     }
   }
 
-  /** One page; in the first round since the start all of them. */
+  /** Reads one page; in the first round since the start all of them. */
   private async readPages(): Promise<void> {
     const isFirst = this.pagedAtMs === -Infinity;
     do {
@@ -146,7 +149,7 @@ export class LoopbackEdge implements Edge {
   }
 }
 
-/** Whose it is, and which port of the guest, by the address that the connection came to. */
+/** The sandbox and the port of its guest, by the local address of the connection. */
 function loopbackEndpoint(socket: IncomingMessage["socket"], edgePort: number): Endpoint {
   const { localAddress = "", localPort = edgePort } = socket;
   return {

@@ -1,14 +1,13 @@
 /**
- * What a client opened at the edge ends when what it showed for it does: the sandbox's tokens are
- * revoked, or an API key, or a browser's cookie expires. A request is judged once; a stream, a
- * WebSocket or a long answer goes on after that, so those that are open are looked at again and
- * again.
+ * Ends a client's streams at the edge when their credential ends: the sandbox's tokens are revoked,
+ * or an API key, or a browser's cookie expires. A request is checked once, but a stream, a
+ * WebSocket or a long response continues after that, so open ones are checked again and again.
  *
- * OS1  One query for all of a gateway, however many there are, and none while there are none.
- * OS2  What is over before it is looked at is never asked about: most requests.
- * OS3  While the database does not answer nothing is known of revocations, and nothing is ended but
- *      what has expired: that is in the cookie, and judged by the gateway's clock, as it was when
- *      the request came.
+ * OS1  One query checks all streams of a gateway; without streams there is none.
+ * OS2  A stream that ends before its first check, as most requests do, needs no query.
+ * OS3  While the database does not reply, revocations are unknown, and only expired streams are
+ *      ended: the expiry is in the cookie, and the gateway's clock decides, as it did when the
+ *      request came.
  */
 import type { ServerResponse } from "node:http";
 import type { Duplex } from "node:stream";
@@ -16,10 +15,10 @@ import type { StreamCredential } from "@torpor/db";
 
 type Stream = Pick<ServerResponse | Duplex, "closed" | "destroyed" | "destroy" | "once">;
 
-/** By what a client passed. */
+/** The credential that a client passed with. */
 export interface Shown {
   credential: StreamCredential;
-  /** Undefined: never by itself. */
+  /** Undefined: the credential has no expiry of its own. */
   expiresAtMs?: number;
 }
 
@@ -28,17 +27,17 @@ type FindEnded = (credentials: readonly StreamCredential[]) => Promise<number[]>
 export class OpenStreams {
   private readonly findEnded: FindEnded;
   private readonly now: () => number;
-  /** Since the last round, and from before it. */
+  /** Streams since the last round; `open` has the older ones. */
   private fresh = new Map<Stream, Shown>();
   private readonly open = new Map<Stream, Shown>();
 
-  /** `findEnded`: the places of those that are good no more. */
+  /** `findEnded` returns the indexes of the credentials that have ended. */
   constructor(findEnded: FindEnded, now: () => number = Date.now) {
     this.findEnded = findEnded;
     this.now = now;
   }
 
-  /** Until it is closed. */
+  /** Watches a stream until it closes. */
   watch(stream: Stream, shown: Shown): void {
     if (stream.closed || stream.destroyed) return;
     this.fresh.set(stream, shown);
@@ -49,7 +48,8 @@ export class OpenStreams {
   }
 
   /**
-   * One round: ends those whose credential has ended. Rejects when the database does not answer.
+   * One round: ends the streams whose credential has ended. Rejects when the database does not
+   * reply.
    */
   async endOver(): Promise<{ open: number; ended: number }> {
     const [expired, standing] = this.byExpiry();
@@ -65,7 +65,7 @@ export class OpenStreams {
     return { open: this.open.size, ended: expired.length + revoked.length };
   }
 
-  /** Of those from before the last round: what has expired, and what has not. */
+  /** Streams from before the last round: those that have expired, and those that have not. */
   private byExpiry(): [[Stream, Shown][], [Stream, Shown][]] {
     const nowMs = this.now();
     const isOver = ({ expiresAtMs = Number.POSITIVE_INFINITY }: Shown) => expiresAtMs <= nowMs;

@@ -1,6 +1,6 @@
 /**
- * `preview_host: localhost`: the application is spoken to as by a browser beside it. Servers that
- * are made for development refuse other names, against DNS rebinding.
+ * `preview_host: localhost`: to the application, the client looks like a browser on its own
+ * machine. Development servers refuse other host names, against DNS rebinding.
  */
 import type { IncomingMessage } from "node:http";
 import type { Endpoint } from "./endpoint.ts";
@@ -8,20 +8,23 @@ import type { Endpoint } from "./endpoint.ts";
 const originOf = ({ port }: Endpoint) => `http://localhost${port === 80 ? "" : `:${port}`}`;
 
 /** Headers in place of the client's own. An origin that is not the preview itself stays. */
-export function localHeaders(door: Endpoint, { headers }: IncomingMessage): Record<string, string> {
-  const local = originOf(door);
+export function localHeaders(
+  endpoint: Endpoint,
+  { headers }: IncomingMessage,
+): Record<string, string> {
+  const local = originOf(endpoint);
   const isSame =
     headers.origin !== undefined && URL.parse(headers.origin)?.host === headers.host?.toLowerCase();
   return { host: local.slice("http://".length), ...(isSame ? { origin: local } : {}) };
 }
 
-/** Raw headers of an answer that sends the client to the application: by the name it knows. */
+/** Rewrites the Location of a redirect to the application to the name that the client knows. */
 export function publicLocations(
   rawHeaders: string[],
-  door: Endpoint,
+  endpoint: Endpoint,
   asked: { scheme: string; host: string },
 ): string[] {
-  const local = originOf(door);
+  const local = originOf(endpoint);
   return rawHeaders.map((value, at) => {
     const isLocation = at % 2 === 1 && rawHeaders[at - 1]?.toLowerCase() === "location";
     if (!isLocation || !value.startsWith(local)) return value;

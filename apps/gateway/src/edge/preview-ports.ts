@@ -1,6 +1,6 @@
 /**
- * Which ports of a running sandbox something listens on: asked of its agent, which answers when
- * that changes.
+ * The ports that something in a running sandbox listens on: its guest agent replies to a request
+ * when they change.
  */
 import { once } from "node:events";
 import type { IncomingMessage } from "node:http";
@@ -15,18 +15,18 @@ import { backoffMs } from "@torpor/service";
 import type { FastifyBaseLogger } from "fastify";
 import type { AgentTarget } from "./target.ts";
 
-/** Longer than the agent waits for a change. */
+/** Longer than the guest agent waits for a change. */
 const ANSWER_LIMIT_MS = 30_000;
 const MAX_ANSWER_BYTES = 64 * 1024;
-/** Between two questions, whatever a guest does. */
+/** Sleep between two requests, whatever a guest does. */
 const MIN_PAUSE_MS = 100;
 const RETRY = { baseMs: 250, maxMs: 10_000 };
 const MAX_PREVIEW_PORTS = 64;
 const LOW_PORTS = new Set([80, 443]);
 
 /**
- * Those of `ports` that may be offered: not the agent's own, and of the privileged ones the two
- * that web servers use.
+ * The ports that may be offered: not the guest agent's, not `taken`, and of the privileged ports
+ * only the two that web servers use.
  */
 export function offeredPorts(ports: readonly number[], taken: number): number[] {
   const fits = (port: number) =>
@@ -41,8 +41,8 @@ export function offeredPorts(ports: readonly number[], taken: number): number[] 
 }
 
 /**
- * Tells `onPorts` of every change until the signal ends it, or the host says that this run of the
- * sandbox is over. Never rejects.
+ * Calls `onPorts` for every change, until the signal ends it or the host reports that this run of
+ * the sandbox is over. Never rejects.
  */
 export async function watchPorts(
   target: AgentTarget,
@@ -93,7 +93,7 @@ async function ask(
   return portsIn(JSON.parse(text));
 }
 
-/** A guest may send anything, without end. */
+/** Reads a body up to a limit: a guest may send anything, without end. */
 async function textOf(answer: IncomingMessage): Promise<string> {
   const chunks: Uint8Array[] = [];
   let size = 0;

@@ -1,9 +1,11 @@
 /**
- * How a browser uses a preview with `preview_access: token`: a link, opened once, leaves a cookie.
+ * Access of a browser to a preview with `preview_access: token`: a link, opened once, leaves a
+ * cookie.
  *
  * PS1  The cookie is for one host and one port of one sandbox, and no script reads it.
- * PS2  Pages of others make no request with it, nor do those of other sandboxes, which are on the
- *      same site: what names an origin that is not this sandbox's own does not count as its user.
+ * PS2  Pages of other sites cannot use the cookie, nor can pages of other sandboxes, which are on
+ *      the same site: a request that names another origin than this sandbox's does not count as its
+ *      user's.
  * PS3  The application sees neither the link nor the cookie.
  */
 import type { IncomingMessage } from "node:http";
@@ -16,9 +18,11 @@ import { type Endpoint, isPreview } from "./endpoint.ts";
 
 const PARAMETER = "torpor_preview";
 const COOKIE = "torpor-preview-";
-/** Browsers take a cookie of such a name from this host alone, by https alone. */
+/** Browsers accept a cookie with this prefix only from this host, and only over https. */
 const HOST_PREFIX = "__Host-";
-/** Of the same name: whoever else sets cookies for a domain above cannot hide the good one. */
+/**
+ * Cookies of the same name to try: one that is set for a parent domain must not hide the good one.
+ */
 const MAX_TRIED = 8;
 
 /** The path of a link, with its token in it. */
@@ -26,7 +30,7 @@ export function withLink(path: string, token: string): string {
   return `${path}${path.includes("?") ? "&" : "?"}${PARAMETER}=${token}`;
 }
 
-/** The token of a link, and the path without it; undefined: this is none. */
+/** The token of a link, and the path without it; undefined: the URL is not a link. */
 export function linkIn(url: string): { token: string; path: string } | undefined {
   const [path = "", query = ""] = url.split(/\?(.*)/s, 2);
   const prefix = `${PARAMETER}=`;
@@ -34,7 +38,7 @@ export function linkIn(url: string): { token: string; path: string } | undefined
   const own = parts.find((part) => part.startsWith(prefix));
   if (own === undefined) return undefined;
   const others = parts.filter((part) => part !== own);
-  // A path of several slashes would lead to another host.
+  // A path with several leading slashes would redirect to another host.
   const samePath = path.replace(/^[/\\]+/, "/");
   return {
     token: own.slice(prefix.length),
@@ -42,7 +46,7 @@ export function linkIn(url: string): { token: string; path: string } | undefined
   };
 }
 
-/** Where a link leads to, and the cookie that comes with it. */
+/** The target of a link, and the cookie that comes with it. */
 export interface Opened {
   path: string;
   cookie?: string;
@@ -56,42 +60,43 @@ interface LinkDependencies {
 }
 
 /**
- * Undefined for any other request. Throws the 401 of a link that is good no more, and the 429 of an
- * address that sends too many of these: they pass before anybody else counts them.
+ * Opens a link; undefined for any other request. Throws the 401 for a link that has ended, and the
+ * 429 for an address that sends too many such links: no other limit counts them.
  */
 export async function openLink(
   deps: LinkDependencies,
-  door: Endpoint,
+  endpoint: Endpoint,
   incoming: IncomingMessage,
   isSecure: boolean,
 ): Promise<Opened | undefined> {
   const isRead = incoming.method === "GET" || incoming.method === "HEAD";
-  const link = isRead && isPreview(door) ? linkIn(incoming.url ?? "") : undefined;
+  const link = isRead && isPreview(endpoint) ? linkIn(incoming.url ?? "") : undefined;
   if (link === undefined) return undefined;
-  const open = () => openedBy(deps, door, incoming, { ...link, isSecure });
+  const open = () => openedBy(deps, endpoint, incoming, { ...link, isSecure });
   const opened = await deps.linkGuesses.judge(deps.proxies.clientOf(incoming), open);
   if (opened === undefined) throw wrongPreviewLink();
   return opened;
 }
 
-/** Undefined: it is for somebody else, or good no more. */
+/** Undefined: the link is for another preview, or has ended. */
 async function openedBy(
   deps: LinkDependencies,
-  door: Endpoint,
+  endpoint: Endpoint,
   incoming: IncomingMessage,
   link: { token: string; path: string; isSecure: boolean },
 ): Promise<Opened | undefined> {
-  const view = await door.find(deps.db);
-  if (view === undefined) throw sandboxNotFound(door.name);
+  const view = await endpoint.find(deps.db);
+  if (view === undefined) throw sandboxNotFound(endpoint.name);
   const { sandbox } = view;
-  const preview = { sandbox, port: door.port };
+  const preview = { sandbox, port: endpoint.port };
   const opened = await deps.previewLinks.open(link.token, preview);
   if (opened !== undefined)
-    return { path: link.path, cookie: cookieOf(door.port, opened, link.isSecure) };
-  // Opened again later, from a history or a bookmark, it leads there all the same.
+    return { path: link.path, cookie: cookieOf(endpoint.port, opened, link.isSecure) };
+  // A link that has ended, from a history or a bookmark, still leads to a preview that is open
+  // anyway.
   const mayPass =
     sandbox.previewAccess === "public" ||
-    (await sessionOf(deps.previewLinks, sandbox, door, incoming)) !== undefined;
+    (await sessionOf(deps.previewLinks, sandbox, endpoint, incoming)) !== undefined;
   return mayPass ? { path: link.path } : undefined;
 }
 
@@ -106,36 +111,37 @@ function cookieOf(
 }
 
 /**
- * By the cookie of a link, from where it may be used (PS2); undefined: there is none that is good.
+ * The session in the cookie of a link, sent from where it may be used (PS2); undefined: no cookie
+ * is good.
  */
 export async function sessionOf(
   links: Pick<PreviewLinks, "grantOf">,
   sandbox: Preview["sandbox"],
-  door: Endpoint,
+  endpoint: Endpoint,
   { headers }: Pick<IncomingMessage, "headers">,
 ): Promise<SessionGrant | undefined> {
-  if (!isPreview(door) || !isOwnOrigin(headers.origin, headers.host)) return undefined;
-  const names = [`${COOKIE}${door.port}`, `${HOST_PREFIX}${COOKIE}${door.port}`];
+  if (!isPreview(endpoint) || !isOwnOrigin(headers.origin, headers.host)) return undefined;
+  const names = [`${COOKIE}${endpoint.port}`, `${HOST_PREFIX}${COOKIE}${endpoint.port}`];
   const sent = cookiesIn(headers.cookie).filter((cookie) => names.includes(nameOf(cookie)));
   for (const cookie of sent.slice(0, MAX_TRIED)) {
     const session = cookie.slice(cookie.indexOf("=") + 1);
-    const grant = await links.grantOf(session, { sandbox, port: door.port });
+    const grant = await links.grantOf(session, { sandbox, port: endpoint.port });
     if (grant !== undefined) return grant;
   }
   return undefined;
 }
 
-/** No origin is named by what a browser is told to open. Other ports of the sandbox are its own. */
+/** A navigation of the browser has no origin. Other ports of the sandbox are its own. */
 function isOwnOrigin(origin: string | undefined, host: string | undefined): boolean {
   if (origin === undefined) return true;
   const from = URL.parse(origin)?.host;
   return from !== undefined && host !== undefined && sandboxIn(from) === sandboxIn(host);
 }
 
-/** A host without the port: in front of the name, or behind the address. */
+/** A host without its port, which is in front of a name, or behind an address. */
 const sandboxIn = (host: string) => host.toLowerCase().replace(/^\d+-/, "").replace(/:\d+$/, "");
 
-/** The Cookie header without the edge's own; undefined: nothing is left. */
+/** The Cookie header without the edge's own cookies; undefined: none is left. */
 export function withoutSessions(header: string): string | undefined {
   const own = (cookie: string) => nameOf(cookie).replace(HOST_PREFIX, "").startsWith(COOKIE);
   const kept = cookiesIn(header).filter((cookie) => !own(cookie));

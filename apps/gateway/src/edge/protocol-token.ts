@@ -1,6 +1,6 @@
 /**
- * A sandbox's token as a sub-protocol of a WebSocket: `torpor.token.<token>`. Browsers let a page
- * say nothing else about itself when it opens one.
+ * A sandbox's token as a sub-protocol of a WebSocket: `torpor.token.<token>`. In a browser, a page
+ * can add nothing else to the request that opens a WebSocket.
  */
 import type { IncomingHttpHeaders } from "node:http";
 
@@ -22,15 +22,15 @@ export function protocolTokenIn(headers: IncomingHttpHeaders): string | undefine
   return findProtocol(headers)?.slice(PREFIX.length);
 }
 
-/** What the application is offered; undefined: nothing. */
+/** The sub-protocols that the application is offered; undefined: none. */
 export function withoutTokens(header: string): string | undefined {
   const kept = protocolsIn(header).filter((protocol) => !protocol.startsWith(PREFIX));
   return kept.length === 0 ? undefined : kept.join(", ");
 }
 
 /**
- * Headers to add to an answer. A browser gives a WebSocket up when nothing of what it offered is
- * taken, and an application that was offered nothing takes nothing.
+ * Headers to add to a response. A browser closes a WebSocket when none of the sub-protocols that it
+ * offered is selected, and an application that was offered none selects none.
  */
 export function takenProtocol(
   headers: IncomingHttpHeaders,

@@ -1,6 +1,6 @@
 /**
- * One request to a host's data plane: sent, streamed both ways, with its failures told apart by
- * whether they can have had an effect.
+ * A proxy request to a host's data plane: sent, streamed both ways, with its failures distinguished
+ * by whether they can have had an effect.
  */
 import type { ClientRequest, IncomingMessage } from "node:http";
 import type { Duplex } from "node:stream";
@@ -10,30 +10,29 @@ import { upstreamHeaders } from "./headers.ts";
 import type { AgentTarget } from "./target.ts";
 
 const CONNECT_LIMIT_MS = 5_000;
-/** Without a byte in either direction: executions may be silent for long, but not for ever. */
+/** Time without a byte in either direction: executions may be silent for long, but not for ever. */
 const SILENCE_LIMIT_MS = 3_600_000;
 
 export type ProxyResult =
   | { kind: "answered"; answer: IncomingMessage }
   | { kind: "upgraded"; answer: IncomingMessage; socket: Duplex; head: Buffer }
-  /** No connection came about: nothing was carried out. */
+  /** No connection was made: the request had no effect. */
   | { kind: "unreachable"; cause: Error }
-  /** The connection broke before an answer: nobody knows what was carried out. */
+  /** The connection broke before a response: the request may have had an effect. */
   | { kind: "lost"; cause: Error };
 
 export interface Sending {
   /** Headers for the guest. */
   extra: Record<string, string>;
   passesCredentials: boolean;
-  /** The client left. */
+  /** Aborted when the client leaves. */
   signal: AbortSignal;
 }
 
 /**
- * Sends `incoming` on. The body is streamed. What may have an effect goes over a connection of its
- * own: one that is refused, by a host that restarts say, is then known to have carried nothing.
- * What only reads may use one that is there, and is sent again over a new one when that breaks just
- * then.
+ * Sends `incoming` on. The body is streamed. A request that may have an effect uses a new
+ * connection: if that is refused, for example by a host that restarts, it is known to have carried
+ * nothing. A read may reuse a connection, and is sent again over a new one if that breaks.
  */
 export async function proxyRequest(
   incoming: IncomingMessage,
@@ -42,15 +41,15 @@ export async function proxyRequest(
 ): Promise<ProxyResult> {
   const isRead = isRepeatable(incoming);
   const first = sendOn(incoming, target, sending, !isRead);
-  const exchanged = await first.exchanged;
-  if (exchanged.kind !== "lost" || !first.isReused() || !isRead || sending.signal.aborted)
-    return exchanged;
-  return await sendOn(incoming, target, sending, true).exchanged;
+  const proxied = await first.proxied;
+  if (proxied.kind !== "lost" || !first.isReused() || !isRead || sending.signal.aborted)
+    return proxied;
+  return await sendOn(incoming, target, sending, true).proxied;
 }
 
 interface Sent {
-  exchanged: Promise<ProxyResult>;
-  /** It went over a connection that was there. */
+  proxied: Promise<ProxyResult>;
+  /** True if the request went over a reused connection. */
   isReused: () => boolean;
 }
 
@@ -74,10 +73,10 @@ function sendOn(
     signal,
     maxHeaderSize: MAX_HEADER_BYTES + ADDED_HEADER_BYTES,
   });
-  const exchanged = outcomeOf(upstream);
+  const proxied = outcomeOf(upstream);
   if (hasBody(incoming)) incoming.pipe(upstream);
   else upstream.end();
-  return { exchanged, isReused: () => upstream.reusedSocket };
+  return { proxied, isReused: () => upstream.reusedSocket };
 }
 
 function isRepeatable(incoming: IncomingMessage): boolean {
@@ -98,13 +97,13 @@ function outcomeOf(upstream: ClientRequest): Promise<ProxyResult> {
     const isThere = () => {
       connected = true;
       clearTimeout(limit);
-      // Not sooner: until it is connected, the limit of a connection that is kept counts.
+      // Not sooner: until it is connected, the time limit of kept connections applies.
       upstream.setTimeout(SILENCE_LIMIT_MS, () =>
         upstream.destroy(new Error(`the sandbox was silent for ${SILENCE_LIMIT_MS} ms`)),
       );
     };
     if (upstream.reusedSocket) return isThere();
-    // Before the host has shown who it is, nothing is sent.
+    // Nothing is sent before the host has proven its identity.
     socket.once(socket instanceof TLSSocket ? "secureConnect" : "connect", () => {
       isThere();
       socket.setNoDelay(true);
@@ -116,7 +115,7 @@ function outcomeOf(upstream: ClientRequest): Promise<ProxyResult> {
     upstream.once("upgrade", (answer, socket, head) =>
       resolve({ kind: "upgraded", answer, socket, head }),
     );
-    // Stays: an error after the answer began shows on the answer, too.
+    // Stays: an error after the response began is emitted here, too.
     upstream.on("error", (cause) => {
       clearTimeout(limit);
       resolve({ kind: connected ? "lost" : "unreachable", cause });
@@ -131,10 +130,7 @@ export function hasBody(incoming: IncomingMessage): boolean {
   );
 }
 
-/**
- * How the body is delimited on the next connection: as on the one before, or by its known
- * emptiness.
- */
+/** Headers that delimit the body on the next connection: as on the one before, or as empty. */
 function framing(incoming: IncomingMessage): Record<string, string> {
   if (incoming.headers["transfer-encoding"] !== undefined)
     return { "transfer-encoding": "chunked" };

@@ -1,4 +1,4 @@
-/** Errors of the edge, in the shape that the SDKs read of an agent: `error` is a text. */
+/** Errors of the edge, in the form that the SDKs read from a guest agent: `error` is a text. */
 import { type IncomingMessage, type ServerResponse, STATUS_CODES } from "node:http";
 import type { Duplex } from "node:stream";
 import { endAnswer } from "@torpor/service/end-answer";
@@ -20,7 +20,7 @@ export function refusalBody(error: ApiError, requestId: string): object {
 const bodyOf = (error: ApiError, requestId: string) =>
   Buffer.from(JSON.stringify(refusalBody(error, requestId)));
 
-/** Answers a request with the error; one that is half answered already is cut off. */
+/** Responds to a request with the error; a response that has begun is cut off. */
 export function refuse(
   incoming: IncomingMessage,
   response: ServerResponse,
@@ -44,8 +44,8 @@ export function refuse(
 }
 
 /**
- * Sends a browser on to where its link leads. The link is in its address: that is neither kept nor
- * told on.
+ * Redirects a browser to the target of its link. The URL has the link in it: it is not cached, and
+ * not sent as a referrer.
  */
 export function redirect(
   incoming: IncomingMessage,
@@ -64,7 +64,7 @@ export function redirect(
   endAnswer(incoming, response);
 }
 
-/** Answers an upgrade with the error instead of 101. */
+/** Responds to an upgrade with the error instead of 101. */
 export function refuseUpgrade(
   socket: Duplex,
   error: ApiError,

@@ -1,4 +1,4 @@
-/** Who may pass the edge, and where to: decided from the sandbox's row, for each request anew. */
+/** Decides who may pass the edge, and where to, from the sandbox's row, for each request. */
 import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Duplex } from "node:stream";
 import type { ApiKeyOwner, SandboxView } from "@torpor/db";
@@ -28,8 +28,8 @@ import { type HostKeys, type AgentTarget, targetOf } from "./target.ts";
 import type { WakeDependencies, Waker } from "./wake.ts";
 
 /**
- * They say nothing that needs a token; SDKs and people probe them without. A probe by a stranger
- * wakes nothing: it would keep a paused sandbox running, at its owner's cost.
+ * Paths that reveal nothing secret: SDKs and people probe them without a token. A probe by a
+ * stranger resumes nothing: it would keep a paused sandbox running, at its owner's cost.
  */
 const OPEN_PATHS = new Set(["/health", "/info", "/ping"]);
 
@@ -48,44 +48,44 @@ export interface RouteDependencies extends WakeDependencies {
   streams: Pick<OpenStreams, "watch">;
 }
 
-/** A request at a door. */
+/** A request at an endpoint. */
 export interface EdgeRequest {
-  door: Endpoint;
+  endpoint: Endpoint;
   incoming: IncomingMessage;
-  /** What answers it. */
+  /** The response, or the socket of an upgrade. */
   answer: ServerResponse | Duplex;
   requestId: string;
 }
 
 export interface EdgeAdmission {
   view: SandboxView;
-  /** Of the client's budget, for the answer. */
+  /** Headers about the client's budget, for the response. */
   rateHeaders: Record<string, string>;
-  /** The client's credentials are the application's own affair, and pass. */
+  /** The client's credentials are for the application, and pass. */
   passesCredentials: boolean;
-  /** It may use the sandbox, and so resume it. */
+  /** The client may use the sandbox, and so resume it. */
   isUser: boolean;
 }
 
 interface Client {
-  /** Whose requests are counted. */
+  /** Name of the budget that the request counts against. */
   budget: string;
   isUser: boolean;
   passesCredentials: boolean;
-  /** By which it passed; undefined: by nothing. */
+  /** The credential that the client passed with; undefined: none. */
   shown?: Shown;
 }
 
 /**
- * Finds the sandbox behind the door and judges the client. Throws the 401, 403, 404 or 429 of a
+ * Finds the sandbox of the endpoint and checks the client. Throws the 401, 403, 404 or 429 for a
  * request that may not pass.
  */
 export async function admit(deps: RouteDependencies, asked: EdgeRequest): Promise<EdgeAdmission> {
-  const { door } = asked;
-  const view = await door.find(deps.db);
-  if (view === undefined) throw sandboxNotFound(door.name);
+  const { endpoint } = asked;
+  const view = await endpoint.find(deps.db);
+  if (view === undefined) throw sandboxNotFound(endpoint.name);
   const { sandbox } = view;
-  const isPublic = isPreview(door) && sandbox.previewAccess === "public";
+  const isPublic = isPreview(endpoint) && sandbox.previewAccess === "public";
   // Visitors of a preview do not use up the budget of the sandbox's owner.
   const visitor = { budget: `preview ${sandbox.id}`, isUser: true, passesCredentials: true };
   const passed: Client = isPublic ? visitor : await authorize(deps, asked, view);
@@ -98,24 +98,24 @@ export async function admit(deps: RouteDependencies, asked: EdgeRequest): Promis
 }
 
 /**
- * Where it is now, resumed first if its policy says so. Throws the 409 of a sandbox that does not
- * answer, and what a resume that fails is answered with.
+ * The target of the sandbox as it is now, resumed first if its policy says so. Throws the 409 for a
+ * sandbox that does not run, the 503 for an unreachable host, and the error of a failed resume.
  */
 export async function routeTo(
   deps: RouteDependencies,
-  door: Endpoint,
+  endpoint: Endpoint,
   { view, isUser }: Pick<EdgeAdmission, "view" | "isUser">,
   gone: AbortSignal,
 ): Promise<AgentTarget> {
   const wakes = isUser && deps.waker.mayWake(view);
-  const awake = wakes ? await deps.waker.wake(door, view, gone) : view;
+  const awake = wakes ? await deps.waker.wake(endpoint, view, gone) : view;
   const { sandbox, host } = awake;
   if (sandbox.state !== "running") throw notRunning(awake);
   if (host === undefined) throw hostUnreachable(undefined);
   if (host.isRevoked) throw hostUnreachable(new Error(`host ${host.id} was revoked`));
   const target = targetOf(
     { sandboxId: sandbox.id, epoch: sandbox.epoch, host },
-    door.port,
+    endpoint.port,
     deps.hostKeys,
   );
   if (target instanceof Error) throw hostUnreachable(target);
@@ -123,15 +123,16 @@ export async function routeTo(
 }
 
 /**
- * The sandbox's own token, what a browser has of it, or the API key of its owner, which the JS SDK
- * falls back to. Who has none of them may look at the open paths, and ask what a page may ask.
+ * Accepts the sandbox's own token, a browser's session, or the API key of the sandbox's owner,
+ * which the JS SDK falls back to. A client with none of them may read the open paths, and send
+ * preflights.
  */
 async function authorize(
   deps: RouteDependencies,
   asked: EdgeRequest,
   { sandbox }: SandboxView,
 ): Promise<Client> {
-  const { incoming, door } = asked;
+  const { incoming, endpoint } = asked;
   const mayLook = isOpen(asked) || isPreflight(asked);
   const stranger = mayLook
     ? { budget: `open ${sandbox.id}`, isUser: false, passesCredentials: false }
@@ -140,8 +141,8 @@ async function authorize(
   const user = { budget: `sandbox ${sandbox.id}`, isUser: true, passesCredentials: false };
   const grant = token === undefined ? undefined : await deps.tokens.grantOf(token, sandbox);
   if (grant !== undefined) return { ...user, shown: shownBy(grant, sandbox.id) };
-  // The cookie is what it has of ours: its other credentials are for the application.
-  const session = await sessionOf(deps.previewLinks, sandbox, door, incoming);
+  // Only the cookie is the edge's: the client's other credentials are for the application.
+  const session = await sessionOf(deps.previewLinks, sandbox, endpoint, incoming);
   if (session !== undefined) {
     const { expiresAtMs } = session;
     const shown = { ...shownBy(session, sandbox.id), expiresAtMs };
@@ -157,7 +158,7 @@ async function authorize(
     const shown = { credential: { apiKeyId: owner.apiKeyId } };
     if (owner.scopes.includes("exec")) return { ...user, budget, shown };
     if (stranger !== undefined) return stranger;
-    // It counts, as it does on the control plane.
+    // The refused request counts, as on the control plane.
     await deps.limiter.take(budget);
     const refusal = scopeMissing("exec", owner.scopes, "Using a sandbox");
     noteRefusal(deps, asked, sandbox.id, refusal, owner);
@@ -175,19 +176,18 @@ function shownBy({ generation, apiKeyId }: TokenGrant, sandboxId: string): Shown
   return { credential: { sandboxId, generation, ...gotWith } };
 }
 
-function isOpen({ door, incoming }: EdgeRequest): boolean {
+function isOpen({ endpoint, incoming }: EdgeRequest): boolean {
   const isRead = incoming.method === "GET" || incoming.method === "HEAD";
-  return isRead && !isPreview(door) && OPEN_PATHS.has((incoming.url ?? "").split("?", 1)[0] ?? "");
+  return (
+    isRead && !isPreview(endpoint) && OPEN_PATHS.has((incoming.url ?? "").split("?", 1)[0] ?? "")
+  );
 }
 
-/**
- * A browser asks whether it may send a request, and never with a credential: the application
- * answers.
- */
-function isPreflight({ door, incoming }: EdgeRequest): boolean {
+/** True for a preflight of a browser, which never has a credential: the application responds. */
+function isPreflight({ endpoint, incoming }: EdgeRequest): boolean {
   const { origin, "access-control-request-method": method } = incoming.headers;
   return (
-    isPreview(door) &&
+    isPreview(endpoint) &&
     incoming.method === "OPTIONS" &&
     origin !== undefined &&
     method !== undefined &&
@@ -195,7 +195,10 @@ function isPreflight({ door, incoming }: EdgeRequest): boolean {
   );
 }
 
-/** The refusal does not wait for its entry. The path within the sandbox is nobody else's affair. */
+/**
+ * Notes a refusal in the audit log, without waiting for the entry. The path within the sandbox is
+ * private, and left out.
+ */
 function noteRefusal(
   deps: RouteDependencies,
   asked: EdgeRequest,
@@ -203,11 +206,11 @@ function noteRefusal(
   refusal: ApiError,
   owner?: ApiKeyOwner,
 ): void {
-  const { incoming, door, requestId } = asked;
+  const { incoming, endpoint, requestId } = asked;
   const noted = {
     address: deps.proxies.clientOf(incoming),
     method: incoming.method ?? "",
-    path: `edge:${door.port}`,
+    path: `edge:${endpoint.port}`,
     resource: sandboxId,
     status: refusal.status,
     code: refusal.code,

@@ -24,16 +24,15 @@ const KEEP_ALIVE_PROBE_MS = 30_000;
 
 export interface EdgeServer {
   server: Server | SecureServer;
-  /** Takes a connection that another listener has accepted, as if it had come to its own. */
+  /** Serves a connection that another listener has accepted. */
   take: (socket: Socket) => void;
   /**
-   * Takes no connection any more, and resolves when those that there are have ended: each closes
-   * with the answer that it waits for.
+   * Accepts no more connections, and resolves when the existing ones have ended: each closes with
+   * the response that it waits for.
    */
   drain(): Promise<void>;
   /**
-   * Ends the server with all its connections: upgraded ones are no longer its own, and it would
-   * leave them open.
+   * Ends the server and all its connections. The HTTP server itself would leave upgraded ones open.
    */
   shut(): void;
 }
@@ -46,15 +45,17 @@ export interface EdgeHandlers {
 interface EdgeServerOptions {
   proxies: Proxies;
   connections: Pick<ConnectionLimits, "watch">;
-  /** More are closed as they come, before anything is read of them. */
+  /** Open connections, at most. More are closed as they come, before anything is read from them. */
   maxConnections: number;
-  /** The same, of those to one address and port of this machine. */
+  /** The same, for one address and port of this machine. */
   maxPerAddress?: number | undefined;
-  /** Whether a connection to that address of this machine is taken at all; without it, any is. */
+  /**
+   * Returns true if connections to that address of this machine are served; without it, all are.
+   */
   serves?: ((localAddress: string) => boolean) | undefined;
 }
 
-/** Not listening yet. */
+/** Creates a server that does not listen yet. */
 export function createEdgeServer(
   handlers: EdgeHandlers,
   given: EdgeServerOptions,
@@ -88,7 +89,7 @@ export function createEdgeServer(
       ? createServer(options, onRequest)
       : createSecureServer({ ...options, ...tls }, onRequest);
   server.on("upgrade", (incoming: IncomingMessage, socket: Duplex, head: Buffer) => {
-    // From here on nobody else listens for its errors.
+    // After an upgrade, no other code handles errors of the socket.
     socket.on("error", () => socket.destroy());
     void inLane(laneOf(incoming), () => handlers.upgrade(incoming, socket, head));
   });
@@ -102,7 +103,7 @@ export function createEdgeServer(
     take: (socket) => void server.emit("connection", socket),
     drain: async () => {
       isDraining = true;
-      // `Connection: close`, where the answer has not begun.
+      // Sends `Connection: close` where the response has not begun.
       for (const response of answering) response.shouldKeepAlive = false;
       const ended = [...sockets].map((socket) => once(socket, "close"));
       await Promise.all([new Promise((resolve) => server.close(resolve)), ...ended]);
@@ -115,8 +116,8 @@ export function createEdgeServer(
 }
 
 /**
- * Those that there are. What is too many, or not served, is closed before the server's other
- * listeners look at it.
+ * Tracks the open connections. A connection over a limit, or to an address that is not served, is
+ * closed before the server's other listeners see it.
  */
 function keepCount(
   server: Server | SecureServer,

@@ -3,12 +3,12 @@ import { DATA_PLANE_HEADERS, type RunNamed, runTicket } from "@torpor/contracts"
 import { type FleetRequest, type FleetTls, requestTo } from "@torpor/identity";
 import { Recent } from "@torpor/service";
 
-/** Where a request goes, and with which headers added. */
+/** The destination of a proxy request, and the headers to add. */
 export interface AgentTarget {
-  /** A request to that host and to no other. */
+  /** Begins a request to that host and to no other. */
   request(options: FleetRequest): ClientRequest;
   headers: Record<string, string>;
-  /** Differs when the sandbox has moved on: another run, or another host. */
+  /** Identifies the run: differs when the sandbox has moved on to another run, or another host. */
   run: string;
 }
 
@@ -18,22 +18,22 @@ export interface RunAtHost {
   host: { id: string; dataPlaneUrl: string; ticketKey: string | null };
 }
 
-/** What hosts ask of a gateway. */
+/** Credentials that hosts require of a gateway. */
 export interface HostKeys {
-  /** For hosts of 0.1.0, which know no tickets; undefined: they are not served. */
+  /** For hosts of 0.1.0, which have no tickets; undefined: such hosts are not used. */
   hostKey: string | undefined;
-  /** This gateway's certificate, for hosts with one. */
+  /** This gateway's certificate, for hosts with TLS. */
   tls: FleetTls | undefined;
 }
 
 const tickets = new Recent<string>(10_000);
-/** The same for each request to that run. */
+/** Caches tickets: all requests to a run have the same one. */
 const ticketFor = (ticketKey: string, run: RunNamed) =>
   tickets.getOrMake(`${ticketKey} ${run.sandboxId} ${run.epoch}`, () => runTicket(ticketKey, run));
 
 /**
- * One run of a sandbox, at the host that it is on. Or why there is none, which a host's own
- * registration is to blame for: no other's sandboxes suffer for it.
+ * The target for one run of a sandbox at its host, or the reason why there is none. The reason is a
+ * value: a bad registration of one host must not affect the sandboxes of others.
  */
 export function targetOf(
   { sandboxId, epoch, host }: RunAtHost,

@@ -1,11 +1,11 @@
 /**
  * Auto-resume: traffic to a paused sandbox resumes it and waits, its body unread, until it runs.
  *
- * WK1  The resume is accepted through the same door as a user's; requests that come together join
- *      one operation (S31).
- * WK2  Every wait has a limit, and so has the number of those who wait for one sandbox: others are
- *      turned away.
- * WK3  A stopped sandbox is not started by traffic: that would be a boot, not the sandbox as it was
+ * WK1  The resume is accepted by the same code path as a user's; concurrent requests join one
+ *      operation (S31).
+ * WK2  Every wait has a limit, and so has the number of requests that wait for one sandbox: further
+ *      ones get a 429.
+ * WK3  Traffic does not start a stopped sandbox: that would be a boot, not the sandbox as it was
  *      left.
  */
 import { acceptRequest, findOperation, forOrganization, type SandboxView } from "@torpor/db";
@@ -23,9 +23,9 @@ import { quotaRefused } from "../quotas.ts";
 import { waitForOperation } from "../wait-for-operation.ts";
 import type { Endpoint } from "./endpoint.ts";
 
-/** Per sandbox and gateway. */
+/** Waiting requests per sandbox and gateway. */
 const MAX_HELD = 64;
-/** The resume gives up before those who wait for it do, so that they can say why. */
+/** The resume gives up before the requests that wait for it do, so that they can report why. */
 const DEADLINE_LEAD_MS = 2_000;
 
 export type WakeDependencies = Pick<
@@ -33,7 +33,7 @@ export type WakeDependencies = Pick<
   "db" | "log" | "events" | "publishCommitted" | "stopping" | "limits" | "busConnected"
 >;
 
-/** The client left while it waited: there is nobody to answer. */
+/** The client left during the wait: no response is needed. */
 class ClientGoneError extends Error {
   override readonly name = "ClientGoneError";
 }
@@ -47,25 +47,25 @@ export class Waker {
   }
 
   /**
-   * Whether traffic may resume it: it is paused, is being paused or already being resumed, and its
-   * policy says so.
+   * True if traffic may resume the sandbox: it is paused, is being paused or already being resumed,
+   * and its policy allows a resume.
    */
   mayWake({ sandbox }: SandboxView): boolean {
     return sandbox.autoResume && (sandbox.settledState === "paused" || sandbox.state === "pausing");
   }
 
   /**
-   * Returns the sandbox once it runs, or as it is when it can no longer be resumed. Throws what the
-   * request is to be answered with when it cannot be.
+   * Returns the sandbox once it runs, or as it is when it can no longer be resumed. Throws the
+   * error for the response when the resume fails.
    */
-  async wake(door: Endpoint, view: SandboxView, gone: AbortSignal): Promise<SandboxView> {
+  async wake(endpoint: Endpoint, view: SandboxView, gone: AbortSignal): Promise<SandboxView> {
     const { id } = view.sandbox;
     const held = this.held.get(id) ?? 0;
     if (held >= MAX_HELD)
       throw tooManyRequests(`${held} requests wait for this sandbox to be resumed already.`, 1);
     this.held.set(id, held + 1);
     try {
-      return await this.resumed(door, view, gone);
+      return await this.resumed(endpoint, view, gone);
     } finally {
       const left = (this.held.get(id) ?? 1) - 1;
       if (left > 0) this.held.set(id, left);
@@ -74,18 +74,18 @@ export class Waker {
   }
 
   private async resumed(
-    door: Endpoint,
+    endpoint: Endpoint,
     view: SandboxView,
     gone: AbortSignal,
   ): Promise<SandboxView> {
     const { db } = this.deps;
     const limitAt = performance.now() + this.deps.limits.autoResumeWaitMs;
     let current = view;
-    // More than once, when something else was under way, or it was paused again meanwhile.
+    // More than once if another operation was under way, or the sandbox was paused again.
     while (current.sandbox.state !== "running" && this.mayWake(current)) {
       await this.resumeOnce(current, limitAt, gone);
-      const next = await door.find(db);
-      if (next === undefined) throw sandboxNotFound(door.name);
+      const next = await endpoint.find(db);
+      if (next === undefined) throw sandboxNotFound(endpoint.name);
       current = next;
     }
     return current;
@@ -125,7 +125,7 @@ export class Waker {
         },
       );
     if (accepted.kind === "quota_exceeded") throw quotaRefused(accepted);
-    // It runs or is gone: the next look at it says which.
+    // The sandbox runs or is gone: the caller's next read shows which.
     if (operation === undefined) return;
     const isNew = accepted.kind === "accepted" && accepted.isNew;
     const waited = await waitForOperation(

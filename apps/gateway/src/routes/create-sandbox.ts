@@ -1,10 +1,12 @@
 /**
- * POST /v1/sandboxes: answers when the sandbox runs.
+ * POST /v1/sandboxes: responds when the sandbox runs.
  *
- * CS1  A create without Idempotency-Key ends with its request: no SDK can name it again, so a 503
- *      would make a second one. What is left open is deleted (abandoned-create.ts).
- * CS2  Whatever is refused is refused before anything is written.
- * CS3  A repeat is answered by what it repeats, whatever has become of template and hosts since.
+ * CS1  A create without Idempotency-Key ends with its request: no SDK can name it again, so after a
+ *      503 the SDK would create a second sandbox. A create that is left open is deleted
+ *      (abandoned-create.ts).
+ * CS2  Every refusal comes before anything is written.
+ * CS3  A repeat gets the result of what it repeats, whatever has become of template and hosts
+ *      since.
  */
 import { randomInt } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -51,11 +53,11 @@ import { waitForOperation } from "../wait-for-operation.ts";
 import { respondAsync } from "./respond-async.ts";
 
 const ADDRESS_TRIES = 20;
-/** For what else is in a command: ids, a template's name, digests, addresses of hosts. */
+/** Room for the rest of a command: ids, a template's name, digests, addresses of hosts. */
 const COMMAND_ROOM_BYTES = 16 * 1024;
-/** They are sealed for the host, in Base64. */
+/** Growth of the variables, which are sealed for the host, in Base64. */
 const SEALED_SHARE = 4 / 3;
-/** The answer does not wait longer for the clean-up, which goes on. */
+/** Longest wait of the response for the clean-up, which continues. */
 const ABANDON_WAIT_MS = 1_000;
 
 const SCHEMA = {
@@ -88,7 +90,7 @@ export const createSandboxRoute: FastifyPluginAsyncTypebox<{
         );
     };
     const gone = clientGone(request, reply);
-    // It has ended without a sandbox: nothing is left to delete.
+    // The create has ended without a sandbox: nothing is left to delete.
     let hasFailed = false;
     try {
       if (!isNew) await assertStillThere(deps, operation);
@@ -116,14 +118,14 @@ export const createSandboxRoute: FastifyPluginAsyncTypebox<{
   });
 };
 
-/** Nothing for a key that may not use what it creates: whoever has the token can. */
+/** No token for a key that may not use what it creates: the holder of the token could. */
 async function tokenFor({ tokens }: Dependencies, owner: ApiKeyOwner, sandbox: SandboxRow) {
   if (!owner.scopes.includes("exec")) return {};
   const { token, expiresAt } = await tokens.issue(sandbox, owner);
   return { auth_token: token, token_expires_at: expiresAt.toISOString() };
 }
 
-/** Throws what the request is to be answered with when it does not end in time. */
+/** Throws the error for the response when the create does not end in time. */
 async function waitForEnd(
   deps: Dependencies,
   accepted: AcceptedOperation,
@@ -145,7 +147,7 @@ async function waitForEnd(
   );
 }
 
-/** The fields that count, in one form. Throws the 400 of what the schema cannot judge. */
+/** The fields that count, in one form. Throws the 400 for what the schema cannot check. */
 export function storedFields(
   body: CreateSandboxBody,
 ): CreateSandboxBody & { template_id?: string } {
@@ -193,8 +195,9 @@ function checkVariables(variables: Record<string, string>): void {
 }
 
 /**
- * A create's command carries them, in one message: one that no server takes would never arrive.
- * Nothing else of a request is of any length there.
+ * Throws the 400 for variables that do not fit into the message with the create's command: a
+ * message that no server takes would never arrive. Nothing else in the command is of unlimited
+ * length.
  */
 function checkFitsMessage(
   variables: Record<string, string>,
@@ -237,8 +240,8 @@ async function accept(
       { ...sandbox, ...environment, id, edgeAddress: randomEdgeAddress() },
       requester,
     ).catch((error: unknown) => {
-      // The connection may have broken after the commit: then it is there, and the client will send
-      // another create. What got no turn at the database (a 429) was not begun.
+      // The connection may have broken after the commit: then the sandbox exists, and the client
+      // will send another create. A create without a slot at the database (a 429) has not begun.
       if (requester.idempotencyKey === undefined && apiErrorIn(error) === undefined)
         void deleteAbandoned(deps, { id, organizationId: requester.organizationId }, "no answer");
       throw error;
@@ -250,7 +253,7 @@ async function accept(
   throw new Error(`no free edge address was found in ${ADDRESS_TRIES} tries`);
 }
 
-/** In 127.64.0.0/10: every address of 127/8 is local on Linux without any set-up. */
+/** An address in 127.64.0.0/10: every address of 127/8 is local on Linux without any set-up. */
 function randomEdgeAddress(): string {
   return `127.${randomInt(64, 128)}.${randomInt(256)}.${randomInt(1, 255)}`;
 }

@@ -6,7 +6,7 @@ import { HealthReply } from "../schemas.ts";
 const SCHEMA = { tags: ["health"], security: [], response: { 200: HealthReply, 503: HealthReply } };
 
 /**
- * Without a key. 200, also when a part is missing: the process answers. 503 when it is about to
+ * Needs no key. 200 also when a part is missing: the process responds. 503 when it is about to
  * stop, so that a balancer sends nothing more.
  */
 export const healthRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies }> = async (

@@ -1,8 +1,7 @@
 /**
- * How hosts join: an operator makes a token; a host shows it, with a key for its certificate and
- * one
- * for the NATS servers, both of its own making. Only then is it known to those servers
- * (infra/nats/configure.ts --admissions) and to the schedulers.
+ * Admission of hosts: an operator creates a token; a host sends it, with a key for its certificate
+ * and one for the NATS servers, both of its own making. Only then do those servers
+ * (infra/nats/configure.ts --admissions) and the schedulers know the host.
  */
 import { randomBytes } from "node:crypto";
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
@@ -47,7 +46,7 @@ const OPERATES = needs("operator");
 
 type Plugin = FastifyPluginAsyncTypebox<{ deps: Dependencies; auth: Authenticator }>;
 
-/** For operators. */
+/** Routes for operators. */
 export const hostAdmissionRoutes: Plugin = async (app, { deps: { db }, auth }) => {
   const create = {
     tags,
@@ -123,7 +122,7 @@ export const hostAdmissionRoutes: Plugin = async (app, { deps: { db }, auth }) =
   });
 };
 
-/** Without an API key: the token is what lets a host in. */
+/** Needs no API key: the token lets a host in. */
 export const joinRoute: FastifyPluginAsyncTypebox<{ deps: Dependencies }> = async (
   app,
   { deps },
@@ -142,9 +141,9 @@ export const joinRoute: FastifyPluginAsyncTypebox<{ deps: Dependencies }> = asyn
         { field: "nats_public_key", message: "is no NKey of a user: its checksum is wrong" },
       ]);
     const look = async () => ((await isHostTokenKnown(db, secret)) ? true : undefined);
-    // Who guesses is counted, and nothing is signed for him.
+    // A wrong token counts as a guess, and nothing is signed for it.
     if ((await guesses.judge(request.ip, look)) === undefined) throw refusalOf("unknown", hostId);
-    // Before the token is used up: with another one, it is good once.
+    // Before the token, which is good once, is used up: after a bad request the host can try again.
     const certified = await fleetIdentity.certify(certificateRequest, hostId);
     if (certified === undefined)
       throw invalidRequest([
@@ -173,7 +172,7 @@ export const joinRoute: FastifyPluginAsyncTypebox<{ deps: Dependencies }> = asyn
 function refusalOf(why: Extract<Joined, { kind: "refused" }>["why"], hostId: string): ApiError {
   const another = "Ask an operator for another one (./torpor hosts token).";
   switch (why) {
-    // The same for all of these: who guesses learns nothing.
+    // One message for all of these: a guess reveals nothing.
     case "unknown":
     case "ended":
       return new ApiError(

@@ -1,4 +1,4 @@
-/** For operators: the hosts, their history, and taking one out of use. */
+/** For operators: the hosts, their history, and the requests that take one out of use. */
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
 import {
   changeHost,
@@ -45,7 +45,7 @@ const config = needs("operator");
 const HOST = { tags, params: HostParams, response: { 200: HostReply, ...ERRORS } };
 const MIB = 1024 ** 2;
 const DEFAULT_PAGE = 100;
-/** Once it was all of them. */
+/** High, because the list once had no pages. */
 const DEFAULT_HOSTS = 1_000;
 
 export const hostRoutes: FastifyPluginAsyncTypebox<{
@@ -95,7 +95,7 @@ export const hostRoutes: FastifyPluginAsyncTypebox<{
     const { id } = await existing(request.params.id);
     const { limit = DEFAULT_PAGE, after } = request.query;
     const events = await listHostEvents(db, id, limit + 1, after);
-    // The oldest is the one too many when the newest were asked for.
+    // When the newest were requested, the oldest is the one too many.
     const data = (after === undefined ? events.slice(-limit) : events.slice(0, limit)).map(
       hostEventView,
     );
@@ -143,7 +143,7 @@ export const hostRoutes: FastifyPluginAsyncTypebox<{
     async (request) => {
       const host = await existing(request.params.id);
       const budget = budgetOf(request.body);
-      // One that is under way was judged when it began; this changes its budget.
+      // A drain under way was checked when it began; this request changes its budget.
       if (transitionHost(standingOf(host), "drain").kind === "move")
         await assertAllPlaceable(deps, host);
       accept(host.id, "drain", await requestDrain(db, host.id, budget, by(request)));
@@ -219,17 +219,17 @@ async function assertAllPlaceable({ db }: Dependencies, host: HostRow): Promise<
         current_state: host.state,
         requested: "drain",
         allowed: ["cordon"],
-        stranded: unplaceable.slice(0, MAX_STRANDED),
+        stranded: unplaceable.slice(0, MAX_UNPLACEABLE),
       },
     },
   );
 }
 
-/** Kinds of sandboxes: in words, and in all. */
+/** Kinds of sandboxes in the message, and in its details. */
 const MAX_TOLD = 5;
-const MAX_STRANDED = 100;
+const MAX_UNPLACEABLE = 100;
 
-/** Why a request has no meaning in a state, and what to do instead. */
+/** The reason why a request has no meaning in a state, and what to do instead. */
 const INSTEAD: Partial<Record<HostRequest, Partial<Record<HostRow["state"], string>>>> = {
   uncordon: {
     draining:
@@ -249,7 +249,7 @@ const INSTEAD: Partial<Record<HostRequest, Partial<Record<HostRow["state"], stri
   },
 };
 
-/** Lets through what was done or is so already; throws the 4xx of the rest. */
+/** Returns for a change that was made, or is so already; throws the 4xx for the rest. */
 function accept(id: string, requested: HostRequest, changed: HostChanged): void {
   if (changed.kind === "moved" || changed.kind === "stay") return;
   if (changed.kind === "not_found") throw unknownHost(id);

@@ -1,6 +1,6 @@
 /**
- * API keys: of the own organization for everybody who has the scope, of all for operators. What a
- * key may do with others is in key-rules.ts.
+ * API keys: those of its own organization for each key with the scope, all of them for operators.
+ * What a key may do with others is in key-rules.ts.
  */
 import { randomBytes } from "node:crypto";
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
@@ -45,7 +45,7 @@ import { keyView } from "../views/key.ts";
 
 const tags = ["keys"];
 const SECRET_BYTES = 24;
-/** Of 48: what is left cannot be guessed. */
+/** Digits of the hint, of 48: the rest cannot be guessed. */
 const HINT_DIGITS = 4;
 const DEFAULT_PAGE = 100;
 const PREFIX: Record<KeyForm, string> = { torpor: "torpor_live_", e2b: "e2b_" };
@@ -55,11 +55,11 @@ const MANAGES = needs("lifecycle", "operator");
 type Plugin = FastifyPluginAsyncTypebox<{ deps: Dependencies; auth: Authenticator }>;
 
 export const keyRoutes: Plugin = async (app, { deps: { db }, auth }) => {
-  /** The organization that a request names, its own without. Only operators may name another. */
+  /** The organization that a request names, else its own. Only operators may name another. */
   const organizationIn = async (owner: ApiKeyOwner, name: string | undefined): Promise<number> => {
     if (name === undefined) return owner.organizationId;
     const named = await findOrganization(db, name);
-    // Whether another one exists is for operators to know.
+    // Only operators may learn whether another organization exists.
     if (named?.id !== owner.organizationId && !owner.scopes.includes("operator"))
       throw scopeMissing("operator", owner.scopes, "Naming another organization");
     if (named === undefined)
@@ -126,7 +126,7 @@ export const keyRoutes: Plugin = async (app, { deps: { db }, auth }) => {
     const owner = auth.ownerOf(request);
     const asked = await existing(request.params.id);
     assertAllowed(owner, asked, checkRotation(owner, asked));
-    // Clients that insist on the form of the old one do so of the new one.
+    // A client that insists on the form of the old key needs it for the new one.
     const made = newSecret(formOf(asked));
     const overlapSeconds = request.body?.overlap_seconds ?? 0;
     const requestedBy = `api-key:${owner.apiKeyId}`;
@@ -140,7 +140,9 @@ export const keyRoutes: Plugin = async (app, { deps: { db }, auth }) => {
   });
 };
 
-/** With what of it is kept, for people who have a key and look for its row. */
+/**
+ * A new secret, and the part of it that is stored, for people who have a key and look for its row.
+ */
 function newSecret(form: KeyForm): { secret: string; hint: string } {
   const secret = `${PREFIX[form]}${randomBytes(SECRET_BYTES).toString("hex")}`;
   return { secret, hint: secret.slice(0, PREFIX[form].length + HINT_DIGITS) };
@@ -156,7 +158,7 @@ function expiryOf(asked: string | null | undefined, owner: ApiKeyOwner): Date | 
 
 const unknownKey = (id: string) => unknownResource("key", id, "GET /v1/keys lists them.");
 
-/** Throws what a key that may not is answered with. `expiryField`: of the request, if any. */
+/** Throws the error for a problem. `expiryField`: the request's field with the expiry, if any. */
 function assertAllowed(
   owner: ApiKeyOwner,
   asked: Grant & { id?: number },

@@ -1,4 +1,4 @@
-/** For operators: whose keys and sandboxes there are. */
+/** For operators: the organizations, which own keys and sandboxes. */
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
 import { createOrganization, listOrganizations } from "@torpor/db";
 import { decodeCursor } from "../cursor.ts";

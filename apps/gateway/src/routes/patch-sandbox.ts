@@ -56,7 +56,7 @@ export const patchSandboxRoute: FastifyPluginAsyncTypebox<{
   });
 };
 
-/** Throws the 400 of a change that changes nothing or that the schema cannot judge. */
+/** Throws the 400 for a change that changes nothing, or that the schema cannot check. */
 function changeIn(body: PatchSandboxBody): SandboxChange {
   if (FIELDS.every((field) => body[field] === undefined))
     throw invalidRequest(

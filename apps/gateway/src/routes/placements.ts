@@ -1,6 +1,6 @@
 /**
- * POST /v1/placements/dry-run: where would it be placed now? The schedulers answer, with the code
- * that places.
+ * POST /v1/placements/dry-run: the host on which a sandbox would be placed now. The schedulers
+ * reply, with the code that places.
  */
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
 import {
@@ -29,7 +29,7 @@ export const placementRoutes: FastifyPluginAsyncTypebox<{
   deps: Dependencies;
   auth: Authenticator;
 }> = async (app, { deps, auth }) => {
-  // What a create or a resume would be answered with is for those who may ask for one.
+  // The scope of a create or a resume, because the response shows what they would get.
   app.post(
     "/placements/dry-run",
     { schema: SCHEMA, config: needs("lifecycle") },
@@ -42,7 +42,7 @@ export const placementRoutes: FastifyPluginAsyncTypebox<{
   );
 };
 
-/** Throws what the create, the resume or the start itself would be refused with. */
+/** Throws the error that would refuse the create, the resume or the start itself. */
 async function questionIn(
   deps: Dependencies,
   body: Static<typeof DryRunBody>,

@@ -1,4 +1,4 @@
-/** POST /v1/sandboxes/{id}/preview-links: opens a preview in a browser, which can send no token. */
+/** POST /v1/sandboxes/{id}/preview-links: a preview for a browser, which can send no token. */
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
 import { GUEST_AGENT_PORT, PreviewLink, PreviewLinkBody } from "@torpor/contracts";
 import type { Authenticator } from "../auth.ts";
@@ -19,7 +19,10 @@ const SCHEMA = {
   response: { 201: PreviewLink, ...ERRORS },
 };
 
-/** In every state but deleted: what is opened while the sandbox is paused is there once it runs. */
+/**
+ * Works in every state but deleted: a preview that is opened while the sandbox is paused is there
+ * once it runs.
+ */
 export const previewLinkRoutes: FastifyPluginAsyncTypebox<{
   deps: Dependencies;
   auth: Authenticator;

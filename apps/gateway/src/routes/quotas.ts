@@ -1,5 +1,5 @@
 /**
- * What an organization may have at most, and what it uses. Operators set it; its own keys read it.
+ * Quotas of an organization, and what it uses. Operators set the quotas; its own keys read them.
  */
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
 import { QUOTA_NAMES, type QuotaLimits, type QuotaName } from "@torpor/contracts";
@@ -40,7 +40,7 @@ export const quotaRoutes: Plugin = async (app, { deps: { db }, auth }) => {
   app.get(path, { schema: read, config: needs("read", "operator") }, async (request) => {
     const { organizationId, scopes } = auth.ownerOf(request);
     const { id } = request.params;
-    // To others, there is no such organization.
+    // To other keys, the organization does not exist.
     const isAllowed = scopes.includes("operator") || id === String(organizationId);
     if (!isAllowed) throw unknownOrganization(id);
     return await shown(await existing(id), request.id);

@@ -3,7 +3,7 @@ import type { OperationRow } from "@torpor/db";
 import type { FastifyReply } from "fastify";
 import { operationView } from "../views/sandbox.ts";
 
-/** `Prefer: respond-async` (RFC 7240): 202, the operation, and where to look at it. */
+/** `Prefer: respond-async` (RFC 7240): 202, with the operation and its location. */
 export function respondAsync(
   reply: Pick<FastifyReply, "raw"> & { status(code: 202): { headers(values: object): unknown } },
   operation: OperationRow,

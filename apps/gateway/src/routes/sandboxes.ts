@@ -123,7 +123,7 @@ export const sandboxRoutes: FastifyPluginAsyncTypebox<{
       const { limit = DEFAULT_PAGE, cursor } = request.query;
       const { id } = request.params;
       const afterSeq = cursor === undefined ? 0 : Number(decodeCursor(cursor, isSequence));
-      // Deleted ones too: why it ended is what people come here for (S7).
+      // Deleted sandboxes too: people come here to learn why one ended (S7).
       const db = databaseOf(request);
       const sandbox = isSandboxId(id) ? await findSandboxRow(db, id) : undefined;
       if (sandbox === undefined || sandbox.organizationId !== organizationOf(request))

@@ -1,4 +1,4 @@
-/** Templates: anybody with a key reads them, operators make and change them. */
+/** Templates: any key with the scope reads them, operators make and change them. */
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
 import {
   CreateTemplateBody,
@@ -49,7 +49,7 @@ export const templateRoutes: Plugin = async (app, { deps: { db } }) => {
     return { ...templateView(row), request_id: request.id };
   });
 
-  // Refused to every key, so that nobody looks for one that may.
+  // Refused for every key, so that no client looks for one that may.
   const given = { schema: { tags, response: ERRORS }, config: reads };
   for (const path of ["/templates/build", "/templates/files/upload-link"]) {
     app.post(path, given, async () => {
@@ -113,7 +113,7 @@ function newFactsIn(body: CreateTemplateBody): TemplateFacts {
   return { displayName, ...DEFAULTS, imageSha256, vcpu, memoryMib, diskMib, ...factsIn(body) };
 }
 
-/** What is there of it. */
+/** The facts that the body has. */
 function factsIn(body: UpdateTemplateBody): Partial<TemplateFacts> {
   const { display_name: displayName, description, category, language } = body;
   const { image_sha256: imageSha256, default_resources: size = {} } = body;

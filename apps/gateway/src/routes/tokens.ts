@@ -1,4 +1,4 @@
-/** Sandbox tokens: one more, or the end of all that there are. */
+/** Sandbox tokens: issues one more, or revokes all of a sandbox. */
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
 import { TokenReply } from "@torpor/contracts";
 import { forOrganization, revokeTokens } from "@torpor/db";
@@ -23,8 +23,8 @@ const tags = ["sandboxes"];
 type Plugin = FastifyPluginAsyncTypebox<{ deps: Dependencies; auth: Authenticator }>;
 
 /**
- * In every state but deleted: a token that is issued while the sandbox is paused works after the
- * resume.
+ * Works in every state but deleted: a token that is issued while the sandbox is paused works after
+ * the resume.
  */
 export const tokenRoutes: Plugin = async (app, { deps, auth }) => {
   const refresh = { tags, params: IdParams, response: { 200: TokenReply, ...ERRORS } };

@@ -1,5 +1,5 @@
 /**
- * Pause, resume, stop, start, delete: accepted, waited for, answered with the state that was
+ * Pause, resume, stop, start, delete: accepted and awaited; the response has the state that was
  * reached.
  */
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
@@ -25,8 +25,8 @@ import { waitForReplica } from "../wait-for-replica.ts";
 import { respondAsync } from "./respond-async.ts";
 
 /**
- * Saving and syncing take what they take: longer than a request waits, and a repeat of the request
- * joins.
+ * Saving and syncing may take longer than a request waits; a repeat of the request joins the
+ * operation.
  */
 const SAVING_DEADLINE_MS = 300_000;
 const DELETE_DEADLINE_MS = 60_000;
@@ -60,7 +60,7 @@ export const transitionRoutes: FastifyPluginAsyncTypebox<{
     const limits = limitsOf(request, deps.limits);
     const requester = requesterOf(request, auth.ownerOf(request), deadlineMs(kind, limits));
     if (!isSandboxId(id)) {
-      // A key that was sent with another request is told so, whatever this one is about.
+      // Throws the 422 for a key that was sent with another request, before the 404.
       await repeatOf(deps, requester);
       throw sandboxNotFound(id);
     }
@@ -81,8 +81,8 @@ export const transitionRoutes: FastifyPluginAsyncTypebox<{
       if (waited.kind === "stopping") throw stopping();
       if (waited.kind !== "ended")
         throw operationInProgress(operation.id, operation.kind, limits.waitMs);
-      // The pause that was joined was one for an idle sandbox, and it was not idle: this one is for
-      // any.
+      // The request joined a pause for idle sandboxes, which failed because the sandbox was not
+      // idle. This request pauses any sandbox, so it is accepted again.
       if (waited.operation.error?.code === "SANDBOX_ACTIVE" && !accepted.isNew) continue;
       await assertReached(deps, waited.operation);
       return {
@@ -123,7 +123,7 @@ function deadlineMs(kind: SandboxRequest, limits: GatewayLimits): number {
   return kind === "resume" || kind === "start" ? limits.placedDeadlineMs : SAVING_DEADLINE_MS;
 }
 
-/** Lets through what was accepted; throws the 4xx of the rest. */
+/** Returns what was accepted; throws the 4xx for the rest. */
 function accept(
   id: string,
   requested: SandboxRequest,

@@ -55,12 +55,12 @@ function hostFacts(host: HostRow): HostDetails {
     used: { vcpu: host.vcpuUsed, memory_mb: host.memoryMibUsed, disk_mb: host.diskMibUsed },
     load: host.load,
     lease_expires_at: timestamp(host.leaseExpiresAt),
-    last_beat_at: optional(host.lastBeatAt),
+    last_beat_at: optional(host.lastHeartbeatAt),
     registered_at: timestamp(host.registeredAt),
   };
 }
 
-/** A host may say that it has any number of them. */
+/** A host may report any number of images. */
 const MAX_SHOWN = 5;
 
 function imageFindingView({
@@ -123,7 +123,7 @@ export function drainView(progress: DrainProgress | undefined): HostResource["dr
   };
 }
 
-/** Slower than this nothing can be said about the end. */
+/** Below this rate, the end cannot be estimated. */
 const LEAST_BYTES_PER_SECOND = 1024;
 
 function etaSeconds(

@@ -57,7 +57,7 @@ export function sandboxView(
   };
 }
 
-/** As it was asked for; nothing of one that may run anywhere. */
+/** The placement as requested; left out for a sandbox that may run anywhere. */
 function placementOf({
   placementLabels: labels,
   antiAffinity,
@@ -72,7 +72,7 @@ function placementOf({
   };
 }
 
-/** How safe a sandbox is that stands still: on the disk of its host, or in the store as well. */
+/** Durability of a sandbox at rest: only on the disk of its host, or in the store as well. */
 function durabilityOf({
   sandbox,
   snapshot,

@@ -1,4 +1,4 @@
-/** The public API on a database of the test's own making. */
+/** The public API, on a database that the test supplies. */
 import type { FastifyInstance } from "fastify";
 import { createEnvelope } from "@torpor/service";
 import { pino } from "pino";

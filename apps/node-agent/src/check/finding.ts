@@ -1,7 +1,7 @@
-/** One thing that a host needs, looked at on this machine. */
+/** Result of one check of what a host needs. */
 export type Finding =
   | { kind: "ok"; found: string }
-  /** Works without, but not as well. */
+  /** A host works without it, but not as well. */
   | { kind: "advised"; found: string; remedy: string }
   | { kind: "missing"; found: string; remedy: string };
 
@@ -10,9 +10,9 @@ export interface Check {
   look: (machine: CheckedMachine) => Promise<Finding>;
 }
 
-/** What a look may ask: a test gives another root, other programs and other settings. */
+/** The machine as checks see it: a test gives another root, other programs and other settings. */
 export interface CheckedMachine {
-  /** Before every absolute path that is read: "" on a real machine. */
+  /** Prefix of every absolute path that is read: "" on a real machine. */
   root: string;
   env: NodeJS.ProcessEnv;
   settings: CheckSettings;
@@ -45,6 +45,6 @@ export const advised = (found: string, remedy: string): Finding => ({
   remedy,
 });
 
-/** Required by the driver of production alone; the others can do without. */
+/** Finding that is missing for the production driver only, else advised. */
 export const missingForKvm = (machine: CheckedMachine, found: string, remedy: string): Finding =>
   machine.settings.driver === "cloud-hypervisor" ? missing(found, remedy) : advised(found, remedy);

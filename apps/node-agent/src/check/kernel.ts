@@ -15,7 +15,7 @@ import {
 
 const MINIMUM_KERNEL = [5, 13] as const;
 const CONTROLLERS = ["cpu", "memory", "pids"];
-/** Those that a guest's clock can be built on. */
+/** Clock sources that a guest's clock can be built on. */
 const GOOD_CLOCKS = ["tsc", "kvm-clock", "hyperv_clocksource_tsc_page"];
 
 export const KERNEL_CHECKS: Check[] = [
@@ -144,7 +144,7 @@ async function forwarding(machine: CheckedMachine): Promise<Finding> {
       );
 }
 
-/** What cannot be read is empty: a check then says what it lacks. */
+/** A file that cannot be read counts as empty: the check then reports what is missing. */
 async function text(machine: CheckedMachine, path: string): Promise<string> {
   return await readFile(join(machine.root, path), "utf8").catch(() => "");
 }

@@ -1,6 +1,6 @@
 /**
- * `torpor-node-agent check`: a line for each thing that a host needs, and what to do where it is
- * missing. Exits with 1 when something required is.
+ * `torpor-node-agent check`: prints a line for each thing that a host needs, and the remedy where
+ * it is missing. Exits with 1 if something required is missing.
  */
 import { execFile } from "node:child_process";
 import { CHECKS, checkMachine, renderReport, settingsFrom } from "./report.ts";

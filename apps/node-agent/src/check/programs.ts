@@ -52,7 +52,7 @@ async function python(machine: CheckedMachine): Promise<Finding> {
   return await program(machine, "python3", "python3");
 }
 
-/** As the driver finds it: one binary, or the versions in a directory. */
+/** Finds the binary as the driver does: one binary, or the versions in a directory. */
 async function cloudHypervisor(machine: CheckedMachine): Promise<Finding> {
   const remedy = `give install.sh --cloud-hypervisor a release binary of ${SUPPORTED_MAJOR}.x`;
   const found: string[] = [];

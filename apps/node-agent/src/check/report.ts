@@ -27,7 +27,7 @@ const DEFAULT_VMM_UID = 64_055;
 const HEADS = { ok: "ok      ", advised: "advised ", missing: "MISSING " } as const;
 
 /**
- * Read without the agent's own schema: a check has to work where the agent's settings are wrong.
+ * Settings, without the agent's schema: a check has to work where the agent's settings are invalid.
  */
 export function settingsFrom(env: NodeJS.ProcessEnv): CheckSettings {
   const given = (name: string) => env[name] || undefined;
@@ -48,7 +48,7 @@ export function settingsFrom(env: NodeJS.ProcessEnv): CheckSettings {
   };
 }
 
-/** Each check for itself: one that throws is reported, and the others go on. */
+/** Runs all checks. A check that throws is reported as missing, and the others continue. */
 export async function checkMachine(machine: CheckedMachine, checks: Check[]): Promise<Checked[]> {
   return await Promise.all(
     checks.map(async ({ name, look }) => {

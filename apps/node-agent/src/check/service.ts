@@ -1,4 +1,4 @@
-/** User, secrets, unit and the way to the fleet. */
+/** VMM user, secrets, units and the connection to the fleet. */
 import { messageOf } from "@torpor/service";
 import { once } from "node:events";
 import { readFile, stat } from "node:fs/promises";
@@ -59,7 +59,10 @@ async function unitState(
   return { enabled, active };
 }
 
-/** Advised: without it the host takes all sandboxes but those that are to be restored elsewhere. */
+/**
+ * Advised: without the fence the host takes all sandboxes except those with `on_host_loss:
+ * restore`.
+ */
 async function fence(machine: CheckedMachine): Promise<Finding> {
   const { enabled, active } = await unitState(machine, FENCE_UNIT);
   if (enabled === "enabled" && active === "active") return ok("enabled, active");
@@ -100,13 +103,13 @@ async function nats(machine: CheckedMachine): Promise<Finding> {
   if (seen.length === 0)
     return ok(servers.length === 1 ? `${names} takes connections` : `${names} take connections`);
   const toDo = "correct NATS_URL, or let the private network's firewall pass this host";
-  // The others do, for now.
+  // The other servers take connections, for now.
   return seen.length < servers.length
     ? advised(seen.join("; "), toDo)
     : missing(seen.join("; "), toDo);
 }
 
-/** Why it is, or undefined. */
+/** Reason why the server cannot be reached; undefined if it can. */
 async function unreachable(url: URL): Promise<string | undefined> {
   const socket = connect(Number(url.port || DEFAULT_NATS_PORT), url.hostname);
   try {

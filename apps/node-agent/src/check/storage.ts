@@ -1,4 +1,4 @@
-/** The data directory: owners and modes, reflinks, room. */
+/** The data directory: owners and modes, reflinks, free space. */
 import { messageOf } from "@torpor/service";
 import { randomUUID } from "node:crypto";
 import { rm, stat, statfs, writeFile } from "node:fs/promises";
@@ -61,7 +61,7 @@ async function snapshotStore(machine: CheckedMachine): Promise<Finding> {
 
 const modeOf = ({ mode }: { mode: number }) => (mode & 0o777).toString(8);
 
-/** Tried for real: what a file system of this kind can do says little about this one. */
+/** Makes a reflink: the type of a file system does not show what this one can do. */
 async function reflink(machine: CheckedMachine): Promise<Finding> {
   const base = join(machine.root, machine.settings.dataDir, `.check-${randomUUID()}`);
   try {
@@ -82,7 +82,7 @@ async function reflink(machine: CheckedMachine): Promise<Finding> {
   }
 }
 
-/** Files are renamed and reflinked from one to the other. */
+/** Files are renamed and reflinked between the two directories. */
 async function oneFileSystem(machine: CheckedMachine): Promise<Finding> {
   const { dataDir, imagesDir } = machine.settings;
   const [data, images] = await Promise.all(

@@ -1,11 +1,11 @@
-/** Why a VMM is gone: what is the same for all of them. */
+/** Reasons for the end of a VMM that are the same for all drivers. */
 import { bootId } from "@torpor/service";
 import type { CauseOfEnd, Vm } from "./driver.ts";
 import { type ExitFacts, exitOf, lastRun, type VmmRun } from "./vmm-process.ts";
 
 /**
- * `tell` knows the traces that a VMM leaves. `exit` is undefined for one that another process had
- * started.
+ * `tell` reads the traces that one kind of VMM leaves. `exit` is undefined if another process
+ * started the VMM.
  */
 export async function causeByRun(
   vm: Vm,

@@ -1,15 +1,15 @@
 /**
- * What a VMM has to be able to do. Small primitives; the crash-safe order in which they are used is
- * in ../lifecycle, once for all drivers.
+ * The interface of a VMM, as small primitives. The crash-safe order of the primitives is in
+ * ../lifecycle, once for all drivers.
  *
- * D1  Every primitive looks first and acts on what it finds, so it can be repeated after any crash.
- *     `boot` and `restore` start over: whatever ran for the VM is ended first.
- * D2  A VMM outlives the agent: it is found again by its run record (pid, start time, boot), and
- *     without one by its working directory.
- * -   The record of a run is durable before the VM's first instruction runs.
- * D4  A VMM's working directory is its VM's directory and every path it is given is relative, so a
- *     directory can move between hosts unedited.
- * D5  Every wait has a limit of its own; a signal ends it earlier. Once it has ended, `boot` and
+ * D1  Every primitive first reads the state and acts on it, so it can be repeated after any crash.
+ *     `boot` and `restore` start over: they first end whatever runs for the VM.
+ * D2  A VMM outlives the agent. It is found again by its run record (pid, start time, boot), or,
+ *     without a record, by its working directory.
+ * - The record of a run is durable before the VM's first instruction runs.
+ * D4  A VMM's working directory is its VM's directory, and every path that the VMM gets is
+ *     relative, so a directory can move between hosts unchanged.
+ * D5  Every wait has its own limit; a signal ends the wait earlier. After the signal, `boot` and
  *     `restore` start no process.
  */
 import type { GuestAddress } from "../guest-connection.ts";
@@ -18,23 +18,20 @@ export interface Vm {
   /** `<DATA_DIR>/vm/<sandboxId>`; holds kernel, initrd, rootfs.ext4, disk.raw. */
   dir: string;
   sandboxId: string;
-  /**
-   * What is the VM's on the host is called so (processes, network, cgroup); absent: as its sandbox
-   * is.
-   */
+  /** Name of the VM's processes, network and cgroup on the host; default: the id of the sandbox. */
   hostName?: string;
   vcpu: number;
   memoryMib: number;
   kernelCmdline: string;
-  /** Whether the guest may reach anything beyond its host's door. */
+  /** True: the guest may reach hosts outside its own. */
   internetAccess: boolean;
-  /** Which run of the sandbox it is; absent in a VM that is no sandbox's. */
+  /** Epoch of the sandbox's run; absent in a VM without a sandbox. */
   epoch?: number;
-  /** A run that begins now is to be frozen when the host's lease ends. */
+  /** True: the fence freezes a run that begins now when the host's lease ends. */
   isFenced?: boolean;
 }
 
-/** Of what is the VM's on this host. */
+/** Name of the VM's resources on this host. */
 export const hostNameOf = ({ sandboxId, hostName }: Pick<Vm, "sandboxId" | "hostName">) =>
   hostName ?? sandboxId;
 
@@ -46,14 +43,14 @@ export type SnapshotFiles = Record<string, SnapshotFile>;
 
 export type VmmStatus =
   /**
-   * Nor is there one where the guest panicked or restarted: the process may still be there, what it
-   * was started for is gone.
+   * No VMM, or one whose guest panicked or restarted: the process may still exist, but its guest is
+   * lost.
    */
   | { kind: "none" }
   | { kind: "running" | "paused"; pid: number; residentBytes: number }
   /**
-   * Alive, but it does not say what it does: hung, or its socket is gone. Nothing is destroyed on
-   * that ground.
+   * Alive, but without a readable state: the VMM hangs, or its socket is gone. This state justifies
+   * no destruction.
    */
   | { kind: "unknown"; pid: number; residentBytes: number; reason: string };
 
@@ -64,23 +61,26 @@ export type Restored =
 
 export interface SavedMemory {
   files: SnapshotFiles;
-  /** Of the VMM that wrote them: it may be older than the one that is installed now. */
+  /** Fingerprint of the VMM that wrote the files, which may be older than the installed one. */
   fingerprint: string;
 }
 
-/** Why a VMM is gone that nobody ended. The message is a sentence for the sandbox's owner. */
+/**
+ * The reason why a VMM ended that Torpor did not end. The message is a sentence for the sandbox's
+ * owner.
+ */
 export interface CauseOfEnd {
   code:
     | "GUEST_POWERED_OFF"
     | "GUEST_PANICKED"
-    /** In a VMM that starts it anew in place: what ran is gone, another system has booted. */
+    /** The VMM restarted the guest in place: its memory is lost, another system has booted. */
     | "GUEST_RESTARTED"
-    /** By a signal from outside: by hand, or because memory ran out. */
+    /** A signal from outside ended the VMM: by hand, or because memory ran out. */
     | "VMM_KILLED"
-    /** By an error of its own. */
+    /** The VMM ended by its own error. */
     | "VMM_FAILED"
     | "HOST_RESTARTED"
-    /** It left no trace that tells. */
+    /** The VMM left no trace of the reason. */
     | "VMM_ENDED";
   message: string;
 }
@@ -88,61 +88,64 @@ export interface CauseOfEnd {
 export interface Driver {
   readonly name: string;
   /**
-   * Of what it writes into new VMs' snapshots: VMM and its version, machine, CPU, accelerator.
-   * Where it is equal, a snapshot restores.
+   * Fingerprint of new VMs' snapshots: VMM and its version, machine, CPU, accelerator. A snapshot
+   * with an equal fingerprint restores.
    */
   fingerprint(): Promise<string>;
   /**
-   * Fingerprints whose snapshots restore here: its own, and those of older VMMs that are still
+   * Fingerprints that restore here: the current one, and those of older VMMs that are still
    * installed.
    */
   restorable(): Promise<string[]>;
   /**
-   * Why a snapshot of that fingerprint cannot be restored here, as the end of a sentence;
-   * undefined: nothing speaks against it.
+   * The reason why a snapshot with this fingerprint cannot be restored here, as the end of a
+   * sentence; undefined if none is known.
    */
   refusal(fingerprint: string): Promise<string | undefined>;
   /**
-   * Starts a VMM, calls `beforeRun` once its record is durable, and lets its vCPUs run. Throws when
-   * it does not come up, or `beforeRun` does; then none is left.
+   * Starts a VMM, calls `beforeRun` once the run's record is durable, and lets the vCPUs run.
+   * Throws if the VMM does not start or `beforeRun` throws; no VMM is left then.
    */
   boot(vm: Vm, signal: AbortSignal, beforeRun?: () => Promise<void>): Promise<void>;
   /**
-   * Starts a VMM with the memory of `snapshotDir`, verified while it is read; the vCPUs stand
-   * still. Throws when the VMM is at fault, not the snapshot, or the signal ended it; then none is
-   * left.
+   * Starts a VMM with the memory of `snapshotDir`, verified while it is read; the vCPUs are paused.
+   * Throws if the VMM is at fault rather than the snapshot, or if the signal ended it; no VMM is
+   * left then.
    */
   restore(vm: Vm, snapshotDir: string, saved: SavedMemory, signal: AbortSignal): Promise<Restored>;
   /**
-   * Makes a VM that was restored for nobody (../lifecycle/warm-pool.ts), and has not run since, the
-   * one that `vm` describes: its run's epoch, whether the fence guards it, what its network lets
-   * through. Durable before it returns. Throws when there is none.
+   * Assigns a warm VM (../lifecycle/warm-pool.ts), which has not run since its restore, to the
+   * sandbox that `vm` describes: epoch, fence and network access. Durable before it returns. Throws
+   * if the VM's process is gone.
    */
   assign(vm: Vm): Promise<void>;
   inspect(vm: Vm): Promise<VmmStatus>;
-  /** Whether the VMM process is there, without asking it anything. */
+  /** Checks if the VMM process exists, without a request to it. */
   isAlive(vm: Vm): Promise<boolean>;
   pauseVcpus(vm: Vm): Promise<void>;
   resumeVcpus(vm: Vm): Promise<void>;
   /**
-   * Writes memory and device state of a VM whose vCPUs stand still into `dir`, durably. The VM can
-   * be resumed afterwards.
+   * Writes memory and device state of a VM with paused vCPUs into `dir`, durably. The VM can be
+   * resumed afterwards.
    */
   saveMemory(vm: Vm, dir: string, signal: AbortSignal): Promise<SavedMemory>;
   /**
-   * Ends a save that an agent before this one began and that goes on without it. Absent where no
-   * save outlives its agent. `resumeVcpus` and `saveMemory` do it by themselves.
+   * Ends a save that an earlier agent began and that continues without it. Absent in a driver whose
+   * saves do not outlive the agent. `resumeVcpus` and `saveMemory` do this themselves.
    */
   callOffSave?(vm: Vm): Promise<void>;
   /**
-   * Waits `graceMs`, or until the signal, for the VMM to end by itself, then ends it, and returns
-   * when it is really gone: memory, files and locks are free.
+   * Waits `graceMs`, or until the signal, for the VMM to end by itself, then ends it. Returns when
+   * it is really gone: memory, files and locks are free.
    */
   end(vm: Vm, options: { graceMs: number; signal?: AbortSignal }): Promise<void>;
-  /** Where the guest agent is reached on this host; undefined when no VMM runs. */
+  /** Address of the guest agent on this host; undefined when no VMM runs. */
   guestAddress(vm: Vm): Promise<GuestAddress | undefined>;
-  /** Of a VMM that is gone, asked before `end` or the next run takes its traces away. */
+  /**
+   * Finds the reason why a VMM ended. To be called before `end` or the next run, which remove the
+   * traces.
+   */
   causeOfEnd(vm: Vm): Promise<CauseOfEnd>;
-  /** Cuts logs that a guest can fill at will. */
+  /** Truncates logs that a guest can fill at will. */
   trimLogs(vm: Vm): Promise<void>;
 }

@@ -1,6 +1,6 @@
 /**
- * Files that a VMM writes and a guest may fill or replace: read at their end, cut when they are too
- * long.
+ * Files that a VMM writes and a guest may fill or replace: only their end is read, and they are
+ * truncated when too long.
  */
 import { constants } from "node:fs";
 import { isNotFound, openUntrusted } from "../host/files.ts";
@@ -8,7 +8,7 @@ import { isNotFound, openUntrusted } from "../host/files.ts";
 const MAX_LOG_BYTES = 1024 ** 2;
 const BLOCK_BYTES = 512;
 
-/** The last `maxBytes` of a file; empty when there is none. */
+/** The last `maxBytes` of a file; empty if the file does not exist. */
 export async function readTail(path: string, maxBytes: number): Promise<string> {
   try {
     const handle = await openUntrusted(path, constants.O_RDONLY);
@@ -32,8 +32,8 @@ export async function readTail(path: string, maxBytes: number): Promise<string> 
 }
 
 /**
- * Cuts those that take too much room. Measured in blocks: one that is not opened for appending goes
- * on where it was, after a hole.
+ * Truncates the logs that use too much disk. Usage is measured in blocks: a writer without O_APPEND
+ * continues at its old offset, after a hole.
  */
 export async function trimLogs(paths: string[]): Promise<void> {
   for (const path of paths) {

@@ -1,15 +1,14 @@
 /**
- * The process of a VMM, whichever it is: started so that it outlives the agent, found again, ended
- * for sure.
+ * The process of any VMM: started so that it outlives the agent, found again, ended for certain.
  *
- * VP1  In a session of its own, with nothing inherited but a log file, and the memory that it is to
- *      load, to read: nothing that happens to the agent reaches it.
- * VP2  run.json names it by pid, start time and boot. One that a crash left without a record is
- *      found by its working directory and TORPOR_VMM in its environment.
- * - A run has a directory of its own, r<n>/, the only one that the VMM's user can write to; VM
- *   directory, records and snapshots are the agent's.
- * VP4  Once the signal has ended no process is started: it is looked at in the same turn of the
- *      event loop as the start.
+ * VP1  The VMM has its own session and inherits nothing but a log file, and, for reading, the
+ *      memory that it has to load: nothing that happens to the agent reaches it.
+ * VP2  run.json identifies the process by pid, start time and boot. A process that a crash left
+ *      without a record is found by its working directory and TORPOR_VMM in its environment.
+ * - A run has its own directory, r<n>/, the only one that the VMM's user can write to. The VM's
+ *   directory, records and snapshots belong to the agent.
+ * VP4  After the signal no process is started: the signal is checked in the same turn of the event
+ *      loop as the start.
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { closeSync, constants, openSync, realpathSync } from "node:fs";
@@ -37,7 +36,7 @@ const TERMINATE_LIMIT_MS = 3_000;
 const KILL_LIMIT_MS = 10_000;
 const LAST_WORDS_BYTES = 4_096;
 const EXIT_LIMIT_MS = 1_000;
-/** sun_path holds 108 bytes, the last of them a zero. */
+/** sun_path holds 108 bytes, the last of which is a zero. */
 const MAX_SOCKET_PATH_BYTES = 107;
 
 /** VMMs that this process started and has not ended, by VM directory. A new process has none. */
@@ -47,13 +46,13 @@ export const children = new Map<string, ChildProcess>();
 export interface VmmRun extends ProcessIdentity {
   /** Relative to the VM's directory. */
   runDir: string;
-  /** Where the guest's agent is reached while this run lasts. */
+  /** Address of the guest's agent during this run. */
   guest: GuestAddress;
-  /** Of the VMM that runs, for the manifest of a snapshot that it writes. */
+  /** Fingerprint of the running VMM, for the manifest of a snapshot that it writes. */
   fingerprint: string;
-  /** Of the sandbox's run that it is. */
+  /** Epoch of the sandbox's run. */
   epoch?: number;
-  /** The fence freezes it when the host's lease ends. */
+  /** Set if the fence freezes this run when the host's lease ends. */
   isFenced?: true;
 }
 
@@ -61,11 +60,11 @@ export interface VmmCommand {
   command: string;
   args: string[];
   enclosure: Enclosure;
-  /** An open file that it inherits, as INHERITED. */
+  /** An open file that the VMM inherits as descriptor INHERITED. */
   inherits?: number;
 }
 
-/** Its number in the VMM. */
+/** Descriptor of the inherited file in the VMM. */
 export const INHERITED = 3;
 
 export interface ExitFacts {
@@ -73,12 +72,12 @@ export interface ExitFacts {
   signal: NodeJS.Signals | null;
 }
 
-/** The newest run, whether its process is alive or not. */
+/** The newest run, alive or not. */
 export async function lastRun(vm: Vm): Promise<VmmRun | undefined> {
   return await readJson<VmmRun>(join(vm.dir, "run.json"));
 }
 
-/** The run whose process is alive; undefined when there is none. */
+/** The run with a living process; undefined if there is none. */
 export async function findLiveRun(vm: Vm): Promise<VmmRun | undefined> {
   const run = await lastRun(vm);
   return run !== undefined && isAlive(run) ? run : undefined;
@@ -91,12 +90,12 @@ export async function liveRun(vm: Vm): Promise<VmmRun> {
 }
 
 /**
- * Runs whose guests were reached last, by VM directory. While its process lives no other run begins
- * there, so that run.json still names it.
+ * Cache of the runs whose guests were reached last, by VM directory. While the process of a run
+ * lives, no other run begins in its directory, so run.json still names it.
  */
 const reached = new Recent<VmmRun>(1_000);
 
-/** Where the guest agent is reached on this host; undefined when no VMM runs. */
+/** Address of the guest agent on this host; undefined when no VMM runs. */
 export async function findGuestAddress(vm: Vm): Promise<GuestAddress | undefined> {
   const known = reached.get(vm.dir);
   const run = known !== undefined && isAlive(known) ? known : await findLiveRun(vm);
@@ -106,8 +105,8 @@ export async function findGuestAddress(vm: Vm): Promise<GuestAddress | undefined
 }
 
 /**
- * A directory for the next run, relative to the VM's. The one before it is kept for its logs, older
- * ones go.
+ * Creates a directory for the next run, relative to the VM's. The previous one is kept for its
+ * logs; older ones are removed.
  */
 export async function nextRunDir(vm: Vm, uid: number | undefined): Promise<string> {
   const numbers = (await readdir(vm.dir)).flatMap((name) =>
@@ -121,8 +120,8 @@ export async function nextRunDir(vm: Vm, uid: number | undefined): Promise<strin
 }
 
 /**
- * A socket that the VMM knows by `name`, relative to its working directory. Where the whole path is
- * too long for a socket, it is reached through that directory.
+ * Path of a socket that the VMM knows as `name`, relative to its working directory. If the whole
+ * path is too long for a socket, it goes through /proc/<pid>/cwd.
  */
 export function socketPathOf(vm: Vm, run: VmmRun, name: string): string {
   const path = join(vm.dir, name);
@@ -131,7 +130,7 @@ export function socketPathOf(vm: Vm, run: VmmRun, name: string): string {
 
 /**
  * Starts the process and makes its record durable (VP1, VP2, VP4). The VMM must not run its guest
- * before it is told to.
+ * before it gets the command to.
  */
 export async function startVmm(
   vm: Vm,
@@ -158,16 +157,13 @@ const ownerOf = ({ epoch, isFenced }: Vm): Pick<VmmRun, "epoch" | "isFenced"> =>
   ...(isFenced === true ? { isFenced } : {}),
 });
 
-/**
- * The run that was begun for nobody is the VM's from here on, durably. Throws when its process is
- * gone.
- */
+/** Assigns the run of a warm VM to the sandbox of `vm`, durably. Throws if the process is gone. */
 export async function assignRun(vm: Vm): Promise<void> {
   const record: VmmRun = { ...(await liveRun(vm)), ...ownerOf(vm) };
   await writeDurably(join(vm.dir, "run.json"), JSON.stringify(record));
 }
 
-/** A VM's directory has another name: the process that works in it is the same. */
+/** Moves the entry of a VM whose directory was renamed: the process in it is the same. */
 export function moveVmm(from: string, to: string): void {
   const child = children.get(from);
   if (child === undefined) return;
@@ -200,17 +196,17 @@ function spawnDetached(vm: Vm, how: VmmCommand, runDir: string): number {
   }
 }
 
-/** How the VM's process ended, if it was this process's child and ended by itself. */
+/** Exit of the VM's process, if it was a child of this process and ended by itself. */
 export async function exitOf(vm: Vm): Promise<ExitFacts | undefined> {
   const child = children.get(vm.dir);
   if (child === undefined) return undefined;
   if (child.exitCode === null && child.signalCode === null)
-    // Gone for the kernel a moment before it is for us.
+    // The kernel knows of the exit a moment before Node reports it.
     await once(child, "exit", { signal: AbortSignal.timeout(EXIT_LIMIT_MS) }).catch(() => {});
   return { code: child.exitCode, signal: child.signalCode };
 }
 
-/** Ends the VM's process, recorded or stray, and returns when it is gone. */
+/** Ends the VM's process, recorded or orphaned, and returns when it is gone. */
 export async function endVmm(
   vm: Vm,
   options: { graceMs: number; signal?: AbortSignal },
@@ -229,7 +225,7 @@ export async function endVmm(
   }
 }
 
-/** Leaves no VMM behind when `body` throws. */
+/** Runs `body`, and ends the VM's VMM if `body` throws. */
 export async function killOnError<T>(
   driver: Pick<Driver, "end">,
   vm: Vm,
@@ -265,7 +261,7 @@ function orphanRuns(vm: Vm, known: VmmRun | undefined): ProcessIdentity[] {
   );
 }
 
-/** The end of what the VMM wrote to its standard error, for a message. */
+/** The end of the VMM's standard error, for a message. */
 export async function stderrTail(vm: Vm, runDir: string): Promise<string> {
   const text = await readTail(join(vm.dir, runDir, "stderr.log"), LAST_WORDS_BYTES).catch(() => "");
   return text.trim().split("\n").slice(-3).join(" | ") || "it said nothing";

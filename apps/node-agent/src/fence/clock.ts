@@ -1,7 +1,4 @@
-/**
- * The clock that leases are counted by: CLOCK_BOOTTIME, which nobody can set and which goes on
- * while the machine sleeps.
- */
+/** Clock of the leases: CLOCK_BOOTTIME, which cannot be set and runs while the machine sleeps. */
 import { readFileSync } from "node:fs";
 import type { ProcessIdentity } from "@torpor/service/processes";
 
@@ -16,7 +13,7 @@ export function bootMs(): number {
   return Math.round(Number(readFileSync("/proc/uptime", "utf8").split(" ")[0]) * 1000);
 }
 
-/** When the process was started, by the same clock. */
+/** Start of the process on the same clock, in milliseconds. */
 export function startedAtBootMs({ startTime }: Pick<ProcessIdentity, "startTime">): number {
   return Number(startTime) * TICK_MS;
 }

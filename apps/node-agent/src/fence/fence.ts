@@ -1,16 +1,16 @@
 /**
- * The fence: when this host's lease ends it freezes the VMs that may be restored elsewhere
- * (`on_host_loss: restore`), whatever the agent does or fails to do. It asks nobody and talks to
- * nobody; what it goes by are files and its own clock.
+ * The fence: when this host's lease ends, it freezes the VMs that may be restored elsewhere
+ * (`on_host_loss: restore`), whatever the agent does or fails to do. The fence uses only files and
+ * its own clock, and talks to no other program.
  *
- * FE1  It alone freezes and thaws, one look at a time, so nothing can come between its look at the
- *      lease and what it does about it.
- * FE2  It thaws what the agent has been permitted to, while the lease under which that was asked
- *      for still runs. It never thaws on its own.
- * FE3  What it has frozen is on disk, so that another fence, or another agent, takes it for frozen
- *      too.
+ * FE1  Only the fence freezes and thaws, in one round at a time, so nothing comes between its
+ *      reading of the lease and its action.
+ * FE2  The fence thaws a VM only with the agent's permit, while the lease under which the permit
+ *      was requested still runs. The fence never thaws on its own.
+ * FE3  Frozen VMs are recorded on disk, so that another fence, or another agent, knows them as
+ *      frozen.
  */
-import { messageOf } from "@torpor/service";
+import { messageOf } from "@torpor/service/message-of";
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { isAlive } from "@torpor/service/processes";
@@ -20,7 +20,7 @@ import { type FenceFiles, type Frozen, isSameRun, type Lease, type Run } from ".
 import { freeze, stands, thaw } from "./freeze.ts";
 import { type Guarded, mayRun } from "./rule.ts";
 
-/** Where nothing is new: what was started or touched by others is seen after so long. */
+/** Interval of scans while the lease is unchanged: what others start or thaw is seen within it. */
 const SCAN_EVERY_MS = 500;
 
 interface FenceLog {
@@ -31,11 +31,11 @@ interface FenceLog {
 export class Fence {
   private readonly files: FenceFiles;
   private readonly log: FenceLog;
-  /** What the newest look at all VMs went by; undefined when it left something to do. */
+  /** Lease and time of the newest scan of all VMs; undefined if the scan left something to do. */
   private settled:
     | { sinceBootMs: number | undefined; atBootMs: number; frozen: number }
     | undefined;
-  /** Said once for as long as it lasts. */
+  /** Last logged failure by sandbox: a failure is logged once while it lasts. */
   private readonly failures = new Map<string, string>();
 
   constructor(files: FenceFiles, log: FenceLog) {
@@ -43,14 +43,14 @@ export class Fence {
     this.log = log;
   }
 
-  /** Looks at the lease, and at the VMs where that can change anything. */
+  /** Reads the lease, and scans the VMs if that can change anything. */
   async look(): Promise<void> {
     const lease = await this.files.readLease();
     const now = bootMs();
     const sinceBootMs =
       lease !== undefined && now < lease.untilBootMs ? lease.sinceBootMs : undefined;
     if (this.settled !== undefined && this.settled.sinceBootMs === sinceBootMs) {
-      // Those that are started while the lease runs may run, and nothing is left that may not.
+      // VMs that start while the lease runs may run, and no frozen VM is left.
       if (sinceBootMs !== undefined && this.settled.frozen === 0) return;
       if (now - this.settled.atBootMs < SCAN_EVERY_MS) return;
     }
@@ -59,7 +59,7 @@ export class Fence {
       if (isNotFound(error)) return [];
       throw error;
     });
-    // One that cannot be looked at does not keep the others from being frozen.
+    // A VM that cannot be read does not keep the others from being frozen.
     const looks = await Promise.allSettled(names.map((sandboxId) => this.lookAt(sandboxId, lease)));
     const frozen = await this.forgetEnded();
     const failed = looks.find((look) => look.status === "rejected");
@@ -68,7 +68,9 @@ export class Fence {
       this.settled = { sinceBootMs, atBootMs: now, frozen };
   }
 
-  /** False: something is left to do. Throws when it cannot be told. */
+  /**
+   * Enforces the rule for one VM. False: something is left to do. Throws if files cannot be read.
+   */
   private async lookAt(sandboxId: string, lease: Lease | undefined): Promise<boolean> {
     const found = await readJson<Run & { isFenced?: boolean }>(
       join(this.files.dataDir, "vm", sandboxId, "run.json"),
@@ -85,12 +87,12 @@ export class Fence {
     );
   }
 
-  /** False: it could not be done, and is tried again at the next look. */
+  /** Freezes or thaws a VM as needed. False: that failed, and the next round tries again. */
   private async enforce(vm: Guarded, lease: Lease | undefined): Promise<boolean> {
     const { run, frozen } = vm;
     const isKnown = frozen !== undefined && isSameRun(frozen, run);
     try {
-      // The newest time, right before it is acted upon: the look may have taken long.
+      // The time is read right before the action, because reading the files may take long.
       if (mayRun(vm, lease, bootMs())) {
         if (isKnown) await this.thaw(frozen);
       } else if (!isKnown || !(await stands(run, frozen.by))) await this.freeze(run);
@@ -124,7 +126,7 @@ export class Fence {
     this.log.warn(thawed, "a VM goes on: the control plane permits it");
   }
 
-  /** Returns how many are left. */
+  /** Forgets ended VMs. Returns how many frozen VMs are left. */
   private async forgetEnded(): Promise<number> {
     const all = await this.files.listFrozen();
     const ended = all.filter((frozen) => !isAlive(frozen));

@@ -1,13 +1,13 @@
 /**
- * What the agent and the fence tell each other: files in `<DATA_DIR>/fence`, each written beside
- * and renamed, so that a reader sees the old or the new.
+ * Files in `<DATA_DIR>/fence`, through which the agent and the fence communicate. Each is written
+ * beside its place and renamed, so that a reader sees the old or the new content.
  *
- * | file | written by | says |
+ * | file | written by | content |
  * |---|---|---|
- * | `lease.json` | agent, at each renewal, durably | until when this host has its lease |
- * | `alive.json` | fence, twice a second | that the fence looks after it |
- * | `frozen/<sandbox>.json` | fence, durably | which process it has frozen, and when |
- * | `permits/<sandbox>.json` | agent | that the control plane lets that process go on |
+ * | `lease.json` | agent, at each renewal, durably | end of this host's lease |
+ * | `alive.json` | fence, twice a second | time at which the fence was alive |
+ * | `frozen/<sandbox>.json` | fence, durably | process that is frozen, and since when |
+ * | `permits/<sandbox>.json` | agent | process that the control plane permits to continue |
  */
 import { mkdir, readdir, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -15,12 +15,12 @@ import { bootId, type ProcessIdentity } from "@torpor/service/processes";
 import { readJson, removeDurably, writeDurably } from "../host/files.ts";
 import { bootMs } from "./clock.ts";
 
-/** Times are those of `bootMs()`, in the boot that is named. */
+/** Lease of this host. Times are those of `bootMs()`, in the boot `bootId`. */
 export interface Lease {
   bootId: string;
-  /** Since then the host has had a lease without a gap. */
+  /** Since this time the host has had a lease without a gap. */
   sinceBootMs: number;
-  /** Counted from before it was asked for. */
+  /** End of the lease, counted from before the request. */
   untilBootMs: number;
 }
 
@@ -36,23 +36,24 @@ export interface Run extends ProcessIdentity {
 
 export interface Frozen extends Run {
   /**
-   * `cgroup`: all that is in the VM's cgroup. `signal`: the process alone, by SIGSTOP, where VMs
-   * have no cgroup.
+   * `cgroup`: everything in the VM's cgroup is frozen. `signal`: only the process, by SIGSTOP,
+   * where VMs have no cgroup.
    */
   by: "cgroup" | "signal";
-  /** Once it stood. */
+  /** Time at which the freeze was complete. */
   frozenAt: string;
   frozenAtBootMs: number;
 }
 
 export interface Permit extends Run {
   /**
-   * `sinceBootMs` of the lease under which it was asked for; under another one it is worth nothing.
+   * `sinceBootMs` of the lease under which the permit was requested; under another one the permit
+   * is void.
    */
   sinceBootMs: number;
 }
 
-/** A fence that has said nothing for longer is taken for dead. */
+/** Age of alive.json from which the fence counts as dead. */
 const LIFE_LIMIT_MS = 3_000;
 
 export class FenceFiles {
@@ -65,14 +66,14 @@ export class FenceFiles {
   }
 
   async prepare(): Promise<void> {
-    // Users of VMMs have to get through to their own directories.
+    // Not 0700: the users of VMMs have to reach their own directories.
     await mkdir(this.dataDir, { recursive: true });
     for (const name of ["frozen", "permits"])
       await mkdir(join(this.dir, name), { recursive: true, mode: 0o700 });
   }
 
   /**
-   * Undefined: this host has none. One of another boot is none, and neither is one that cannot be
+   * The lease on disk. Undefined if there is none, if it is of another boot, or if it cannot be
    * read.
    */
   async readLease(): Promise<Lease | undefined> {
@@ -93,7 +94,7 @@ export class FenceFiles {
     return life?.bootId === bootId() && bootMs() - life.atBootMs <= LIFE_LIMIT_MS;
   }
 
-  /** Not durable: it is about now. */
+  /** Writes alive.json. Not durable: the file is only about the present. */
   async writeLife(fence: ProcessIdentity): Promise<void> {
     const file = join(this.dir, "alive.json");
     await writeFile(
@@ -136,13 +137,13 @@ export class FenceFiles {
     );
   }
 
-  /** Nothing is frozen of it any more. */
+  /** Removes the frozen record and the permit of a sandbox. */
   async forget(sandboxId: string): Promise<void> {
     await removeDurably(join(this.dir, "frozen", `${sandboxId}.json`));
     await rm(join(this.dir, "permits", `${sandboxId}.json`), { force: true });
   }
 
-  /** What cannot be read is not there: of the two, that is the side on which VMs are frozen. */
+  /** An unreadable file counts as missing: that is the side on which VMs are frozen. */
   private async read<T>(name: string): Promise<T | undefined> {
     return await readJson<T>(join(this.dir, name)).catch(() => undefined);
   }

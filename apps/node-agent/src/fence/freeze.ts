@@ -1,6 +1,6 @@
 /**
- * Stops a VMM where it stands, by its cgroup where it has one, else by SIGSTOP. Each can be
- * repeated, and returns once it is so.
+ * Freezes and thaws a VMM: by its cgroup if it has one, else by SIGSTOP and SIGCONT. Each call can
+ * be repeated, and returns once the state is reached.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { type ProcessIdentity, signalProcess, stateOf } from "@torpor/service/processes";
@@ -32,7 +32,7 @@ export async function stands(vmm: ProcessIdentity, by: Frozen["by"]): Promise<bo
   return cgroup === undefined ? stateOf(vmm) === "T" : await isFrozen(cgroup);
 }
 
-/** One that ends meanwhile stands for ever. */
+/** Polls the state. A process that ends meanwhile counts as stopped, and as continued. */
 async function untilState(vmm: ProcessIdentity, isStopped: boolean): Promise<void> {
   const deadline = performance.now() + SIGNAL_LIMIT_MS;
   for (;;) {

@@ -1,16 +1,16 @@
 /**
- * `torpor-fence`: freezes the VMs of this host that may be restored elsewhere, once its lease has
- * ended (fence.ts). A process of its own, with no connection to anything, that goes on when the
- * agent is killed or stopped. Settings: DATA_DIR, the agent's.
+ * `torpor-fence`: freezes the VMs of this host that may be restored elsewhere, once the host's
+ * lease has ended (fence.ts). The fence is a separate process without connections, and continues
+ * when the agent is killed or stopped. Setting: DATA_DIR, as for the agent.
  */
-import { messageOf } from "@torpor/service";
+import { messageOf } from "@torpor/service/message-of";
 import { setTimeout as sleep } from "node:timers/promises";
 import { identify } from "@torpor/service/processes";
 import { FenceFiles } from "./files.ts";
 import { Fence } from "./fence.ts";
 
 const LOOK_EVERY_MS = 100;
-const BEAT_EVERY_LOOKS = 5;
+const HEARTBEAT_EVERY_PROBES = 5;
 
 const say = (level: string) => (facts: object, message: string) =>
   process.stdout.write(
@@ -28,8 +28,8 @@ let failure: string | undefined;
 for (let round = 0; ; round += 1) {
   try {
     await fence.look();
-    // After the look: it says that looking works.
-    if (round % BEAT_EVERY_LOOKS === 0) await files.writeLife(self);
+    // After the round, because the file means that rounds succeed.
+    if (round % HEARTBEAT_EVERY_PROBES === 0) await files.writeLife(self);
     failure = undefined;
   } catch (error) {
     const reason = messageOf(error);

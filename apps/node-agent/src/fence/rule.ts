@@ -1,4 +1,4 @@
-/** The rule that the fence enforces, without anything that does it. */
+/** The rule that the fence enforces, as pure functions. */
 import { startedAtBootMs } from "./clock.ts";
 import { type Frozen, isSameRun, type Lease, type Permit, type Run } from "./files.ts";
 
@@ -9,10 +9,9 @@ export interface Guarded {
 }
 
 /**
- * A VM may run while the host has its lease and has had it since before the VM was started: then
- * the control plane cannot have given the sandbox to another host. One that was there while there
- * was no lease may have been replaced, so it stands until it is permitted, under the lease that
- * runs now.
+ * True if the host has had its lease since before the VM was started: then the control plane cannot
+ * have given the sandbox to another host. A VM that existed while there was no lease may have been
+ * replaced, so it stays frozen until it is permitted under the current lease.
  */
 export function mayRun(
   { run, frozen, permit }: Guarded,
@@ -27,9 +26,8 @@ export function mayRun(
 }
 
 /**
- * The lease after one more renewal. Without a gap it counts only if the answer was there before the
- * one before it had ended: an answer that comes later may have been given when the host was lost
- * already.
+ * Lease after one more renewal. There is no gap only if the reply arrived before the previous lease
+ * ended: a later reply may have been given when the host was already lost.
  */
 export function renewed(
   before: Lease | undefined,
@@ -38,8 +36,8 @@ export function renewed(
   const { askedAtBootMs, answeredAtBootMs, leaseMs } = renewal;
   const isUnbroken = before !== undefined && answeredAtBootMs < before.untilBootMs;
   return {
-    // A VM of the lease before may have been started after this one was asked for: only the answer
-    // is after the gap for sure.
+    // A VM of the previous lease may have started after this request: only the reply is certainly
+    // after the gap.
     sinceBootMs: isUnbroken ? before.sinceBootMs : answeredAtBootMs,
     untilBootMs: Math.max(isUnbroken ? before.untilBootMs : 0, askedAtBootMs + leaseMs),
   };

@@ -1,7 +1,6 @@
 /**
- * Steps whose order decides what a crash leaves behind, announced before and after they are taken,
- * so that a test can end the host at every one of them. Without a listener a step costs one
- * comparison.
+ * Steps whose order decides what a crash leaves behind. Each is announced before and after, so that
+ * a test can end the host at every one of them. Without a listener a step costs one comparison.
  */
 import { channel } from "node:diagnostics_channel";
 
@@ -9,7 +8,7 @@ export const DURABLE_STEP_CHANNEL = "torpor:durable-step";
 export interface DurableStep {
   name: string;
   when: "before" | "after";
-  /** Nothing follows before `until` has resolved: a promise that never does ends the host here. */
+  /** Delays what follows until `until` resolves; a promise that never does ends the host here. */
   hold: (until: Promise<void>) => void;
 }
 

@@ -1,6 +1,6 @@
 /**
- * Where a file holds data. Node.js cannot ask the file system (SEEK_DATA); GNU tar can, and writes
- * the answer at the head of an archive, before the data.
+ * Extents of a file: where it holds data. Node.js has no SEEK_DATA; GNU tar has, and writes the map
+ * at the head of an archive, before the data.
  */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -14,13 +14,13 @@ export interface Extent {
 }
 
 const BLOCK_BYTES = 512;
-/** Files that are no longer may be kept without a block, and hold data all the same. */
+/** Files up to this size may be stored inline, and hold data without a block. */
 const MAX_INLINE_BYTES = 64 * 1024;
 const MAX_HEADER_BYTES = 64 * 1024 ** 2;
 
 /**
- * Ascending. A file that tar does not find sparse is one extent; what is between extents is zeros,
- * but not all zeros are between extents.
+ * Extents in ascending order. A file that tar does not find sparse is one extent. Between extents
+ * are only zeros, but extents may hold zeros too.
  */
 export async function extentsOf(path: string, signal?: AbortSignal): Promise<Extent[]> {
   const facts = await stat(path);
@@ -44,7 +44,7 @@ export async function extentsOf(path: string, signal?: AbortSignal): Promise<Ext
       ({ sizeBytes }) => sizeBytes > 0,
     );
   } finally {
-    // The data itself is read elsewhere.
+    // Only the map is needed: the data is read elsewhere.
     tar.stdout.destroy();
     tar.kill("SIGKILL");
     await ended;

@@ -3,16 +3,16 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 
 /**
- * Runs `body` while no other process is inside a lock on the same path. Throws when the lock is not
- * had within `limitMs`.
+ * Runs `body` while no other process holds a lock on the same path. Throws if the lock is not
+ * acquired within `limitMs`.
  */
 export async function withFileLock<T>(
   path: string,
   limitMs: number,
   body: () => Promise<T>,
 ): Promise<T> {
-  // flock(1) takes the lock, then runs cat, which echoes what it is sent and ends with the pipe:
-  // when we say so, or when we die.
+  // flock(1) takes the lock, then runs cat, which echoes its input and ends with the pipe: when
+  // this process closes the pipe, or dies.
   const holder = spawn("flock", ["--exclusive", "--wait", String(limitMs / 1000), path, "cat"], {
     stdio: ["pipe", "pipe", "ignore"],
   });

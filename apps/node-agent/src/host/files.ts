@@ -1,4 +1,4 @@
-/** Durable files: what a function of this file has returned from survives a power cut. */
+/** Durable files: once a `...Durably` function has returned, its effect survives a power cut. */
 import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
 import { constants } from "node:fs";
@@ -53,7 +53,7 @@ export async function renameDurably(from: string, to: string): Promise<void> {
   });
 }
 
-/** Removes a file or a tree; one that is not there is removed already. */
+/** Removes a file or a tree. A missing path is no error. */
 export async function removeDurably(path: string): Promise<void> {
   await durableStep(`remove ${basename(path)}`, async () => {
     await rm(path, { recursive: true, force: true });
@@ -61,7 +61,7 @@ export async function removeDurably(path: string): Promise<void> {
   });
 }
 
-/** Undefined when there is none; throws when it is not JSON. */
+/** Parsed content; undefined if there is no such file; throws if the content is not JSON. */
 export async function readJson<T>(path: string): Promise<T | undefined> {
   try {
     return JSON.parse(await readFile(path, "utf8")) as T;
@@ -71,7 +71,7 @@ export async function readJson<T>(path: string): Promise<T | undefined> {
   }
 }
 
-/** Undefined when there is none. */
+/** Size in bytes; undefined if there is no such file. */
 export async function sizeOf(path: string): Promise<number | undefined> {
   try {
     return (await stat(path)).size;
@@ -81,7 +81,7 @@ export async function sizeOf(path: string): Promise<number | undefined> {
   }
 }
 
-/** A copy that shares blocks where the file system can, and keeps holes where it cannot. */
+/** Clones a file: shares blocks where the file system can, and keeps holes where it cannot. */
 export async function copySparsely(from: string, to: string, signal?: AbortSignal): Promise<void> {
   await run(
     "cp",
@@ -92,7 +92,7 @@ export async function copySparsely(from: string, to: string, signal?: AbortSigna
 
 const BLOCK_BYTES = 1024 ** 2;
 
-/** One buffer for all blocks: a fresh one for each costs more than the hash. */
+/** SHA-256 in hex. One buffer serves all blocks: a fresh one for each costs more than the hash. */
 export async function sha256Of(path: string, signal?: AbortSignal): Promise<string> {
   const hash = createHash("sha256");
   const handle = await open(path);
@@ -122,8 +122,8 @@ export async function makeDirectoryFor(path: string, uid: number | undefined): P
 }
 
 /**
- * Opens a file that an untrusted process may have replaced: a plain file with one name, or an
- * error.
+ * Opens a file that an untrusted process may have replaced. Throws unless it is a plain file with
+ * one name.
  */
 export async function openUntrusted(path: string, flags: number): Promise<FileHandle> {
   const handle = await open(path, flags | constants.O_NOFOLLOW | constants.O_NONBLOCK);

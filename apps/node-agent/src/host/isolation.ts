@@ -1,6 +1,5 @@
 /**
- * What stands between a VMM and everything else on its host. Drivers ask for it; how it is built is
- * this directory's matter.
+ * Isolation of a VMM from everything else on its host, as drivers use it; isolation/ implements it.
  */
 import { statSync } from "node:fs";
 import type { Vm } from "../drivers/driver.ts";
@@ -9,51 +8,53 @@ export type VmNetwork =
   /** QEMU's own user-mode network: nothing out, one forwarded port in. */
   | { kind: "user" }
   /**
-   * A namespace of the VM's own with `tap` up in it; the guest's agent answers TCP at `control` on
-   * the host's side.
+   * The VM's own namespace, with `tap` up in it; the host reaches the guest agent by TCP at
+   * `control`.
    */
   | { kind: "namespace"; name: string; tap: string; control: { host: string; port: number } };
 
-/** Of one run of a VMM. */
+/** Isolation of one run of a VMM. */
 export interface Enclosure {
   network: VmNetwork;
-  /** The user that the VMM becomes; undefined when the agent itself is not root. */
+  /** User of the VMM; undefined if the agent is not root. */
   uid: number | undefined;
   /**
-   * The whole command line that runs `command` inside. The process becomes it by exec: same pid,
-   * same start time.
+   * Command line that runs `command` inside. The process becomes `command` by exec: same pid, same
+   * start time.
    */
   wrap(command: string, args: string[]): [string, ...string[]];
 }
 
 export interface Needs {
-  /** That the VMM's user must be able to open. */
+  /** Devices that the VMM's user must be able to open. */
   devices: string[];
-  /** What the VMM may take beside the guest's memory, page cache included. */
+  /** Memory that the VMM may take besides the guest's, page cache included. */
   overheadMib?: number;
 }
 
 export interface Isolation {
   readonly networkKind: VmNetwork["kind"];
-  /** User of VMMs; undefined when the agent itself is not root. */
+  /** User of VMMs; undefined if the agent is not root. */
   readonly uid: number | undefined;
-  /** For the next run of the VM. Can be repeated: what an earlier run left is taken down first. */
+  /**
+   * Makes the enclosure of the VM's next run. Can be repeated: what an earlier run left is removed.
+   */
   enclose(vm: Vm, needs: Needs): Promise<Enclosure>;
   /**
-   * For a run that was enclosed for nobody, whose VM may reach nothing: what the VM's sandbox may
-   * reach. Can be repeated.
+   * Lets a VM that was enclosed without network access reach what its sandbox may reach. Can be
+   * repeated.
    */
   admit(vm: Vm): Promise<void>;
-  /** Once its VMM is gone. Can be repeated. */
+  /** Removes the enclosure once the VMM is gone. Can be repeated. */
   release(vm: Vm): Promise<void>;
   /**
-   * Removes what a crash left behind: everything of this agent's naming scheme that none of `live`
+   * Removes what a crash left behind: everything with a name of this agent that no VM in `live`
    * uses.
    */
   collect(live: Vm[]): Promise<void>;
 }
 
-/** A user of its own, where the agent is root, and nothing else. */
+/** Isolation only by a separate user, where the agent is root. */
 export function plainIsolation(uid: number | undefined): Isolation {
   return {
     networkKind: "user",
@@ -70,8 +71,8 @@ export function plainIsolation(uid: number | undefined): Isolation {
 }
 
 /**
- * setpriv becomes the VMM by exec: same pid, same start time. Its groups are those that open the
- * devices.
+ * setpriv becomes the VMM by exec: same pid, same start time. The VMM has the groups that may open
+ * the devices.
  */
 export function unprivileged(
   uid: number | undefined,
@@ -94,7 +95,7 @@ export function unprivileged(
   return ["setpriv", ...drop, command, ...args];
 }
 
-/** The group that may read and write the device; none when everybody, or the user itself, may. */
+/** Group that may open the device; none if the user may without it. Throws if no group helps. */
 function groupFor(device: string, uid: number): number[] {
   const { mode, gid, uid: owner } = statSync(device);
   if ((mode & 0o006) === 0o006 || (owner === uid && (mode & 0o600) === 0o600)) return [];

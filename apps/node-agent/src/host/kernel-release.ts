@@ -1,4 +1,4 @@
-/** Whether a kernel, as `uname -r` names it, is at least of that version. */
+/** True if a kernel, as `uname -r` names it, is at least of that version. */
 export function isAtLeast(release: string, [major, minor]: readonly [number, number]): boolean {
   const [, foundMajor, foundMinor] = /^(\d+)\.(\d+)/.exec(release) ?? [];
   return (

@@ -1,4 +1,4 @@
-/** What this machine has left of its memory, page cache that can be given up included. */
+/** Available memory of this machine, including page cache that can be reclaimed. */
 import { readFile } from "node:fs/promises";
 
 export async function availableMemoryMib(): Promise<number> {

@@ -1,12 +1,11 @@
 /**
- * What a host is known by, in a directory of its own: keys that it has made, the certificate that
- * it
+ * Identity of a host, in its own directory: keys that the host has made, the certificate that it
  * was given, and the settings that name them.
  *
- * IF1  Keys are on disk before anybody is told of them. A run that breaks off is gone on with by
- * the
- *      next, with the same keys: the token that was used with them lets the host in again.
- * - The directory in use is replaced in one piece, by one that was seen to open the servers.
+ * IF1  Keys are on disk before any other program learns of them. A run that breaks off is continued
+ *      by the next one with the same keys: the token that was used with them admits the host again.
+ * - The directory in use is replaced in one piece, after the new one has connected to the servers,
+ *   unless the fleet's certificates come from elsewhere.
  */
 import { mkdir, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
@@ -16,7 +15,7 @@ import { createRequest } from "@torpor/identity/authority";
 import { renameDurably, writeDurably } from "../host/files.ts";
 
 export const IDENTITY_DIR = "/etc/torpor/identity";
-/** Beside the key: with it, the certificate is renewed (../shell/host-certificate.ts). */
+/** Certificate request, kept to renew the certificate (../shell/host-certificate.ts). */
 export const REQUEST_FILE = "tls.csr";
 const NAMES = {
   seed: "nats-seed",
@@ -36,7 +35,7 @@ export interface Keys {
 export interface Given {
   hostId: string;
   natsUrl: string;
-  /** PEM; null: this fleet gives none. */
+  /** PEM; null: the fleet gives no certificates. */
   certificate: string | null;
   authorities: string | null;
 }
@@ -50,7 +49,7 @@ export class IdentityFiles {
     this.next = `${dir}.next`;
   }
 
-  /** Of a run that broke off, else new ones. */
+  /** Keys of a run that broke off, else new ones. */
   async keys(): Promise<Keys> {
     await mkdir(this.next, { recursive: true, mode: 0o700 });
     const known = await this.keysOfBefore();
@@ -63,7 +62,7 @@ export class IdentityFiles {
     return { seed, natsPublicKey: publicKey, requestPem };
   }
 
-  /** The seed is written last: with it, all of them are there. */
+  /** The seed is written last: if it exists, all keys exist. */
   private async keysOfBefore(): Promise<Keys | undefined> {
     const [seed, requestPem] = await Promise.all(
       [NAMES.seed, NAMES.request].map((name) =>
@@ -74,7 +73,7 @@ export class IdentityFiles {
     return { seed, requestPem, natsPublicKey: publicKeyOf(seed) };
   }
 
-  /** Beside the keys. Returns the files, not in use yet. */
+  /** Writes the identity beside the keys. Returns its TLS files, which are not in use yet. */
   async keep({
     hostId,
     natsUrl,
@@ -104,7 +103,7 @@ export class IdentityFiles {
     return { tlsFiles: { certFile, keyFile, caFile } };
   }
 
-  /** From now on they are in use. */
+  /** Puts the new identity in use. */
   async take(): Promise<void> {
     const before = `${this.dir}.before`;
     await rm(before, { recursive: true, force: true });
@@ -115,7 +114,7 @@ export class IdentityFiles {
     await rm(before, { recursive: true, force: true });
   }
 
-  /** What the settings of the identity in use say. */
+  /** Settings of the identity in use. */
   get settingsFile(): string {
     return join(this.dir, NAMES.settings);
   }

@@ -1,4 +1,6 @@
-/** Asks the fleet's API to let this host in, and waits until the NATS servers do. */
+/**
+ * Requests the admission of this host from the fleet's API, and waits until NATS accepts the host.
+ */
 import { setTimeout as sleep } from "node:timers/promises";
 import { connectBus, publicKeyOf } from "@torpor/bus";
 import { decoder } from "@torpor/contracts";
@@ -6,12 +8,12 @@ import { Type } from "typebox";
 import { type Given, IdentityFiles } from "./identity-files.ts";
 
 export interface JoinOptions {
-  /** Of the fleet's API. */
+  /** URL of the fleet's API. */
   url: URL;
   token: string;
   hostId: string;
   dir: string;
-  /** How long the NATS servers may take to learn of this host. */
+  /** Time that the NATS servers may take to learn of this host. */
   waitMs: number;
   say: (line: string) => void;
 }
@@ -31,7 +33,7 @@ const decodeIdentity = decoder(
   }),
 );
 
-/** Rejects with a line that says what to do. The identity in use is left alone then. */
+/** Rejects with a message that names the remedy. The identity in use is then unchanged. */
 export async function joinFleet(options: JoinOptions): Promise<void> {
   const { hostId, dir, say, waitMs } = options;
   const files = new IdentityFiles(dir);
@@ -87,12 +89,12 @@ async function ask(
   return { hostId, natsUrl: nats_url, certificate, authorities };
 }
 
-/** The servers' configuration is written after the host was let in (infra/nats). */
+/** Polls: the servers' configuration is written after the admission (infra/nats). */
 async function untilLetIn(access: Parameters<typeof connectBus>[0], waitMs: number): Promise<void> {
   const deadline = performance.now() + waitMs;
   let problem = "they did not answer";
   while (performance.now() < deadline) {
-    // One that is refused rejects; one that is not there waits for ever.
+    // A refused connection rejects; without a server the attempt never ends.
     const connecting = connectBus(access);
     const connected = await Promise.race([
       connecting.catch((error: unknown) => void (problem = causeOf(error))),

@@ -23,7 +23,7 @@ const MAX_WAIT_S = 3_600;
 try {
   const options = optionsIn(process.argv.slice(3));
   await joinFleet(options);
-  // Attempts to connect that came to nothing go on for ever.
+  // Failed attempts to connect never end, and would keep this process alive.
   process.exit(0);
 } catch (error) {
   process.stderr.write(`join: ${messageOf(error)}\n`);

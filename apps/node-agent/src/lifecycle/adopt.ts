@@ -1,6 +1,6 @@
 /**
- * Takes over what an earlier process left: goes on with the operations that it had journalled
- * (command-runner.ts, SV2), finds running VMs again.
+ * Adopts what an earlier process of the agent left: continues the journalled operations
+ * (command-runner.ts, SV2), and finds the running VMs.
  */
 import type { Vm } from "../drivers/driver.ts";
 import { begin, dropUsedSnapshots, run } from "./command-runner.ts";
@@ -12,8 +12,8 @@ import { look } from "./watch.ts";
 export async function adopt(host: Host): Promise<void> {
   const { deps, sandboxes, replication, warm } = host;
   await deps.store.prepare();
-  // Not waited for, as the lease of the host would be: until they have ended, what they use is
-  // theirs.
+  // The ends of old warm VMs are not awaited, because the host's lease would wait too. Until they
+  // have ended, `collect` keeps what they use.
   const ending = await warm.open();
   await deps.isolation.collect([...(await liveVms(deps)), ...ending]);
   for (const sandboxId of await deps.store.list()) {
@@ -21,8 +21,8 @@ export async function adopt(host: Host): Promise<void> {
     if (record === undefined) continue;
     const journal = await openJournal(deps, record);
     if (journal === undefined && (isGone(record) || record.revision === 0)) {
-      // Its end was cut off, or its beginning: nothing of it is accepted. It may have a VM that was
-      // kept warm.
+      // A crash came after the end of the sandbox, or before its first command was journalled. The
+      // sandbox may have a VM that was kept warm.
       await deps.driver.end(deps.store.vmOf(record), { graceMs: 0 });
       await deps.store.dropDirectory(record);
       continue;
@@ -44,7 +44,7 @@ export async function adopt(host: Host): Promise<void> {
   }
 }
 
-/** Those whose VMM runs, whatever their record says: what they use on the host stays theirs. */
+/** VMs with a live VMM, whatever their record contains: `collect` keeps what they use. */
 async function liveVms({ store, driver }: LifecycleDeps): Promise<Vm[]> {
   const live: Vm[] = [];
   for (const sandboxId of await store.list()) {
@@ -57,8 +57,8 @@ async function liveVms({ store, driver }: LifecycleDeps): Promise<Vm[]> {
 }
 
 /**
- * The operation that an earlier process had not ended. One whose result is in the record already
- * has ended.
+ * Operation that an earlier process did not complete. An operation whose result is in the record is
+ * complete.
  */
 async function openJournal(deps: LifecycleDeps, record: VmRecord): Promise<Journal | undefined> {
   const { sandboxId } = record.spec;

@@ -4,12 +4,12 @@
  * SV1  (epoch, opSeq) of commands only rises per sandbox; lower is stale, equal is a repeat and
  *      reports again.
  * SV2  A command is acknowledged once op.json is durable; from then on it is run, whatever happens
- *      to this process. Before that nothing on disk or in memory knows the command: half-known, it
- *      would be taken for one whose result is the state before it.
- * SV4  A command is judged when the commands before it are complete: one of them may have ended
- *      what this host knew of the sandbox.
- * SV5  Once a cancel is acknowledged nothing launches what it cancels: neither this process,
- *      wherever the command is by then, nor the next one.
+ *      to this process. Before that the command is neither on disk nor in memory: a half-known
+ *      command would look complete, with the state before it as its result.
+ * SV4  A command is compared with the record when the commands before it are complete: one of them
+ *      may have removed the record.
+ * SV5  Once a cancel is acknowledged, neither this process nor the next one launches the cancelled
+ *      command, wherever the command is by then.
  */
 import type { VmCommand } from "@torpor/contracts";
 import { backoffMs, messageOf, sleep } from "@torpor/service";
@@ -46,7 +46,7 @@ const OPERATIONS: Partial<Record<VmCommand["kind"], (step: Step) => Promise<Outc
 };
 
 /**
- * Submits a command behind those of its sandbox that came before. Resolves once the command is
+ * Submits a command behind the earlier commands of its sandbox. Resolves once the command is
  * journalled (SV2), or is not to be; it is then run and completed without the caller.
  */
 export async function submit(host: Host, command: VmCommand): Promise<Submitted> {
@@ -56,8 +56,8 @@ export async function submit(host: Host, command: VmCommand): Promise<Submitted>
   if (kind === "quarantine" || kind === "unquarantine") return await setQuarantined(host, command);
   if (kind === "replicate") return await replicate(host, command);
   const known = sandboxes.find(spec.sandboxId);
-  // A delete does not wait for what can still back out, and neither does the end of a copy that
-  // another host has continued from.
+  // A delete does not wait for an operation that can still back out. Neither does a discard of a
+  // copy that another host has continued from.
   if (kind === "delete") sandboxes.willBeDeleted(spec.sandboxId);
   if (kind === "discard" && known !== undefined && command.epoch > known.record.epoch)
     known.abort?.abort();
@@ -91,12 +91,12 @@ async function cancel({ deps, sandboxes }: Host, command: VmCommand): Promise<Su
   return "journalled";
 }
 
-/** Positive: the command is newer than all that is known of the sandbox. */
+/** Order of a command against the newest one in the record; positive: the command is newer. */
 function orderOf(command: VmCommand, record: VmRecord): number {
   return command.epoch - record.epoch || command.opSeq - record.opSeq;
 }
 
-/** With `entry`, the command is to be run. */
+/** Journals a command in its sandbox's turn. With `entry`, the command is to be run. */
 async function journalInTurn(
   host: Host,
   command: VmCommand,
@@ -132,7 +132,7 @@ async function journalInTurn(
   return { result: "journalled", entry };
 }
 
-/** A copy that this host runs, or has run on from, is not discarded. */
+/** True if this host runs the copy, or has a newer run: the copy is then not discarded. */
 function isInUse(command: VmCommand, record: VmRecord): boolean {
   return (
     record.epoch > command.epoch || (record.state === "running" && record.epoch === command.epoch)
@@ -173,12 +173,12 @@ async function blankRecord({ imagesDir }: LifecycleDeps, command: VmCommand): Pr
   };
 }
 
-/** From here on the journalled command is what this host does for the sandbox, and reports. */
+/** Makes the journalled command the operation that this host runs for the sandbox, and reports. */
 export function begin(host: Host, entry: Entry, journal: Journal): void {
   const { record } = entry;
   const { command } = journal;
   raiseOrder(record, command);
-  // The control plane may not know what it discards.
+  // A discard may name an orphan, whose spec the control plane does not know.
   if (command.kind !== "discard") record.spec = command.spec;
   entry.journal = journal;
   delete entry.isBeginning;
@@ -216,7 +216,7 @@ export async function run(host: Host, entry: Entry, journal: Journal): Promise<v
     replication.start(record);
 }
 
-/** Preconditions, what has to be fetched, and the operation itself. */
+/** Runs the preconditions, the fetch and the operation itself. */
 async function operate({ slots, warm }: Host, step: Step): Promise<Outcome | typeof CLOSING> {
   const { deps, record, journal } = step;
   const { command, from } = journal;
@@ -342,7 +342,7 @@ function enter(
   const isUntouched = outcome.state === "paused" || outcome.isUntouched === true;
   if (outcome.snapshot !== undefined) record.snapshot = outcome.snapshot;
   else if (!isUntouched) delete record.snapshot;
-  // Noted before the copy to the store begins, which happens by itself.
+  // Set before the copy to the store begins, which needs no command.
   const { kind, maxBytesPerSecond } = command;
   if (kind === "pause" && record.state === "paused" && maxBytesPerSecond !== undefined)
     record.replication = { maxBytesPerSecond };
@@ -354,8 +354,8 @@ function endOf({ failed, cancelled }: Outcome): Omit<NonNullable<VmRecord["opera
 }
 
 /**
- * Called once the operation's result is durable: until then, the snapshot that a resume has used
- * tells how far the resume came.
+ * Removes used snapshots. Called once the operation's result is durable: until then, the used
+ * snapshot of a resume shows how far the resume came.
  */
 export async function dropUsedSnapshots(
   { store }: LifecycleDeps,

@@ -1,13 +1,15 @@
-/** The commit protocol of a host: nothing irreversible without an answer (decision 3). */
+/**
+ * Commit protocol of a host: nothing irreversible happens before the commit is granted (decision
+ * 3).
+ */
 import { type CommitAnswer, type Step, timed } from "./context.ts";
 import type { Journal } from "./record.ts";
 
 /**
- * Requests the commit of the step's operation; an operation that was told to back out does not
- * even request it. A run that the fence has to guard does not begin without the fence, nor past the
- * lease: the fence is asked again after the answer, which may have taken long. From here on the
- * fence knows the VMM: a host whose lease ends before the vCPUs run freezes the VM, and they do not
- * run.
+ * Requests the commit of the step's operation; a cancelled operation is refused without a request.
+ * A run that the fence guards does not begin without the fence, nor past the lease: both are
+ * checked again after the reply, which may have taken long. From here on the fence knows the VMM:
+ * if the lease ends before the vCPUs run, the fence freezes the VM.
  */
 export async function mayCommit(step: Step): Promise<CommitAnswer> {
   if (step.signal.aborted) return { kind: "refused", reason: "the operation was cancelled" };
@@ -24,14 +26,14 @@ export async function mayCommit(step: Step): Promise<CommitAnswer> {
 const BEGINS_RUN: ReadonlySet<string> = new Set(["create", "resume", "start"]);
 
 /**
- * Whether the operation runs a VM that did not run before. A stop may have to let a paused guest
- * save its files.
+ * True if the operation runs a VM that did not run before. A stop may have to run a paused guest so
+ * that the guest saves its files.
  */
 export function takesMemory({ command: { kind }, from }: Journal): boolean {
   return BEGINS_RUN.has(kind) || (kind === "stop" && from === "paused");
 }
 
-/** Why this operation may not let vCPUs run that the fence has to guard. */
+/** Reason why the operation may not run vCPUs that the fence guards; undefined: it may. */
 export async function refusalToRun({ deps, journal }: Step): Promise<string | undefined> {
   const { kind, spec } = journal.command;
   return spec.onHostLoss === "restore" && BEGINS_RUN.has(kind)

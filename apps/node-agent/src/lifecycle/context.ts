@@ -12,29 +12,29 @@ import type { Journal, VmRecord, VmStore } from "./record.ts";
 
 export type CommitAnswer = { kind: "granted" } | { kind: "refused"; reason: string };
 
-/** When sandboxes were last used through this host's data plane. */
+/** Last use of the sandboxes through this host's data plane. */
 export interface HostActivity {
-  /** Its idle time starts anew. */
+  /** Restarts the idle time of the sandbox. */
   touch(sandboxId: string): void;
-  /** 0 while a request waits for its answer. */
+  /** 0 while a proxy request waits for its response. */
   idleMs(sandboxId: string): number;
   forget(sandboxId: string): void;
 }
 
 /**
- * The process that freezes VMs whose sandboxes may be restored elsewhere when this host's lease
- * ends (../fence).
+ * The fence (../fence): the process that freezes VMs whose sandboxes may be restored elsewhere when
+ * this host's lease ends.
  */
 export interface HostFence {
-  /** Why no such VM may begin to run now; undefined: nothing speaks against it. */
+  /** Reason why no such VM may begin to run now; undefined: it may. */
   refusal(): Promise<string | undefined>;
-  /** It would let that process go on: it was started under the lease that runs now. */
+  /** True if the process started under the current lease, so that the fence lets it run. */
   covers(process: Pick<ProcessIdentity, "startTime">): boolean;
-  /** It has frozen the sandbox's VM, and nothing that is asked of it will be answered. */
+  /** True if the fence has frozen the sandbox's VM, which then answers nothing. */
   isFrozen(sandboxId: string): Promise<boolean>;
   /**
-   * Waits for a frozen VM of that run to go on. False: it still stands, after a while, or when the
-   * signal ends.
+   * Waits until a frozen VM of that run is thawed. False: the VM is still frozen after a limit, or
+   * when the signal aborts.
    */
   untilThawed(sandboxId: string, epoch: number, signal: AbortSignal): Promise<boolean>;
 }
@@ -46,7 +46,7 @@ export interface HostFence {
  */
 export type Submitted = "journalled" | "stale" | "repeated" | "ignored" | typeof CLOSING;
 
-/** What the steps of a lifecycle work with. */
+/** Dependencies of the steps of a lifecycle. */
 export interface LifecycleDeps {
   store: VmStore;
   driver: Driver;
@@ -57,38 +57,38 @@ export interface LifecycleDeps {
   peer(sandboxId: string, reference: PeerReference): FetchSource;
   activity: HostActivity;
   fence: HostFence;
-  /** This host's private key, for what is sealed in its commands: PEM. */
+  /** This host's private key (PEM), which opens sealed values in its commands. */
   commandKey: string;
   imagesDir: string;
-  /** May the operation pass its point of no return? No answer in time counts as no. */
+  /** Requests to pass the operation's point of no return. No reply in time counts as refused. */
   commit(request: Omit<CommitRequest, "type" | "version" | "hostId">): Promise<CommitAnswer>;
-  /** VMM user, where the agent is root. */
+  /** User of VMMs; undefined if the agent is not root. */
   uid: number | undefined;
   log: Logger;
 }
 
-/** One operation that runs. */
+/** One running operation. */
 export interface Step {
   deps: LifecycleDeps;
   record: VmRecord;
   journal: Journal;
   vm: Vm;
-  /** Its VM was kept warm, and was taken for it by this process (warm-pool.ts). */
+  /** True if this process took a warm VM for the create (warm-pool.ts). */
   isWarm: boolean;
-  /** Ends when the operation is to back out. */
+  /** Aborts when the operation has to back out. */
   signal: AbortSignal;
-  /** Told how much of what has to be brought here has arrived. */
+  /** Receives the progress of the fetch. */
   onFetch: (progress: CopyProgress) => void;
   /** Milliseconds per named step, reported with the outcome. */
   timings: Record<string, number>;
 }
 
-/** What is true now, and what became of the operation. */
+/** Result of an operation, and the state of the sandbox after it. */
 export type Outcome = Pick<VmRecord, "state"> &
   Partial<Pick<VmRecord, "snapshot" | "cause" | "generation">> & {
     failed?: Cause;
     cancelled?: boolean;
-    /** The disk is as the operation found it, with the name that it had, or none. */
+    /** True if the disk is as the operation found it, with the same name or none. */
     isUntouched?: boolean;
   };
 

@@ -1,7 +1,7 @@
 /**
- * What of a sandbox can be copied elsewhere: a paused one's snapshot with its disk, a stopped one's
- * disk alone. The latter counts as a snapshot too, without memory: it takes the next generation, so
- * that (generation, manifest) names what is copied, whichever it is.
+ * Copies of a sandbox at rest: the snapshot with the disk if the sandbox is paused, only the disk
+ * if it is stopped. The disk of a stop also counts as a snapshot, without memory: it takes the next
+ * generation, so that (generation, manifest) names any copy.
  */
 import { constants } from "node:fs";
 import { copyFile, link, mkdir, readdir, readFile, rename, rm, stat } from "node:fs/promises";
@@ -25,8 +25,8 @@ export interface Copyable {
 }
 
 /**
- * The paused or stopped sandbox as it lies in its directory. Of a stopped one the manifest is made
- * at the first call after each stop, and kept.
+ * Copyable files in the directory of a paused or stopped sandbox. The manifest of a stopped one is
+ * written at the first call after each stop.
  */
 export async function copyableOf(
   record: VmRecord,
@@ -59,7 +59,7 @@ function manifestToCopy(text: string, record: VmRecord): Manifest {
   return own.manifest;
 }
 
-/** As the control plane knows it. */
+/** Facts of a copy, as the control plane stores them. */
 async function factsOfCopy(manifest: Manifest, copy: SnapshotCopy): Promise<SnapshotFacts> {
   const facts = factsOf({ kind: "valid", manifest, manifestSha256: sha256Hex(copy.manifest) });
   if (Object.keys(manifest.files).length > 0) return facts;
@@ -93,15 +93,15 @@ async function diskManifest(
   return await keepDiskManifest(vmDir, JSON.stringify(manifest));
 }
 
-/** Of a disk that came from elsewhere, or was just stopped. */
+/** Writes the manifest of a disk that was fetched, or that a stop left. */
 export async function keepDiskManifest(vmDir: string, text: string): Promise<string> {
   await writeDurably(join(vmDir, DISK_MANIFEST), text);
   return text;
 }
 
 /**
- * Whether the disk in that directory has the name that its record says. A crash may have come
- * between the writing of the two.
+ * True if the disk in the directory has the name that is in the record. A crash may come between
+ * the writes of the two.
  */
 export async function hasName(vmDir: string, snapshot: SnapshotFacts): Promise<boolean> {
   return isNamed(await readDiskManifest(vmDir), snapshot);
@@ -124,9 +124,9 @@ function isOfThisStop(text: string, { epoch, generation }: VmRecord): boolean {
 const cloneName = (generation: number) => `frozen.${generation}`;
 
 /**
- * A copy that later writes to the disk do not reach, made at once: the disk shares its blocks, the
- * files of the memory, which never change, are linked. Undefined where the file system cannot share
- * blocks.
+ * Clones the files at one instant: the disk by reflink, the memory files, which never change, by
+ * hard link. Later writes to the disk do not reach the clone. Undefined if that fails, as on a file
+ * system without reflinks.
  */
 export async function cloneDisk(
   vmDir: string,
@@ -153,7 +153,7 @@ export async function cloneDisk(
   }
 }
 
-/** The frozen copy of that generation, if there is one. */
+/** Clone of that generation; undefined if there is none. */
 export async function clonesIn(vmDir: string, generation: number): Promise<Copyable | undefined> {
   const dir = join(vmDir, cloneName(generation));
   const read = (name: string) => readFile(join(dir, name), "utf8").catch(() => undefined);
@@ -166,7 +166,7 @@ export async function clonesIn(vmDir: string, generation: number): Promise<Copya
   return { copy, manifest, facts: await factsOfCopy(manifest, copy) };
 }
 
-/** Removes frozen copies, finished or not, but the one of `keep`. */
+/** Removes clones, finished or not, except the one of generation `keep`. */
 export async function removeClones(vmDir: string, keep?: number): Promise<void> {
   const names = await readdir(vmDir).catch(() => []);
   for (const name of names.filter(

@@ -1,11 +1,11 @@
-/** The files that a VM directory starts with: those of its image, and a disk of its own. */
+/** The files that a VM directory starts with: the image's files, and a disk. */
 import { chmod, chown, link, mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { copySparsely, fsyncPath, renameDurably } from "../host/files.ts";
 import { findImage, type Image } from "../images.ts";
 import type { LifecycleDeps } from "./context.ts";
 
-/** A VM directory for a snapshot that comes from elsewhere. */
+/** Makes the VM directory of a fetched snapshot. Throws if the image is not on this host. */
 export async function linkFromImage(
   deps: Pick<LifecycleDeps, "uid" | "imagesDir">,
   imageSha256: string,
@@ -17,7 +17,7 @@ export async function linkFromImage(
   await linkImage(deps, image, dir, makeDisk);
 }
 
-/** Image files by hard link (one copy of them on a host), the disk as `makeDisk` makes it. */
+/** Links the image files (one copy of them per host), and makes the disk with `makeDisk`. */
 export async function linkImage(
   deps: Pick<LifecycleDeps, "uid">,
   image: Image,
@@ -37,7 +37,7 @@ export async function linkImage(
   await fsyncPath(unfinished);
   if (deps.uid !== undefined) {
     await chown(unfinished, deps.uid, deps.uid);
-    // The VMM's user may pass, and write to its run directory alone.
+    // The VMM's user may enter the directory, and write only to its run directory.
     await chown(dir, process.getuid?.() ?? 0, deps.uid);
     await chmod(dir, 0o710);
   }

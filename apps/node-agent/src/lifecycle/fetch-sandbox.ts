@@ -1,10 +1,10 @@
 /**
- * Brings a sandbox that is to run here from where it is: straight from the other host while that
- * lives, else from the store.
+ * Fetches a sandbox that is to run here: straight from the other host while that host lives, else
+ * from the store.
  *
- * BR1  It is assembled beside the sandbox's directory, and stays there when a try fails: the next
- *      one, of whichever operation, goes on with it.
- * - What this host held of the sandbox before is older, and its snapshots go before its disk is
+ * BR1  The snapshot is assembled beside the sandbox's directory, and stays there when an attempt
+ *      fails: the next attempt, of any operation, continues with it.
+ * - A copy that this host held before is out of date. Its snapshots are removed before its disk is
  *   replaced: memory is never restored over another disk.
  */
 import { mkdir, rename, rm } from "node:fs/promises";
@@ -22,8 +22,8 @@ import type { VmRecord } from "./record.ts";
 import { factsOf, type Manifest, removeSnapshots, snapshotDir, unfinishedDir } from "./snapshot.ts";
 
 /**
- * Whether what the command is about lies here. One of an earlier time is left from before the
- * sandbox moved away, whatever its generation.
+ * True if the snapshot that the command names is on this host. Another one, of any generation, is
+ * left from before the sandbox moved away.
  */
 export function isLocal({ journal, record }: Step): boolean {
   const { snapshot, kind } = journal.command;
@@ -32,7 +32,7 @@ export function isLocal({ journal, record }: Step): boolean {
   return journal.from === from && record.snapshot?.manifestSha256 === snapshot.manifestSha256;
 }
 
-/** Undefined: it is here now, as it was left. Otherwise how the operation has ended. */
+/** Fetches and installs the snapshot. Undefined: done. Otherwise: the outcome of the operation. */
 export async function fetchSandbox(step: Step): Promise<Outcome | undefined> {
   const { deps, journal, vm, signal } = step;
   const { snapshot, maxBytesPerSecond } = journal.command;
@@ -78,8 +78,8 @@ export async function fetchSandbox(step: Step): Promise<Outcome | undefined> {
 }
 
 /**
- * What this host held before, and still holds. A VM of a run that has been given up is none of the
- * sandbox's: the sandbox stands still, and nothing of it is here.
+ * State on this host after a failed fetch: the state before. A VM of a run that was given up is no
+ * longer the sandbox's: the sandbox is at rest, without a copy on this host.
  */
 function withoutIt({ journal, record }: Step): Outcome["state"] {
   if (journal.from !== "running") return journal.from;
@@ -95,7 +95,7 @@ async function install(
 ): Promise<void> {
   const { deps, vm, record, journal } = step;
   const manifest = JSON.parse(text) as Manifest;
-  // A VMM of before the sandbox moved away: its run is not the sandbox's any more.
+  // Ends a VMM that is left from before the sandbox moved away: its run was given up.
   await deps.driver.end(vm, { graceMs: 0 });
   await removeSnapshots(vm.dir);
   await linkFromImage(deps, manifest.imageSha256, vm.dir, (path) =>

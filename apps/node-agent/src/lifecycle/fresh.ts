@@ -1,7 +1,7 @@
 /**
- * A guest that begins anew on a sandbox's disk, for create and start: with the memory of the golden
- * snapshot, where it fits, because that is many times faster than a boot; else by a boot. Both give
- * the same: a system without the disk, which the guest agent attaches once it is told whose it is
+ * A fresh guest on a sandbox's disk, for create and start: restored from the golden snapshot, where
+ * that fits, because a restore is many times faster than a boot; else booted. Both give a system
+ * without the disk, which the guest agent attaches when it receives its identity
  * (packages/guest-agent).
  */
 import { type CommitAnswer, type Step, timed } from "./context.ts";
@@ -13,8 +13,8 @@ import { savedMemory } from "./snapshot.ts";
 const GUEST_LIMIT_MS = 120_000;
 
 /**
- * `restored`: the VMM has the memory already. Throws when the guest does not come up; the VMM may
- * then still be there. Refused: nothing has touched the disk.
+ * Runs a fresh guest. `restored`: the VMM has the memory already. Refused: the disk is untouched.
+ * Throws if the guest does not come up; its VMM may then still run.
  */
 export async function runFresh(
   step: Step,
@@ -38,7 +38,7 @@ export async function runFresh(
   return answer;
 }
 
-/** This VMM was started after the commit. */
+/** Checks the fence again, because a booted VMM starts after the commit. */
 async function checkLease(step: Step): Promise<void> {
   const reason = await refusalToRun(step);
   if (reason !== undefined) throw new Error(`it may not run: ${reason}`);
@@ -52,7 +52,7 @@ async function restoredFrom(step: Step, golden: Golden | undefined): Promise<boo
   );
 }
 
-/** False: a boot has to do; or the operation is to back out, which is seen at the commit. */
+/** Restores the memory. False: the guest has to boot, or the commit will refuse the operation. */
 async function restoreGolden(
   { deps, vm, signal }: Step,
   { dir, manifest }: Golden,

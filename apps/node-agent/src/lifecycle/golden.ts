@@ -1,8 +1,8 @@
 /**
- * Golden snapshots: a freshly booted, warmed-up template, from which `create` and `start` restore
- * instead of booting. Made once per image and VMM fingerprint, by whichever agent is first; kept
- * beside the image. It holds no secret and has no disk attached: a sandbox gets its own after the
- * restore.
+ * Golden snapshots: the memory of a freshly booted, warmed-up image, from which `create` and
+ * `start` restore instead of booting. One is made per image and VMM fingerprint, by the first agent
+ * that needs it, and kept beside the image. A golden snapshot holds no secret and has no disk
+ * attached: a sandbox gets its own disk after the restore.
  */
 import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
@@ -20,7 +20,7 @@ import type { Guest } from "./guest.ts";
 import type { Manifest } from "./snapshot.ts";
 
 const run = promisify(execFile);
-/** Emulated twice, in the lab host, a boot takes minutes. */
+/** In the lab host, which is emulated twice, a boot takes minutes. */
 const BOOT_LIMIT_MS = 600_000;
 const LOCK_LIMIT_MS = 1_500_000;
 
@@ -29,7 +29,7 @@ export interface Golden {
   manifest: Manifest;
 }
 
-/** Its memory knows the sizes that it was taken with. */
+/** True if the golden snapshot has exactly these sizes, which are fixed in its memory. */
 export function hasSize(
   golden: Pick<Manifest, "vcpu" | "memoryMib" | "diskSizeBytes">,
   { vcpu, memoryMib, diskMib }: SandboxSpec["resources"],
@@ -41,7 +41,7 @@ export function hasSize(
   );
 }
 
-/** Undefined: the image has none for this VMM. */
+/** Golden snapshot of the image for this VMM; undefined if there is none. */
 export async function findGolden(
   image: Image,
   driver: Pick<Driver, "fingerprint">,
@@ -59,14 +59,14 @@ export interface GoldenDeps {
   driver: Driver;
   guest: Guest;
   uid: number | undefined;
-  /** Where the scratch VM lives; on the file system of the images. */
+  /** Directory of the scratch VM, on the file system of the images. */
   scratchDir: string;
   say(line: string): void;
 }
 
 /**
- * Makes the image's golden snapshot for this driver exist. Several processes may call it at once:
- * one makes it, the others wait.
+ * Makes the image's golden snapshot for this driver, if there is none. If several processes call
+ * this at once, one makes the snapshot and the others wait.
  */
 export async function ensureGolden(image: Image, deps: GoldenDeps): Promise<void> {
   const target = goldenDir(image, await deps.driver.fingerprint());
@@ -90,8 +90,8 @@ async function make(image: Image, target: string, deps: GoldenDeps): Promise<voi
       `golden snapshot of ${image.templateName}: ${line} (${((performance.now() - startedAt) / 1000).toFixed(1)} s)`,
     );
   await mkdir(deps.scratchDir, { recursive: true });
-  // The same each time, and the lock is ours: what is there, VM included, is of a maker before this
-  // one who was killed.
+  // The name is the same each time, and this process holds the lock: existing files, and a VM, are
+  // left from an earlier process that was killed.
   const dir = join(
     deps.scratchDir,
     `golden-${createHash("sha256").update(target).digest("hex").slice(0, 12)}`,
@@ -155,7 +155,7 @@ async function make(image: Image, target: string, deps: GoldenDeps): Promise<voi
   }
 }
 
-/** An empty file system. */
+/** Makes a disk with an empty file system. */
 export async function makeDisk(path: string, diskMib: number): Promise<void> {
   await (await open(path, "wx")).close();
   await truncate(path, diskMib * 1024 ** 2);

@@ -1,5 +1,5 @@
 /**
- * The host's side of the guest agent's control calls. A fresh connection per call: none survives a
+ * Client of the guest agent's control API. Each call has its own connection: none survives a
  * restore.
  */
 import { randomBytes } from "node:crypto";
@@ -12,7 +12,7 @@ import { durableStep } from "../host/durable-step.ts";
 import { connectGuest, type GuestAddress } from "../guest-connection.ts";
 import type { VmRecord } from "./record.ts";
 
-/** What goes on inside, whoever started it. */
+/** Activity inside the guest, from any source. */
 interface GuestActivity {
   activeRequests: number;
   activeExecutions: number;
@@ -23,22 +23,23 @@ export interface Guest {
   waitHealthy(vm: Vm, limitMs: number, signal: AbortSignal): Promise<boolean>;
   warm(vm: Vm): Promise<void>;
   /**
-   * Freezes the users' processes, then syncs. Never throws: a guest that does not answer is paused
-   * all the same, unsynced.
+   * Quiesces the guest: suspends the users' processes, then syncs. Never throws: a guest that does
+   * not reply is paused anyway, unsynced.
    */
   preparePause(vm: Vm, agentKey?: string): Promise<{ frozen: boolean; synced: boolean }>;
   thaw(vm: Vm, agentKey: string): Promise<void>;
-  /** Undefined: this guest agent cannot tell. Throws when it does not answer. */
+  /**
+   * Activity inside the guest; undefined if the guest agent is too old to report it. Throws if the
+   * guest agent does not reply.
+   */
   activity(vm: Vm, agentKey: string): Promise<GuestActivity | undefined>;
   /**
-   * Makes a fresh guest (booted, or out of a golden snapshot) this sandbox's: entropy, clock, disk,
-   * names, key, before user code runs. `envVars` are added to those on its disk. Throws when the
-   * guest does not take it.
+   * Gives a fresh guest (booted, or from a golden snapshot) the sandbox's identity before user code
+   * runs: entropy, clock, disk, names, key. `envVars` are added to those on the disk. Throws if the
+   * guest agent refuses.
    */
   initGuest(vm: Vm, record: VmRecord, envVars?: Record<string, string>): Promise<void>;
-  /**
-   * The same for a guest that is the sandbox's already and has slept: all but disk and variables.
-   */
+  /** Renews the identity of a guest that was paused: as `initGuest`, without disk and variables. */
   reinitGuest(vm: Vm, record: VmRecord): Promise<void>;
   shutdown(vm: Vm, agentKey: string): Promise<void>;
 }
@@ -46,7 +47,9 @@ export interface Guest {
 const MAX_HEALTH_WAIT_MS = 1_000;
 const CALL_LIMIT_MS = 15_000;
 const ACTIVITY_LIMIT_MS = 5_000;
-/** Once per image and host; an emulated guest on a busy machine takes minutes. */
+/**
+ * Warming up happens once per image and host; an emulated guest on a busy machine takes minutes.
+ */
 const WARM_LIMIT_MS = 1_200_000;
 const MAX_ANSWER_BYTES = 1024 * 1024;
 
@@ -77,8 +80,8 @@ export function httpGuest(driver: Pick<Driver, "guestAddress" | "isAlive">): Gue
   return {
     async waitHealthy(vm, limitMs, signal) {
       const deadline = performance.now() + limitMs;
-      // Asked more and more seldom: on a busy or emulated host the questions themselves would hold
-      // up a guest that boots.
+      // The probes become less frequent: on a busy or emulated host they would slow down a guest
+      // that boots.
       for (
         let waitMs = 100;
         performance.now() < deadline && !signal.aborted;
@@ -119,7 +122,7 @@ export function httpGuest(driver: Pick<Driver, "guestAddress" | "isAlive">): Gue
           lastActivityMsAgo: Number(answer["last_activity_ms_ago"]),
         };
       } catch (error) {
-        // An agent of an older image.
+        // The guest agent of an older image.
         if (error instanceof GuestRefusedError && error.status === 404) return undefined;
         throw error;
       }
@@ -144,9 +147,7 @@ export function httpGuest(driver: Pick<Driver, "guestAddress" | "isAlive">): Gue
   };
 }
 
-/**
- * One request on a connection of its own; connecting and answering have the same limit together.
- */
+/** One request on its own connection; `limitMs` covers connecting and the reply together. */
 async function guestRequest(
   address: GuestAddress,
   path: string,
@@ -168,8 +169,8 @@ async function guestRequest(
     },
     signal,
   });
-  // Once the answer has begun nobody else listens, and an error that comes then ends the reading of
-  // the answer, not the agent.
+  // Once the response has begun, no other listener is left: a later error then fails the reading of
+  // the response, instead of ending the agent.
   request.on("error", () => {});
   request.end(text);
   try {
@@ -184,8 +185,8 @@ async function guestRequest(
 }
 
 /**
- * User code can put itself in the agent's place and answer without end: that must not fill the
- * host's memory.
+ * Body of a response, bounded: user code can take the guest agent's place and respond without end,
+ * which must not fill the host's memory.
  */
 async function answerOf(response: IncomingMessage): Promise<Record<string, unknown>> {
   const chunks: Buffer[] = [];

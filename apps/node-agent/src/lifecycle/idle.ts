@@ -1,19 +1,19 @@
 /**
- * The condition of a pause that nobody asked for: the sandbox is idle. It is judged here, because
- * only here the answer cannot be stale (S25, S54).
+ * Idleness, the condition of an automatic pause. The host checks idleness last, because only the
+ * host's check cannot be stale (S25, S54).
  */
 import type { Outcome, Step } from "./context.ts";
 import { messageOf } from "@torpor/service";
 
 /**
- * Looks at the data plane and asks the guest, whose background work passes no data plane. Undefined
- * when the pause may go on.
+ * Reason why the sandbox is in use; undefined: the pause may continue. Checks the data plane, then
+ * the guest, whose background work does not pass the data plane.
  */
 export async function usedOf(step: Step): Promise<string | undefined> {
   return usedThroughDataPlane(step) ?? (await usedInside(step));
 }
 
-/** The cheap half, for a second look: has something come in meanwhile? */
+/** The cheap half of the check, for repeating it: finds requests that came in meanwhile. */
 export function usedThroughDataPlane({ deps, vm, journal }: Step): string | undefined {
   const { onlyIfIdleForMs } = journal.command;
   if (onlyIfIdleForMs === undefined) return undefined;

@@ -1,21 +1,21 @@
 /**
- * One thing at a time per sandbox, in the order of asking, until it is closed.
+ * Runs one body at a time per sandbox, in the order of the calls, until the queue is closed.
  *
- * TU1  Once closed, nothing begins any more: what waited for its turn is told so, and what has
- *      begun is waited for.
+ * TU1  After the close no body begins: waiting calls resolve with CLOSING, and bodies that have
+ *      begun are awaited.
  */
 import type { Logger } from "@torpor/service";
 
-/** In the place of a turn's result: this process ends, and it was not begun. */
+/** Result of a call whose body did not begin, because this process ends. */
 export const CLOSING = "closing";
 
 export class KeyedQueue {
   private readonly log: Logger;
-  /** Per sandbox that has any: the end of all its turns. */
+  /** End of the last turn of each sandbox that has one. */
   private readonly ends = new Map<string, Promise<void>>();
   private readonly waiting = new Set<() => void>();
   private readonly closing = new AbortController();
-  /** Ends when it is closed. */
+  /** Aborts when the queue is closed. */
   readonly signal = this.closing.signal;
 
   constructor(log: Logger) {
@@ -23,8 +23,9 @@ export class KeyedQueue {
   }
 
   /**
-   * Rejects as `body` does. That is logged, so the promise itself may be left alone; one that is
-   * made of it (by an async function) may not: it would end the process.
+   * Runs `body` in the sandbox's turn, and rejects as `body` does. The rejection is logged, so the
+   * caller may ignore this promise. A promise that is derived from it (by an async function) must
+   * be handled, or it ends the process.
    */
   run<T>(sandboxId: string, body: () => Promise<T>): Promise<T | typeof CLOSING> {
     const before = this.ends.get(sandboxId) ?? Promise.resolve();
@@ -39,7 +40,7 @@ export class KeyedQueue {
     return turn;
   }
 
-  /** Resolves when nothing goes on any more. */
+  /** Resolves when no body runs any more. */
   async close(): Promise<void> {
     this.closing.abort();
     for (const giveUp of this.waiting) giveUp();

@@ -1,12 +1,12 @@
 /**
- * What begins a run of a VM waits for one of the host's slots (start-slots.ts), and launches
- * nothing once it has been cancelled.
+ * An operation that begins a run waits for one of the host's slots (start-slots.ts), and launches
+ * nothing once it is cancelled.
  *
- * - A create asks for its commit before it launches: from then on it ends by what the host
- *   observes, so that a deadline in the middle does not throw its work away.
- * - A start or resume asks before its vCPUs run, as nothing of the user's has happened by then.
- * LA3  One whose deadline passes while it waits is the control plane's to judge: it may have
- *      committed before this process began, and then it goes on.
+ * - A create requests its commit before it launches. After the commit the create ends by what the
+ *   host observes, so that a deadline in the middle does not discard its work.
+ * - A start or resume requests its commit before its vCPUs run: until then no user code has run.
+ * LA3  If the deadline passes while an operation waits, the control plane decides: the operation
+ *      may have been committed before this process began, and then it continues.
  */
 import type { ObservedState } from "@torpor/contracts";
 import { type Outcome, type Step, timed } from "./context.ts";
@@ -15,7 +15,7 @@ import { findSnapshot } from "./snapshot.ts";
 import type { GrantedSlot, StartSlots } from "./start-slots.ts";
 import { CLOSING } from "./keyed-queue.ts";
 
-/** What the sandbox is on this host when it was not launched. */
+/** State of the sandbox on this host if the operation launched nothing. */
 const UNLAUNCHED: Partial<Record<string, ObservedState>> = {
   create: "failed",
   start: "stopped",
@@ -25,7 +25,7 @@ const UNLAUNCHED: Partial<Record<string, ObservedState>> = {
 type Operation = (step: Step) => Promise<Outcome>;
 type Refusal = { kind: "refused"; failed: NonNullable<Outcome["failed"]> };
 
-/** Carries out an operation, in a slot where it launches a VM. `CLOSING`: it was not begun. */
+/** Runs an operation, in a slot if it launches a VM. `CLOSING`: the operation did not begin. */
 export async function launch(
   step: Step,
   slots: StartSlots,
@@ -52,7 +52,7 @@ export async function launch(
   }
 }
 
-/** A resume past its point of no return: its VM runs, or has. */
+/** True for a resume past its point of no return: its VM runs, or has run. */
 async function hasRun({ vm, record, journal }: Step): Promise<boolean> {
   if (journal.command.kind !== "resume") return false;
   return (await findSnapshot(vm.dir, record)).kind === "used";
@@ -83,7 +83,7 @@ async function slotFor(
   }
 }
 
-/** Without a VMM of an earlier try; where the sandbox was at rest it still is. */
+/** Ends the VMM of an earlier attempt; a sandbox that was at rest is still at rest. */
 async function backOut(
   { deps, vm }: Step,
   state: ObservedState,

@@ -1,4 +1,4 @@
-/** What a host says of one of its sandboxes, from its record. */
+/** Observation of one sandbox, made from its record. */
 import type { Observation } from "@torpor/contracts";
 import { residentBytes } from "@torpor/service";
 import type { Journal, VmRecord } from "./record.ts";

@@ -1,6 +1,6 @@
 /**
- * A copy that the control plane knows nothing of, or knows to have run on elsewhere. Its vCPUs
- * stand still, and the data plane knows no way to it.
+ * Quarantine of a VM that is an orphan, or whose sandbox has continued elsewhere: its vCPUs are
+ * paused, and the data plane does not route to it.
  */
 import type { VmCommand } from "@torpor/contracts";
 import type { LifecycleDeps, Submitted } from "./context.ts";
@@ -9,8 +9,8 @@ import type { Host } from "./sandboxes.ts";
 import { look, resumePausedVcpus } from "./watch.ts";
 
 /**
- * It has no order of its own: the run that it means is the newest here. Known once it is in the
- * record.
+ * Begins or ends the quarantine of the newest run on this host. The command has no order of its
+ * own, and is journalled once the record is written.
  */
 export async function setQuarantined(
   host: Host,
@@ -41,8 +41,8 @@ export async function setQuarantined(
 }
 
 /**
- * The control plane goes on with it: it is a stray no longer. What ends it anyway does so without
- * another instruction of the guest's.
+ * Ends the quarantine when a command continues with the VM, which is no orphan any more. A discard
+ * or delete ends the VM without another instruction of the guest.
  */
 export async function endQuarantine(
   deps: LifecycleDeps,

@@ -1,6 +1,6 @@
 /**
- * What an agent knows of one sandbox: vm.json, durable before anything is reported. With the
- * journal (op.json) it is all that an agent needs after a crash.
+ * Record of one sandbox: vm.json, durable before anything is reported. The record and the journal
+ * (op.json) are all that an agent needs after a crash.
  */
 import { mkdir, readdir, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
@@ -24,42 +24,42 @@ interface OperationResult {
 export interface VmRecord {
   spec: SandboxSpec;
   kernelCmdline: string;
-  /** Of what its VM has on this host; absent: it is called as the sandbox is. */
+  /** Name of the VM's resources on this host; absent: the sandbox id. */
   hostName?: string;
   /** Highest (epoch, opSeq) seen; lower commands are stale. */
   epoch: number;
   opSeq: number;
-  /** Of the newest observation. */
+  /** Revision of the newest observation. */
   revision: number;
   state: ObservedState;
-  /** Of the snapshot that `state: paused` rests on; only rises. */
+  /** Generation of the snapshot that `state: paused` rests on; only rises. */
   generation: number;
   /**
-   * Of `paused`; of `stopped` its disk; of `running` a snapshot that reached the store after it was
-   * resumed.
+   * Snapshot of a paused sandbox, disk of a stopped one, or, while it runs, a snapshot that reached
+   * the store after the resume.
    */
   snapshot?: SnapshotFacts;
-  /** Asked for and not done yet: the copy to the store. */
+  /** Requested copy to the store that is not done yet. */
   replication?: { maxBytesPerSecond?: number };
-  /** Why there is none, and will be none by itself. */
+  /** Reason why the copy failed; it is not tried again by itself. */
   replicationFailed?: Cause;
   operation?: OperationResult;
   cause?: Cause;
-  /** What is wrong with the VMM while it lives. */
+  /** Health problem of a live VMM. */
   condition?: Condition;
-  /** The control plane has had it frozen and cut off. */
+  /** True in quarantine: the vCPUs are paused, and the data plane does not route to the VM. */
   quarantined?: boolean;
   timingsMs?: Record<string, number>;
   observedAt: string;
-  /** Opens the guest agent. Nobody but this host's agent and the guest has it. */
+  /** Key of the guest agent's control API; only this host's agent and the guest have it. */
   agentKey: string;
   machineId: string;
 }
 
-/** The operation that is being carried out. Absent: none. */
+/** The running operation. Absent: none. */
 export interface Journal {
   command: VmCommand;
-  /** The state before it. */
+  /** State before the operation. */
   from: ObservedState;
   guestSynced?: boolean;
 }
@@ -95,7 +95,7 @@ export class VmStore {
     return (await readdir(join(this.dataDir, "vm"))).filter((name) => !name.includes("."));
   }
 
-  /** The newer of the two: a crash may have left the directory of a sandbox that is gone. */
+  /** Reads the newer record: a crash may have left the directory of a sandbox that is gone. */
   async read(sandboxId: string): Promise<VmRecord | undefined> {
     const held = await readJson<VmRecord>(join(this.dirOf(sandboxId), "vm.json"));
     const gone = await readJson<VmRecord>(this.goneFile(sandboxId));
@@ -118,12 +118,12 @@ export class VmStore {
     if ((await readJson(file)) === undefined) await writeDurably(file, JSON.stringify(record));
   }
 
-  /** A create or a fetch that failed leaves nothing but the order of its commands. */
+  /** Removes the sandbox's directory: only the order of its commands is kept. */
   async dropDirectory(record: VmRecord): Promise<void> {
     await removeDurably(this.dirOf(record.spec.sandboxId));
   }
 
-  /** Where a snapshot is assembled that comes from elsewhere. */
+  /** Directory in which a fetched snapshot is assembled. */
   incomingDir(sandboxId: string, manifestSha256: string): string {
     return join(this.dataDir, "incoming", `${sandboxId}.${manifestSha256.slice(0, 16)}`);
   }
@@ -135,7 +135,7 @@ export class VmStore {
         await rm(join(incoming, name), { recursive: true, force: true });
   }
 
-  /** What nobody has gone on with for long is not waited for any more. */
+  /** Removes fetched files that no operation has continued for INCOMING_KEPT_MS. */
   async dropOldIncoming(): Promise<void> {
     const incoming = join(this.dataDir, "incoming");
     for (const name of await readdir(incoming)) {
@@ -162,8 +162,8 @@ export class VmStore {
   }
 
   /**
-   * The next process knows too that the operation was cancelled. Where nothing of the sandbox is
-   * here, there is nothing that it could go on with.
+   * Makes the cancel durable for the next process. If the sandbox has no directory, there is
+   * nothing that the next process could continue.
    */
   async noteCancelled(sandboxId: string, operationId: string): Promise<void> {
     await writeDurably(this.cancelFile(sandboxId, operationId), "").catch((error: unknown) => {
@@ -195,7 +195,7 @@ export class VmStore {
   }
 }
 
-/** Nothing of the sandbox is left on this host but the order of its commands. */
+/** True if only the order of its commands is left of the sandbox on this host. */
 export function isGone({ state, revision }: Pick<VmRecord, "state" | "revision">): boolean {
   return revision > 0 && (state === "deleted" || state === "failed");
 }

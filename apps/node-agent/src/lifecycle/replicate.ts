@@ -1,6 +1,6 @@
 /**
- * The copy of a sandbox in the store: asked for by the control plane, and what came of it
- * (replication.ts makes it).
+ * The command to copy a sandbox to the store, and the results of such copies (replication.ts makes
+ * them).
  */
 import type { Cause, SnapshotFacts, VmCommand } from "@torpor/contracts";
 import type { Submitted } from "./context.ts";
@@ -9,9 +9,9 @@ import type { CopyName, ReplicationEvents } from "./replication.ts";
 import type { Host, Sandboxes } from "./sandboxes.ts";
 
 /**
- * It has no order of its own: the run that it means is the newest here, and stands still. Its epoch
- * may be higher: the sandbox was sent elsewhere from here, and came back. Known once it is in the
- * record.
+ * Requests the copy of a sandbox at rest. The command has no order of its own: it names the newest
+ * run on this host, and is journalled once the record is written. The command's epoch may be higher
+ * than the record's: the sandbox was sent elsewhere, and came back.
  */
 export async function replicate(
   { deps, sandboxes, replication }: Host,
@@ -63,11 +63,11 @@ function noteNotStored(record: VmRecord, name: CopyName, cause: Cause): boolean 
 }
 
 /**
- * Whether news of that copy is still of interest: it is of what the sandbox rests on, or last ran
- * from.
+ * True if a result of that copy still matters: the sandbox rests on that snapshot, or last ran from
+ * it.
  */
 function isAbout({ state, snapshot, generation }: VmRecord, name: CopyName): boolean {
-  // Stopped by an agent that gave disks no name.
+  // Stopped by an older agent, which gave disks no name.
   if (state === "stopped" && snapshot === undefined) return name.generation === generation + 1;
   if (state === "paused" || state === "stopped")
     return snapshot?.manifestSha256 === name.manifestSha256;

@@ -1,13 +1,13 @@
 /**
- * Copies sandboxes that stand still to the store, in the background: each after its pause, a
- * stopped one when it is asked for.
+ * Copies sandboxes at rest to the store, in the background: a paused one after its pause, a stopped
+ * one on request.
  *
- * RE1  Where the file system can share blocks, a frozen copy is what is read, and the sandbox may
- *      run on meanwhile. Elsewhere the disk must not change while it is read: a resume ends the
- *      copying, and the next pause begins anew; what has been stored by then need not be sent again
+ * RE1  Where the file system has reflinks, a clone is read, and the sandbox may run meanwhile.
+ *      Elsewhere the disk must not change while it is read: a resume ends the copy, and the next
+ *      pause starts another. Chunks that are stored by then need not be sent again
  *      (store/format.ts, SF2).
- * RE2  It takes up again, after a restart of the agent too, what is not in the store yet, until it
- *      has failed so often that somebody has to ask.
+ * RE2  What is not in the store yet is copied again, also after a restart of the agent, until the
+ *      copy has failed ATTEMPTS times; then it needs a request.
  */
 import type { Cause, SnapshotFacts } from "@torpor/contracts";
 import { backoffMs, messageOf, sleep } from "@torpor/service";
@@ -21,14 +21,14 @@ import { type Copyable, copyableOf, DISK, cloneDisk, clonesIn, removeClones } fr
 import type { VmRecord } from "./record.ts";
 
 /**
- * What was to be copied: named by its manifest, but for the disk of a stop by an agent that gave
- * disks no name.
+ * Name of a copy: its manifest, except for the disk of a stop by an older agent, which gave disks
+ * no name.
  */
 export type CopyName = Pick<SnapshotFacts, "generation"> & { manifestSha256?: string };
 
 /**
- * Both are noted in the sandbox's turn, which may be behind an operation that waits for the copy to
- * end; `done` is called in that turn, once they are durable.
+ * Results of copies. Each is noted in the sandbox's turn, which may be behind an operation that
+ * waits for the copy to end; `done` is called in that turn, once the result is durable.
  */
 export interface ReplicationEvents {
   stored(sandboxId: string, facts: SnapshotFacts, done: () => Promise<void>): void;
@@ -37,10 +37,10 @@ export interface ReplicationEvents {
 
 interface Running {
   generation: number;
-  /** Of the copy, not of the sandbox's state: it may run on meanwhile. */
+  /** Limit of the copy, apart from the record: the sandbox may run meanwhile. */
   maxBytesPerSecond: number | undefined;
   abort: AbortController;
-  /** Whether a frozen copy is read. Known once it is made, or cannot be. */
+  /** True if a clone is read. Resolves once the clone is made, or cannot be made. */
   isApart: Promise<boolean>;
   ended: Promise<void>;
   progress?: CopyProgress;
@@ -48,7 +48,9 @@ interface Running {
 
 const ATTEMPTS = 5;
 const RETRY = { baseMs: 1_000, maxMs: 60_000 };
-/** Of one host; a pause of many at once must not take its disk and network from those that run. */
+/**
+ * Copies per host: a pause of many sandboxes must not take its disk and network from running ones.
+ */
 const AT_ONCE = 3;
 
 export class Replication {
@@ -63,13 +65,13 @@ export class Replication {
     this.events = events;
   }
 
-  /** Copies the sandbox as it is now, if there is anything to copy that the store has not. */
+  /** Copies the sandbox as it is now, if the store does not have it yet. */
   start(record: VmRecord): void {
     const generation = generationOf(record);
     if (generation !== undefined) this.replace(record, generation, () => this.prepare(record));
   }
 
-  /** After a restart of the agent: goes on with what an earlier process had begun. */
+  /** Continues a copy that an earlier process began. */
   async adopt(record: VmRecord): Promise<void> {
     const { generation } = record;
     const vmDir = this.deps.store.dirOf(record.spec.sandboxId);
@@ -82,8 +84,8 @@ export class Replication {
   }
 
   /**
-   * Resolves when nothing reads the sandbox's own files any more. `entirely`: nor a frozen copy of
-   * them.
+   * Ends a copy that reads the sandbox's own files. `entirely`: also one that reads a clone.
+   * Resolves when the copy has ended.
    */
   async stop(sandboxId: string, { entirely }: { entirely: boolean }): Promise<void> {
     const running = this.running.get(sandboxId);
@@ -93,8 +95,8 @@ export class Replication {
   }
 
   /**
-   * Nothing is begun any more, and what goes on breaks off. Resolves when nothing goes on. What is
-   * frozen stays for the next process.
+   * Begins no more copies, and aborts the running ones. Resolves when they have ended. Clones stay
+   * for the next process.
    */
   async close(): Promise<void> {
     this.isClosed = true;
@@ -175,8 +177,8 @@ export class Replication {
   }
 
   /**
-   * Called in the sandbox's turn, in which no copy is begun. One that was begun before it reads
-   * what is frozen.
+   * Removes the clone, unless a newer copy reads it. Called in the sandbox's turn, in which no copy
+   * begins.
    */
   private async dropClone(sandboxId: string, running: Running): Promise<void> {
     const current = this.running.get(sandboxId) ?? running;
@@ -233,7 +235,7 @@ export class Replication {
   }
 }
 
-/** Of what is to be copied; undefined: nothing. */
+/** Generation to copy; undefined if there is nothing to copy. */
 function generationOf({
   state,
   snapshot,
@@ -249,7 +251,7 @@ function generationOf({
     : undefined;
 }
 
-/** So many at a time, the others in the order of their coming. */
+/** Limit on concurrency; the others wait in the order of their arrival. */
 class Gate {
   private free: number;
   private readonly waiting: (() => void)[] = [];
@@ -258,7 +260,7 @@ class Gate {
     this.free = size;
   }
 
-  /** Resolves when `body` has ended, or the signal has ended the wait for it to begin. */
+  /** Resolves when `body` has ended, or when the signal has ended the wait for a slot. */
   async pass(signal: AbortSignal, body: () => Promise<void>): Promise<void> {
     if (this.free > 0) this.free -= 1;
     else if (!(await this.turn(signal))) return;
@@ -271,7 +273,7 @@ class Gate {
     }
   }
 
-  /** False: the signal came first. */
+  /** Waits for a slot. False: the signal came first. */
   private async turn(signal: AbortSignal): Promise<boolean> {
     if (signal.aborted) return false;
     return await new Promise((resolve) => {

@@ -1,5 +1,5 @@
 /**
- * The sandboxes of one host: what is known of each, and what is said of it.
+ * The sandboxes of one host: what the agent knows of each, and what it reports.
  *
  * SB1  An observation is durable (vm.json) before it is reported, and stays in the inventory until
  *      the next one.
@@ -17,19 +17,19 @@ import { type CLOSING, KeyedQueue } from "./keyed-queue.ts";
 import type { WarmPool } from "./warm-pool.ts";
 
 export interface Entry extends Observed {
-  /** Ends the operation that is being carried out, if it can still back out. */
+  /** Aborts the running operation, if it can still back out. */
   abort?: AbortController;
-  /** How much has arrived of what the operation has brought here. */
+  /** Progress of the operation's fetch. */
   fetching?: CopyProgress;
-  /** Looks in a row that the VMM has not answered. */
+  /** Inspections in a row that the VMM did not answer. */
   failedProbes?: number;
-  /** A create of it is being journalled: what is taken for that counts as its own already. */
+  /** True while a create is being journalled: a VM that was taken for it counts as its own. */
   isBeginning?: boolean;
-  /** A look is under way. */
+  /** True while an inspection is under way. */
   isWatched?: boolean;
 }
 
-/** What the duties of a supervisor share. */
+/** Parts that the tasks of a supervisor share. */
 export interface Host {
   deps: LifecycleDeps;
   sandboxes: Sandboxes;
@@ -50,7 +50,7 @@ export class Sandboxes {
   private readonly report: (seen: Observation) => void;
   private readonly entries = new Map<string, Entry>();
   private readonly calledOff = new Set<string>();
-  /** Those that a delete waits for: what is taken up before its turn has come backs out. */
+  /** Sandboxes with a waiting delete: operations that begin before its turn back out. */
   private readonly deleting = new Set<string>();
 
   constructor(deps: LifecycleDeps & { hostId: string }, report: (seen: Observation) => void) {
@@ -67,12 +67,12 @@ export class Sandboxes {
     return [...this.entries.values()];
   }
 
-  /** Whether an operation that begins a run is under way, or waits here. */
+  /** True if an operation that begins a run is under way or waits. */
   isBeginning(): boolean {
     return this.all().some(begins);
   }
 
-  /** Memory of those that run, or are about to. */
+  /** Memory of the sandboxes that run, or are about to run. */
   reservedMib(): number {
     const holds = (entry: Entry) => entry.record.state === "running" || begins(entry);
     return this.all().reduce(
@@ -81,7 +81,7 @@ export class Sandboxes {
     );
   }
 
-  /** The one that is known by now, if somebody was faster. */
+  /** Adds an entry, or returns the existing one. */
   add(record: VmRecord): Entry {
     const raced = this.entries.get(record.spec.sandboxId);
     if (raced !== undefined) return raced;
@@ -95,20 +95,20 @@ export class Sandboxes {
     this.deps.activity.forget(sandboxId);
   }
 
-  /** The operation is not known yet, and is not to be carried out when it comes. */
+  /** Cancels an operation that is not journalled yet: once journalled, it backs out. */
   callOff(operationId: string): void {
     this.calledOff.add(operationId);
     const [oldest] = this.calledOff;
     if (this.calledOff.size > MAX_CALLED_OFF && oldest !== undefined) this.calledOff.delete(oldest);
   }
 
-  /** What is under way, or is taken up before `isDeleted`, backs out if it still can. */
+  /** Makes the running operation, and those that begin before `isDeleted`, back out if they can. */
   willBeDeleted(sandboxId: string): void {
     this.deleting.add(sandboxId);
     this.entries.get(sandboxId)?.abort?.abort();
   }
 
-  /** The turn of its delete has come. */
+  /** Called when the turn of the delete has come. */
   isDeleted(sandboxId: string): void {
     this.deleting.delete(sandboxId);
   }
@@ -119,12 +119,12 @@ export class Sandboxes {
     );
   }
 
-  /** One thing at a time per sandbox. */
+  /** Runs `body` in the sandbox's turn: one body at a time per sandbox. */
   inTurn<T>({ record }: Entry, body: () => Promise<T>): Promise<T | typeof CLOSING> {
     return this.queue.run(record.spec.sandboxId, body);
   }
 
-  /** A new observation: durable before anybody hears of it (SB1). */
+  /** Writes a new observation: durable before it is reported (SB1). */
   async persist(record: VmRecord): Promise<void> {
     record.revision += 1;
     record.observedAt = new Date().toISOString();
@@ -132,8 +132,8 @@ export class Sandboxes {
   }
 
   /**
-   * A stopped sandbox's disk gets a name, by which another host can ask for it, if it has not the
-   * one in the record. One that cannot be read gets none: it goes nowhere.
+   * Names a stopped sandbox's disk, unless it has the name in the record. Another host requests the
+   * disk by that name. A disk that cannot be read gets no name, and is never copied.
    */
   async nameDisk(record: VmRecord): Promise<void> {
     const { store, driver, log } = this.deps;
@@ -148,7 +148,7 @@ export class Sandboxes {
     }
   }
 
-  /** Says what was persisted, with the VMM as it is now. */
+  /** Reports what was persisted, with the current VMM. */
   async reportEntry(entry: Entry): Promise<void> {
     const status = await this.deps.driver
       .inspect(this.deps.store.vmOf(entry.record))
@@ -163,8 +163,8 @@ export class Sandboxes {
   }
 
   /**
-   * A change of what is known of a sandbox, in its turn; said if `change` says that it is one.
-   * `done` follows, in the same turn, once it is durable.
+   * Changes a record in the sandbox's turn, and reports it if `change` returns true. `done` follows
+   * in the same turn, once the change is durable.
    */
   note(sandboxId: string, change: (record: VmRecord) => boolean, done: () => Promise<void>): void {
     void this.queue.run(sandboxId, async () => {

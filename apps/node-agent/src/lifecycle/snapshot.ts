@@ -3,9 +3,9 @@
  *
  * SN1  `snap.<g>/` with a manifest is whole: the manifest is written and synced last, the directory
  *      renamed after it.
- * SN2  `snap.<g>.used/` may have run: it is never restored again, because the disk may have moved
- *      on.
- * SN3  A valid snapshot never stands beside a VM that runs.
+ * SN2  `snap.<g>.used/` may have run: it is never restored again, because the disk may have
+ *      changed.
+ * SN3  A valid snapshot never exists beside a running VM.
  */
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -31,7 +31,7 @@ export interface Manifest {
   createdAt: string;
 }
 
-/** What a driver is given to restore. */
+/** Input of a driver's restore. */
 export function savedMemory({ files, driverFingerprint }: Manifest): SavedMemory {
   return { files, fingerprint: driverFingerprint };
 }
@@ -49,8 +49,7 @@ export type Found =
   | { kind: "none" };
 
 /**
- * Looks at a sandbox's snapshot without reading its memory image: that is hashed while it is
- * restored.
+ * Checks a sandbox's snapshot without reading its memory image, which is hashed during the restore.
  */
 export async function findSnapshot(
   vmDir: string,
@@ -74,8 +73,8 @@ export async function findSnapshot(
 }
 
 /**
- * The manifest of this sandbox's snapshot, or why it is none: two of one size and image look the
- * same to a VMM, and its memory would run on another's disk.
+ * Manifest of this sandbox's snapshot, or the reason why it is foreign: a VMM cannot tell snapshots
+ * of one size and image apart, and would run the memory over another sandbox's disk.
  */
 export function ownManifest(
   text: string,
@@ -115,7 +114,7 @@ async function damage(vmDir: string, manifest: Manifest): Promise<string | undef
   return undefined;
 }
 
-/** Makes what is in `snap.<g>.tmp/` a snapshot. */
+/** Turns `snap.<g>.tmp/` into a snapshot. */
 export async function sealSnapshot(vmDir: string, manifest: Manifest): Promise<void> {
   const unfinished = unfinishedDir(vmDir, manifest.generation);
   await fsyncPath(join(vmDir, "disk.raw"));
@@ -124,12 +123,12 @@ export async function sealSnapshot(vmDir: string, manifest: Manifest): Promise<v
   await renameDurably(unfinished, snapshotDir(vmDir, manifest.generation));
 }
 
-/** Consumes it: from here on its memory may have run. */
+/** Consumes the snapshot: from here on its memory may have run. */
 export async function markUsed(vmDir: string, generation: number): Promise<void> {
   await renameDurably(snapshotDir(vmDir, generation), usedDir(vmDir, generation));
 }
 
-/** Removes every snapshot of the VM but `keep`, finished or not. */
+/** Removes every snapshot of the VM, finished or not, except generation `keep`. */
 export async function removeSnapshots(vmDir: string, keep?: number): Promise<void> {
   const names = await readdir(vmDir);
   for (const name of names.filter(

@@ -1,34 +1,34 @@
 /**
- * How many sandboxes this host starts at once, and who is next. A start keeps a processor and the
- * disk busy: many at once take as long as in a row, and all of them end late.
+ * Slots for the starts of one host. A start keeps a processor and the disk busy: many at once take
+ * as long as one after the other, and all of them end late.
  *
  * SS1  First come, first served, and never more at once than there are slots.
  * SS2  A wait ends with its signal, at its deadline, or when the host closes, and nothing begins
- *      then. Of one that ended with its signal nothing begins even if its slot was free.
- * SS3  Whoever cannot begin before his deadline is told when that is known, by what starts have
- *      taken lately: when he comes, and whenever a start has ended.
+ *      then. A start whose signal has aborted does not begin even if its slot was free.
+ * SS3  A start that cannot begin before its deadline is refused when that is known, from the
+ *      durations of recent starts: when it arrives, and whenever another start has ended.
  */
 import { MAX_STARTS_WAITING } from "@torpor/contracts";
 
 export interface GrantedSlot {
   kind: "granted";
-  /** To be called however the start ends. */
+  /** Must be called, however the start ends. */
   release: () => void;
 }
 
 export type StartSlot =
   | GrantedSlot
   | { kind: "cancelled" }
-  /** Its deadline has passed. */
+  /** The deadline of the start has passed. */
   | { kind: "late" }
-  /** The next process carries it out. */
+  /** The next process runs the operation. */
   | { kind: "closing" }
-  /** It could begin in so long, which is after its deadline; or too many wait. */
+  /** The start could begin only in `waitMs`, after its deadline; or too many wait. */
   | { kind: "hopeless"; waitMs: number };
 
 export interface SlotRequest {
   signal: AbortSignal;
-  /** Since the epoch; Infinity: it waits as long as it takes. */
+  /** Unix time in ms; Infinity: no deadline. */
   deadlineAtMs: number;
 }
 
@@ -43,9 +43,9 @@ interface Waiting {
   end: (slot: StartSlot) => void;
 }
 
-/** Of the newest starts. */
+/** Newest starts, whose median duration predicts the next ones. */
 const DURATIONS_KEPT = 16;
-/** Longer than that no timer lasts. */
+/** Longest delay of a timer. */
 const MAX_TIMER_MS = 2 ** 31 - 1;
 
 export class StartSlots {
@@ -91,12 +91,12 @@ export class StartSlots {
     clearTimeout(timer);
     signal.removeEventListener("abort", cancel);
     if (slot.kind !== "granted" || !signal.aborted) return slot;
-    // It was cancelled between the grant and here.
+    // The cancel came between the grant and here.
     slot.release();
     return { kind: "cancelled" };
   }
 
-  /** Nothing begins from here on; what has begun is not waited for. */
+  /** Grants no more slots. Running starts are not awaited. */
   close(): void {
     this.isClosed = true;
     for (const { end } of this.waiting) end({ kind: "closing" });
@@ -105,7 +105,7 @@ export class StartSlots {
   private goOn(): void {
     for (const one of this.waiting) {
       if (this.running.size >= this.startsAtOnce) break;
-      // Its timer is late itself where the process is busy.
+      // In a busy process the timer of the deadline is late itself.
       if (one.deadlineAtMs <= Date.now()) one.end({ kind: "late" });
       else one.end({ kind: "granted", release: this.begin() });
     }
@@ -146,15 +146,15 @@ export interface ExpectedWait {
 }
 
 /**
- * When those that wait can begin, in their order, if each start takes `startsMs`: the moment at
- * which a slot is free for it. One that is free after `leftMs` of it takes no slot. Nothing is
- * hopeless while nothing is known of how long starts take.
+ * Expected waits of the starts, in their order, if each start takes `startsMs`: the time until a
+ * slot is free. A start whose slot is free only after its `leftMs` is hopeless, and takes no slot.
+ * No start is hopeless while no duration is known.
  */
 export function expectedWaits(seen: {
   slots: number;
-  /** Of each start that is carried out now: how long already. */
+  /** Elapsed time of each running start. */
   runningForMs: readonly number[];
-  /** Of each one that waits: until its deadline. */
+  /** Time until the deadline of each waiting start. */
   leftMs: readonly number[];
   startsMs: number | undefined;
 }): ExpectedWait[] {

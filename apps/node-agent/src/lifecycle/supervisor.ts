@@ -24,7 +24,7 @@ export interface SupervisorDeps extends LifecycleDeps {
   hostId: string;
   startsAtOnce: number;
   warm: WarmSettings;
-  /** Whether new sandboxes may come to this host. */
+  /** True if new sandboxes may come to this host. */
   isOpen(): boolean;
 }
 
@@ -50,28 +50,25 @@ export class Supervisor {
     };
   }
 
-  /**
-   * Takes over what an earlier process left: finishes journalled operations, finds running VMs
-   * again.
-   */
+  /** Adopts what an earlier process left: finishes journalled operations, finds the running VMs. */
   async adopt(): Promise<void> {
     await adopt(this.host);
   }
 
-  /** Looks after running VMs, and keeps some warm, until it is closed. */
+  /** Watches running VMs, and keeps some warm, until the supervisor is closed. */
   async watch(): Promise<void> {
     const { signal } = this.closing;
     this.watching = Promise.all([watch(this.host, signal), this.host.warm.run(signal)]);
     await this.watching;
   }
 
-  /** VMs that are kept warm now. */
+  /** Number of VMs that are kept warm now. */
   warmVms(): number {
     return this.host.warm.size;
   }
 
   /**
-   * Submits a command, to be run after those before it. Resolves once it is journalled (SV2), or is
+   * Submits a command behind the earlier ones. Resolves once the command is journalled (SV2), or is
    * not to be.
    */
   async submit(command: VmCommand): Promise<Submitted> {
@@ -94,12 +91,15 @@ export class Supervisor {
     });
   }
 
-  /** What this host starts now, and what waits for that. */
+  /** Running and waiting starts of this host. */
   starts(): StartLoad {
     return this.host.slots.load;
   }
 
-  /** Where requests for a sandbox go, if it runs here at that epoch. */
+  /**
+   * Target of proxy requests to a sandbox; undefined unless it runs here at that epoch and is not
+   * in quarantine.
+   */
   async route(
     sandboxId: string,
     epoch: number,
@@ -118,8 +118,8 @@ export class Supervisor {
   }
 
   /**
-   * What another host may have: a snapshot, or a stopped sandbox's disk, with nothing under way
-   * that could change it.
+   * Files that another host may fetch: a snapshot, or a stopped sandbox's disk. Undefined while an
+   * operation may change them.
    */
   async offer(
     sandboxId: string,
@@ -139,9 +139,9 @@ export class Supervisor {
   }
 
   /**
-   * The end: nothing is taken or begun from here on, copies to the store break off. True once
-   * nothing goes on any more; false when something still does after `limitMs`. An operation is
-   * journalled, so the next process takes it up wherever this one leaves it.
+   * Closes the supervisor: nothing is submitted or begun from here on, and copies to the store are
+   * aborted. False if something still runs after `limitMs`. An operation is journalled, so the next
+   * process continues it.
    */
   async close(limitMs: number): Promise<boolean> {
     this.closing.abort();

@@ -1,6 +1,4 @@
-/**
- * The environment variables that a create's command brings: sealed for this host, or as they are.
- */
+/** Environment variables in the command of a create: sealed for this host, or in plain text. */
 import { decoder, variablesContext, type VmCommand } from "@torpor/contracts";
 import { openBox } from "@torpor/service";
 import { Type } from "typebox";
@@ -8,8 +6,8 @@ import { Type } from "typebox";
 const decodeVariables = decoder(Type.Record(Type.String(), Type.String()));
 
 /**
- * Throws when they were sealed for another host, key, sandbox or run, or are damaged: trying again
- * cannot help.
+ * Throws if the variables were sealed for another host, key, sandbox or run, or are damaged: a
+ * retry cannot help.
  */
 export function variablesOf(command: VmCommand, commandKey: string): Record<string, string> {
   const { sealedVariables, spec } = command;

@@ -1,13 +1,15 @@
 /**
- * VMs that are kept warm for the creates to come (docs/operate/hosts.md, decision 41).
+ * VMs that are kept warm for future creates (docs/operate/hosts.md, decision 41).
  *
- * WP1  One is taken once: out of this process's list first, then by the rename of its directory to
- *      the sandbox's, which is when it is somebody's. Before the rename it is nobody's, whatever is
- *      in it; an agent that starts ends all that are nobody's.
- * WP2  What was taken is used by the process that took it, and by no other: after a crash its
- *      create starts over, as any other does.
- * WP3  It has only what no sandbox has reserved, and gives way before a sandbox begins to run.
- * WP4  None has run an instruction since its snapshot: it becomes a sandbox's as a clone does.
+ * WP1  A warm VM is taken once: out of this process's list first, then by the rename of its
+ *      directory to the sandbox's. Before the rename the VM belongs to no sandbox, whatever its
+ *      directory holds; an agent that starts ends all such VMs.
+ * WP2  Only the process that took a warm VM uses it: after a crash the create starts over, as any
+ *      other does.
+ * WP3  The pool has only memory that no sandbox has reserved, and gives way before a sandbox begins
+ *      to run.
+ * WP4  No warm VM has run an instruction since its snapshot: it gets its identity as any other
+ *      restored guest does.
  */
 import { rename } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
@@ -26,28 +28,28 @@ import { type WarmKind, warmTargets } from "./warm-target.ts";
 import { dropWarm, fits, isGuardable, leftWarm, makeWarm, type WarmVm } from "./warm-vm.ts";
 
 export interface WarmSettings {
-  /** 0: none is kept. */
+  /** VMs that are kept, at most; 0: none. */
   max: number;
-  /** That this host offers to sandboxes. */
+  /** Memory that this host offers to sandboxes. */
   memoryMib: number;
 }
 
-/** What the pool goes by beside its own VMs. */
+/** State of the host that the pool depends on. */
 export interface WarmView {
-  /** Memory of the sandboxes that run here, or are about to. */
+  /** Memory of the sandboxes that run here, or are about to run. */
   reservedMib(): number;
-  /** No run is begun now, and none waits for that. */
+  /** True if no run is beginning, and none waits to begin. */
   isIdle(): boolean;
-  /** Whether new sandboxes may come to this host. */
+  /** True if new sandboxes may come to this host. */
   isOpen(): boolean;
 }
 
-/** What it is made of; undefined: nothing any more. */
+/** A kind with its image and golden snapshot; undefined: they are gone. */
 type FoundKind = WarmKind & { source: { image: Image; golden: Golden } | undefined };
 
 const LOOK_EVERY_MS = 500;
 const DEMAND_KEPT_MS = 10 * 60_000;
-/** After a VM could not be made. */
+/** Sleep after a VM could not be made. */
 const RETRY_MS = 10_000;
 
 export class WarmPool {
@@ -55,12 +57,12 @@ export class WarmPool {
   private readonly settings: WarmSettings;
   private readonly view: WarmView;
   private readonly kept: WarmVm[] = [];
-  /** Sandboxes whose VM was taken for them, and is not used yet. */
+  /** Sandboxes with a taken VM that is not used yet. */
   private readonly taken = new Set<string>();
   /** Times of the newest creates, by image. */
   private readonly creates = new Map<string, number[]>();
   private making: { memoryMib: number; abort: AbortController; ended: Promise<void> } | undefined;
-  /** Their memory is not free yet. */
+  /** VMs that are being ended: their memory is not free yet. */
   private readonly ending = new Set<Promise<boolean>>();
   private isClosed = false;
 
@@ -74,7 +76,7 @@ export class WarmPool {
     return this.kept.length;
   }
 
-  /** WP1, after a crash. Those that are being ended from here on. */
+  /** Ends the VMs that a crash left (WP1), and returns them without waiting. */
   async open(): Promise<Vm[]> {
     const left = await leftWarm(this.deps.store.dataDir);
     for (const vm of left) void this.end(vm);
@@ -82,8 +84,8 @@ export class WarmPool {
   }
 
   /**
-   * Makes the sandbox's directory out of a VM's that is kept for such creates, if there is one.
-   * Nothing of it is known before it is journalled, but that its memory counts as the sandbox's.
+   * Makes the sandbox's directory from that of a matching warm VM, if there is one. Until the
+   * create is journalled, only the memory counts as the sandbox's.
    */
   async take(record: VmRecord): Promise<void> {
     const { spec } = record;
@@ -98,16 +100,16 @@ export class WarmPool {
     } catch (error) {
       const reason = messageOf(error);
       this.deps.log.warn({ sandboxId: spec.sandboxId, reason }, "a warm VM could not be taken");
-      // Past the rename it is the sandbox's, whose create ends it.
+      // After the rename the VM is the sandbox's, whose create ends it.
       if (warm === undefined || (await sizeOf(warm.vm.dir)) === undefined) return;
       void this.end(warm.vm);
     }
   }
 
-  /** The create was not journalled: what was taken for it is ended, and nothing is left of it. */
+  /** Ends the VM that was taken for a create that was not journalled. */
   async undo(record: VmRecord): Promise<void> {
     if (!this.taken.delete(record.spec.sandboxId)) return;
-    // Else it is called as it was, so that the next try finds it.
+    // Else the name is kept, so that the next attempt finds the VM.
     if (await this.end(this.deps.store.vmOf(record))) delete record.hostName;
   }
 
@@ -125,12 +127,15 @@ export class WarmPool {
     this.taken.add(record.spec.sandboxId);
   }
 
-  /** Whether the sandbox's VM was taken by this process, and not used yet (WP2). */
+  /** True, once, if this process took a VM for the sandbox (WP2). */
   uses(sandboxId: string): boolean {
     return this.taken.delete(sandboxId);
   }
 
-  /** To be called once what begins to run has its memory reserved, and before it begins (WP3). */
+  /**
+   * Frees memory for a run. Called once the run has its memory reserved, and before it begins
+   * (WP3).
+   */
   async giveWay(): Promise<void> {
     const roomMib = this.unreservedMib();
     const makingMib = this.making?.memoryMib ?? 0;
@@ -141,12 +146,12 @@ export class WarmPool {
     await this.ended();
   }
 
-  /** Those that are being ended now have ended. */
+  /** Resolves when the VMs that are being ended have ended. */
   async ended(): Promise<void> {
     await Promise.all(this.ending);
   }
 
-  /** Keeps as many as are to be kept, until the signal ends; then none. */
+  /** Keeps the target number of VMs warm until the signal aborts; then ends all. */
   async run(signal: AbortSignal): Promise<void> {
     if (this.settings.max === 0) return;
     let waitMs = LOOK_EVERY_MS;
@@ -158,7 +163,7 @@ export class WarmPool {
       });
     }
     this.isClosed = true;
-    // All at once: the end of the agent does not wait long.
+    // All at once, because the agent has little time to end.
     await Promise.all(this.kept.splice(0).map(({ vm }) => this.end(vm)));
   }
 
@@ -179,8 +184,8 @@ export class WarmPool {
       const alike = this.kept.filter((warm) => warm.imageSha256 === imageSha256);
       await this.drop(alike.slice(0, Math.max(0, alike.length - target)));
       if (alike.length >= target || source === undefined) continue;
-      // Looked at again, and made from here on as far as others see: a run may have begun
-      // meanwhile.
+      // Checked again, because a run may have begun meanwhile. `add` sets `making` without an await
+      // in between.
       if (this.mayMake(source.golden)) return await this.add(source, signal);
     }
   }
@@ -213,7 +218,7 @@ export class WarmPool {
     return image === undefined || golden === undefined ? undefined : { image, golden };
   }
 
-  /** Whether one that is kept could have done for it. */
+  /** True if a warm VM could have served the create. */
   private async isOfKind({ imageSha256, resources }: SandboxSpec): Promise<boolean> {
     const source = await this.sourceOf(imageSha256);
     return source !== undefined && hasSize(source.golden.manifest, resources);
@@ -252,7 +257,7 @@ export class WarmPool {
     return this.settings.memoryMib - this.view.reservedMib();
   }
 
-  /** Those of them that nobody has taken meanwhile. */
+  /** Ends the VMs that were not taken meanwhile. */
   private async drop(some: readonly WarmVm[]): Promise<void> {
     const dropped = some.filter((warm) => this.kept.includes(warm));
     for (const warm of dropped) this.kept.splice(this.kept.indexOf(warm), 1);
@@ -260,7 +265,8 @@ export class WarmPool {
   }
 
   /**
-   * False: it cannot be, and the next agent tries again. Whoever needs its memory waits for this.
+   * Ends a VM. False: that failed, and the next agent tries again. A run that needs the memory
+   * waits for this.
    */
   private async end(vm: Vm): Promise<boolean> {
     const ended = dropWarm(this.deps.driver, vm).then(

@@ -1,6 +1,6 @@
 /**
- * How many VMs a host keeps warm of each kind, by what is known at one moment. What nobody has
- * reserved is the pool's, and nothing else: it never keeps a sandbox from anything.
+ * Number of VMs of each kind that a host keeps warm, from the state of one moment. The pool gets
+ * only memory that no sandbox has reserved: it never keeps a sandbox from anything.
  */
 
 /** VMs from which one kind of create begins. */
@@ -8,32 +8,34 @@ export interface WarmKind {
   /** Digest of its image. */
   imageSha256: string;
   memoryMib: number;
-  /** Kept now. */
+  /** VMs that are kept now. */
   kept: number;
   /** Creates of the kind within the last minutes. */
   recentCreates: number;
 }
 
 export interface WarmRoom {
-  /** Of all kinds together. */
+  /** VMs of all kinds together. */
   max: number;
-  /** Memory that this host offers and no sandbox has, the pool's counted as free. */
+  /** Memory that this host offers and no sandbox has reserved; the pool's counts as free. */
   unreservedMib: number;
-  /** Memory that the machine has left, the pool's taken off. */
+  /** Available memory of the machine; the pool's counts as used. */
   availableMib: number;
-  /** The host gets new sandboxes: it has its lease, and is neither cordoned nor draining. */
+  /**
+   * True if the host gets new sandboxes: it has its lease, and is neither cordoned nor draining.
+   */
   isOpen: boolean;
 }
 
-/** The machine has so much left, whatever is kept. */
+/** Memory that stays available on the machine, whatever is kept. */
 export const SPARE_MIB = 512;
 /**
- * And so much more before one is made: a VM takes more than its guest's memory, and is not to be in
- * the way of itself.
+ * Memory that must be available in addition before a VM is made: a VM takes more than its guest's
+ * memory, and must not cause its own removal.
  */
 export const NEW_MARGIN_MIB = 256;
 
-/** By image. One kind after the other, the one that is wanted most first. */
+/** Targets by image; the kind with the most recent creates comes first. */
 export function warmTargets(kinds: readonly WarmKind[], room: WarmRoom): Map<string, number> {
   const targets = new Map(kinds.map(({ imageSha256 }) => [imageSha256, 0]));
   if (!room.isOpen) return targets;

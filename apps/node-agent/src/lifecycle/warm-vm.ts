@@ -1,6 +1,6 @@
 /**
- * A VM that is kept warm: restored from a golden snapshot for nobody, in a directory of its own,
- * its vCPUs standing still.
+ * A warm VM: restored from a golden snapshot for no sandbox yet, in its own directory, with paused
+ * vCPUs.
  */
 import { randomBytes } from "node:crypto";
 import { mkdir, readdir, rm } from "node:fs/promises";
@@ -25,7 +25,7 @@ type Deps = Pick<LifecycleDeps, "store" | "driver" | "uid">;
 
 const warmDir = (dataDir: string) => join(dataDir, "warm");
 
-/** Throws when it cannot be made; nothing of it is left then. */
+/** Makes a warm VM. Throws if that fails; nothing is left then. */
 export async function makeWarm(
   deps: Deps,
   image: Image,
@@ -59,27 +59,29 @@ export async function dropWarm(driver: Pick<Driver, "end">, vm: Vm): Promise<voi
   await rm(vm.dir, { recursive: true, force: true });
 }
 
-/** What an earlier process kept. None of it is anybody's, and no name of it is given again. */
+/**
+ * Warm VMs that an earlier process left. They belong to no sandbox, and their names are not reused.
+ */
 export async function leftWarm(dataDir: string): Promise<Vm[]> {
   const names = await readdir(warmDir(dataDir)).catch(() => []);
   return names.map((name) => nobodys(dataDir, name));
 }
 
-/** What ends it asks for no more than its name. */
+/** A warm VM by its name, which is enough to end it. */
 function nobodys(dataDir: string, name: string): Vm {
   const size = { vcpu: 1, memoryMib: 0, kernelCmdline: "" };
   return { dir: join(warmDir(dataDir), name), sandboxId: name, ...size, internetAccess: false };
 }
 
-/** Whether a create that asks for this begins as that VM has begun. */
+/** True if the VM has the image and the sizes of the create. */
 export function fits(warm: WarmVm, { imageSha256, resources }: SandboxSpec): boolean {
   const { vm, diskSizeBytes } = warm;
   return warm.imageSha256 === imageSha256 && hasSize({ ...vm, diskSizeBytes }, resources);
 }
 
 /**
- * The fence lets a run go on that began under the lease that the host has: one of before stands
- * until somebody is asked.
+ * True if the fence lets the VM run. A run that began under the current lease may continue; an
+ * older one stays frozen until it is permitted.
  */
 export async function isGuardable(
   { fence }: Pick<LifecycleDeps, "fence">,

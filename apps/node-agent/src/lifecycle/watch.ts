@@ -1,6 +1,6 @@
 /**
- * Looks after the VMMs: one that dies, stands still without a command, or says nothing is noticed,
- * and said.
+ * Watches the VMMs, and reports one that dies, does not answer, or has paused vCPUs without a
+ * command.
  */
 import { sleep } from "@torpor/service";
 import type { Vm, VmmStatus } from "../drivers/driver.ts";
@@ -9,12 +9,12 @@ import type { VmRecord } from "./record.ts";
 import type { Entry, Host } from "./sandboxes.ts";
 
 const WATCH_EVERY_MS = 1_000;
-/** One answer that does not come in time may be a busy machine. */
+/** Unanswered inspections before a VMM counts as unhealthy: one may be due to a busy machine. */
 const SILENT_LOOKS = 2;
 const TRIM_EVERY_ROUNDS = 30;
 const TIDY_EVERY_ROUNDS = 3_600;
 
-/** Looks after running VMs until the signal ends. */
+/** Watches running VMs until the signal aborts. */
 export async function watch(host: Host, signal: AbortSignal): Promise<void> {
   const { store, log } = host.deps;
   const looks = new Set<Promise<void>>();
@@ -24,7 +24,7 @@ export async function watch(host: Host, signal: AbortSignal): Promise<void> {
         .dropOldIncoming()
         .catch((err: unknown) => log.warn({ err }, "old transfers could not be removed"));
     for (const entry of host.sandboxes.all()) {
-      // One that hangs takes its time to say nothing: the others do not wait for it.
+      // The inspection of a VMM that hangs takes long: the others do not wait for it.
       if (
         entry.isWatched === true ||
         entry.journal !== undefined ||
@@ -61,8 +61,8 @@ async function watchOne(host: Host, entry: Entry, round: number): Promise<void> 
 }
 
 /**
- * No operation: what is true of the VM now? Says so if it is news. To be called in the sandbox's
- * turn.
+ * Inspects a VM without an operation: corrects its vCPUs, records what has changed, and reports.
+ * Called in the sandbox's turn.
  */
 export async function look(host: Host, entry: Entry): Promise<void> {
   const { deps, sandboxes } = host;
@@ -70,7 +70,7 @@ export async function look(host: Host, entry: Entry): Promise<void> {
   if (entry.journal !== undefined || (record.state !== "running" && record.state !== "failed"))
     return;
   const vm = deps.store.vmOf(record);
-  // It is as it was when it was frozen: nothing may be made of its silence.
+  // A frozen VM does not answer, which proves nothing about its health.
   if (await deps.fence.isFrozen(vm.sandboxId)) {
     sandboxes.reportAgain(entry);
     return;
@@ -84,18 +84,18 @@ export async function look(host: Host, entry: Entry): Promise<void> {
   await sandboxes.reportEntry(entry);
 }
 
-/** Its VMM ended, and nobody had ended it. */
+/** Records that the VMM ended without a command. */
 async function noteEnd({ deps, sandboxes }: Host, { record }: Entry, vm: Vm): Promise<void> {
   const { code, message } = await deps.driver.causeOfEnd(vm);
   record.state = "stopped";
-  // Of a run before: the disk has moved on.
+  // The snapshot is of an earlier run, and the disk has changed since.
   delete record.snapshot;
   record.cause = { code, message: `${message} The file system is kept: start the sandbox.` };
   delete record.operation;
   await sandboxes.nameDisk(record);
   await sandboxes.persist(record);
   deps.log.warn({ sandboxId: vm.sandboxId, code, reason: message }, "a VMM is gone");
-  // What it used on the host goes too.
+  // Also removes what the VMM used on the host.
   await deps.driver
     .end(vm, { graceMs: 0 })
     .catch((err: unknown) =>
@@ -104,8 +104,8 @@ async function noteEnd({ deps, sandboxes }: Host, { record }: Entry, vm: Vm): Pr
 }
 
 /**
- * A pause was given up while its VMM did not answer. The users' processes may be frozen; a guest
- * where they are not takes it as well.
+ * Resumes the vCPUs after a pause that was given up while its VMM did not answer. The users'
+ * processes may be suspended; a guest where they are not accepts the call as well.
  */
 export async function resumePausedVcpus(
   { driver, guest, log }: LifecycleDeps,
@@ -122,8 +122,8 @@ export async function resumePausedVcpus(
 }
 
 /**
- * A VMM that says nothing is kept as it is: its memory is the user's. It is said, until it answers
- * again or somebody ends it.
+ * Records that a VMM does not answer, or answers again. Such a VMM is kept, because its memory is
+ * the user's; its condition is reported until the VMM answers or ends.
  */
 async function noteCondition(
   { deps, sandboxes }: Host,

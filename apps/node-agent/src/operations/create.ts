@@ -1,7 +1,7 @@
 /**
- * Create: a new directory, a copy of the golden disk, the golden memory, a new identity. Nothing of
- * a user's is in it before it is reported, so after a crash it simply starts over; a create that
- * fails leaves nothing.
+ * Create: a new directory, a clone of the golden disk, the golden memory, a new identity. The
+ * sandbox holds no user data before it is reported, so after a crash the create starts over; a
+ * create that fails leaves nothing.
  */
 import { randomBytes } from "node:crypto";
 import { join } from "node:path";
@@ -60,10 +60,12 @@ async function begin(
   });
 }
 
-/** False: it is not as it was kept, and the create does without it. */
+/**
+ * Makes the warm VM the sandbox's. False: the VM cannot be used, and the create restores another.
+ */
 async function assignWarm({ deps, vm, record }: Step): Promise<boolean> {
   try {
-    // It has waited since it was taken.
+    // The lease may have changed since the VM was taken.
     if (!(await isGuardable(deps, vm, record.spec)))
       throw new Error("it is older than the lease of this host");
     const { kind } = await deps.driver.inspect(vm);

@@ -9,8 +9,8 @@ import type { Outcome, Step } from "../lifecycle/context.ts";
 const REMOVE_LIMIT_MS = 15_000;
 
 /**
- * A store that does not answer must not keep a sandbox from being deleted (S11): whoever sweeps the
- * store finds what is left.
+ * Removes the sandbox from the store. A store that does not respond must not block a delete (S11):
+ * a sweep finds what is left.
  */
 async function removeStored({ deps, vm }: Step): Promise<void> {
   await deps.snapshots
@@ -23,7 +23,7 @@ async function removeStored({ deps, vm }: Step): Promise<void> {
     );
 }
 
-/** Any state → gone. `discard` leaves the shared store alone: the sandbox lives on elsewhere. */
+/** Any state → gone. `discard` leaves the store as it is: the sandbox continues elsewhere. */
 export async function remove(step: Step): Promise<Outcome> {
   const { deps, vm, journal } = step;
   await deps.driver.end(vm, { graceMs: 0 });

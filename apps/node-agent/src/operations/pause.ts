@@ -1,16 +1,16 @@
 /**
- * Pause: running → paused. Written to be run again from the top after a crash at any point; what is
- * found decides where it goes on.
+ * Pause: running → paused. After a crash at any point the operation runs again from the top; what
+ * it finds decides where it continues.
  *
  * | found | does |
  * |---|---|
- * | VMM alive, no snapshot | check that it is idle, if it has to be; freeze, stop the vCPUs, save |
- * | VMM alive, valid snapshot | ask, end the VMM |
- * | VMM gone, valid snapshot | it is paused: report |
- * | VMM gone, no valid snapshot | the memory is lost: stopped, and the disk boots |
+ * | VMM alive, no snapshot | check idleness if required, quiesce the guest, pause the vCPUs, save |
+ * | VMM alive, valid snapshot | request the commit, end the VMM |
+ * | VMM gone, valid snapshot | the sandbox is paused: report |
+ * | VMM gone, no valid snapshot | the memory is lost: stopped, and a start boots the disk |
  *
- * P1  Until the VMM is ended everything can be undone, and is: the snapshot is removed BEFORE the
- *     vCPUs go on (SN3).
+ * P1  Until the VMM is ended a pause that cannot finish is undone: the snapshot is removed BEFORE
+ *     the vCPUs are resumed (SN3).
  */
 import { mkdir, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
@@ -103,7 +103,7 @@ async function writeSnapshot(
 ): Promise<void> {
   const { deps, vm, record } = step;
   const unfinished = unfinishedDir(vm.dir, generation);
-  // What an agent before this one had begun would take the room that is asked for next.
+  // An unfinished save of an earlier agent would take the space that is checked next.
   if (vmmIs === "paused") await deps.driver.callOffSave?.(vm);
   await rm(unfinished, { recursive: true, force: true });
   const need = vm.memoryMib * 1024 ** 2 + SPARE_BYTES;
@@ -144,7 +144,7 @@ async function seal(step: Step, generation: number, saved: SavedMemory): Promise
   });
 }
 
-/** Back to running, nothing lost (P1). */
+/** Undoes the pause: back to running, nothing lost (P1). */
 async function backOut(
   step: Step,
   generation: number,

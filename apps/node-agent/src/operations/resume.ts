@@ -1,12 +1,12 @@
 /**
- * Resume: paused → running. Up to the point of no return it can be repeated any number of times: no
- * vCPU ran, the disk is untouched.
+ * Resume: paused → running. Up to the point of no return the operation can be repeated any number
+ * of times: no vCPU has run, and the disk is untouched.
  *
  * | found | does |
  * |---|---|
- * | valid snapshot | end a VMM of an earlier try, restore, verify, ask, mark it used, run |
- * | used snapshot, VMM alive | go on: run, greet the guest |
- * | used snapshot, VMM gone | may have run and written: never restored; stopped, and the disk boots |
+ * | valid snapshot | end an earlier VMM, restore, verify, commit, mark it used, resume the vCPUs |
+ * | used snapshot, VMM alive | continue: resume the vCPUs, renew the guest's identity |
+ * | used snapshot, VMM gone | may have run: never restored; stopped, and a start boots the disk |
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import type { SavedMemory } from "../drivers/driver.ts";
@@ -76,7 +76,7 @@ async function restore(step: Step, saved: SavedMemory): Promise<Outcome | undefi
   }
 }
 
-/** Past the point of no return. */
+/** Steps past the point of no return. */
 async function afterRun(step: Step): Promise<Outcome> {
   const { deps, vm } = step;
   const status = await deps.driver.inspect(vm);
@@ -90,7 +90,7 @@ async function afterRun(step: Step): Promise<Outcome> {
   return { state: "running" };
 }
 
-/** A VMM that was killed closes its connections a moment before the kernel says that it is gone. */
+/** A VMM that was killed closes its connections a moment before the kernel reports its end. */
 async function staysAlive({ deps, vm }: Step): Promise<boolean> {
   const deadline = performance.now() + DYING_LIMIT_MS;
   while (await deps.driver.isAlive(vm)) {

@@ -14,8 +14,8 @@ import {
 const SHUTDOWN_GRACE_MS = 20_000;
 
 /**
- * running or paused → stopped. From paused the memory is dropped, but only if the files were synced
- * before it was taken; else the guest runs once more, frozen, to sync.
+ * Running or paused → stopped. The memory of a paused sandbox is dropped only if the files were
+ * synced before the snapshot; else the guest runs once more, to be quiesced.
  */
 export async function stop(step: Step): Promise<Outcome> {
   const { deps, vm, record, journal } = step;
@@ -51,7 +51,7 @@ export async function stop(step: Step): Promise<Outcome> {
   return { state: "stopped" };
 }
 
-/** Undefined when the disk is whole without the memory. */
+/** Saves the unsynced files of a paused guest. Undefined: the disk is whole without the memory. */
 async function saveUnsynced(step: Step): Promise<Outcome | undefined> {
   const { deps, vm, record } = step;
   const found = await findSnapshot(vm.dir, record);

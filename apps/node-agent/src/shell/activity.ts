@@ -1,20 +1,20 @@
 /**
- * When each sandbox of this host was last used, as far as its data plane sees: the ground on which
- * idle sandboxes are paused. Times are monotonic.
+ * Time of the last use of each sandbox on this host, as far as its data plane sees. Idle sandboxes
+ * are paused by it. Times are monotonic.
  */
 import type { HostActivity } from "../lifecycle/context.ts";
 
 interface Use {
   lastAtMs: number;
-  /** Requests that have no answer yet: an execution may be silent for long. */
+  /** Requests without a response yet: an execution may be silent for long. */
   waiting: number;
 }
 
-/** One request, or one upgraded connection, from its first byte to its last. */
+/** A proxy request, from its first byte to its last. */
 export interface ProxiedRequest {
-  /** Something went through it. */
+  /** Reports that bytes were transferred. */
   touch: () => void;
-  /** The answer has begun: from here on it counts by what goes through it. */
+  /** Reports that the response has begun. From then on, only transferred bytes count as use. */
   answered: () => void;
   end: () => void;
 }
@@ -22,7 +22,7 @@ export interface ProxiedRequest {
 export class Activity implements HostActivity {
   private readonly uses = new Map<string, Use>();
   private readonly now: () => number;
-  /** What happened before this process is not known: it counts from here. */
+  /** Uses before the start of this process are unknown, so idle time counts from here. */
   private readonly startedAtMs: number;
 
   constructor(now: () => number = () => performance.now()) {

@@ -1,6 +1,6 @@
 /**
- * The key for which the control plane seals what only this host is to read in its commands. It
- * stays over restarts: a command may have waited for one.
+ * The key for which the control plane seals those parts of commands that only this host may read.
+ * The key survives restarts, because a command may have waited for one.
  */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -14,9 +14,9 @@ export interface CommandKey {
 }
 
 /**
- * Read from the data directory; made there when there is none, or what is there is no key. A new
- * key counts once the host has registered with it. Throws when the file is there and cannot be
- * read: what was sealed for its key could never be opened with another.
+ * Reads the key from the data directory, or creates one if the file is missing or holds no key. A
+ * new key is used once the host has registered with it. Throws if the file exists but cannot be
+ * read: no other key opens what was sealed for its key.
  */
 export async function commandKeyIn(dataDir: string): Promise<CommandKey> {
   const file = join(dataDir, "command-key");

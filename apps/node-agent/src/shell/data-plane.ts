@@ -1,17 +1,17 @@
 /**
- * The host's door for the edge: checks who asks and for which run of which sandbox, then passes the
- * request on into the guest, streaming both ways: to its agent, or through a tunnel of the agent to
- * any other port. Headers in packages/contracts (data-plane.ts). No 5xx for a state conflict: SDKs
- * would send the request again.
+ * The host's data plane for the edge. It checks the client, and for which run of which sandbox a
+ * request is, and streams the request into the guest: to its agent, or through a tunnel of the
+ * agent to any other port. The headers are in packages/contracts (data-plane.ts). A state conflict
+ * is never answered with a 5xx: SDKs would send the request again.
  *
- * DP1  The agent's control calls are the host's own: a client reaches none of them, however it
+ * DP1  The agent's control calls are the host's own: no client reaches them, however the client
  *      spells the path.
- * DP2  What goes through counts as use of the sandbox (activity.ts); the edge's own control calls
- *      do not.
- * DP3  Other hosts fetch snapshots here (snapshot-server.ts). They name no sandbox in the headers;
- *      every request of an edge does, so that none of its clients can be taken for a host.
- * DP4  Whoever asks shows the ticket of that run or snapshot; with TLS, gateways alone get into
- *      guests and hosts alone to snapshots.
+ * DP2  Proxy requests count as use of the sandbox (activity.ts); the edge's own control calls do
+ *      not.
+ * DP3  Other hosts fetch snapshots here (snapshot-server.ts). Their requests name no sandbox in the
+ *      headers. Every request of an edge does, so no client of an edge can be taken for a host.
+ * DP4  A client shows the ticket of the run or snapshot. With TLS, only gateways get into guests,
+ *      and only hosts get snapshots.
  */
 import {
   createServer,
@@ -53,10 +53,10 @@ const HOST_ONLY_PATHS = "/_torpor";
 const CONTROLS: Record<string, string | undefined> = DATA_PLANE_CONTROLS;
 const NO_EXCHANGE: ProxiedRequest = { touch: () => {}, answered: () => {}, end: () => {} };
 
-/** What a request has to show to be let in. */
+/** Credentials that a request has to show. */
 interface Lock {
   ticketKey: string;
-  /** Taken in place of a ticket: gateways and hosts of 0.1.0 have no other. */
+  /** Accepted in place of a ticket, because gateways and hosts of 0.1.0 have only this key. */
   hostKey?: string | undefined;
   tls?: FleetTls | undefined;
 }
@@ -71,8 +71,8 @@ export interface DataPlaneOptions {
 interface DataPlane {
   server: Server;
   /**
-   * Takes no connection any more; those that there are have `limitMs` to end, terminals and other
-   * upgraded ones excepted.
+   * Stops accepting connections. Open requests have `limitMs` to end; upgraded connections, such as
+   * terminals, are not waited for.
    */
   drain(limitMs: number): Promise<void>;
 }
@@ -94,7 +94,7 @@ export function createDataPlane({
       else refuse(incoming, response, refusal);
       return;
     }
-    // From here on, not from when its sandbox is found: it has arrived.
+    // A request counts from its arrival, not only once its sandbox is found.
     if (incoming.headers[DATA_PLANE_HEADERS.control] === undefined) answering.add(response);
     response.once("close", () => answering.delete(response));
     void admit(incoming, lock, findRoute).then(async (admitted) => {
@@ -109,8 +109,7 @@ export function createDataPlane({
       else await forwardUpgrade(incoming, socket, head, admitted, begin(admitted));
     });
   });
-  // Executions and uploads take as long as they take; the edge and the guest have limits of their
-  // own.
+  // Executions and uploads have no limit here; the edge and the guest have their own.
   server.requestTimeout = 0;
   server.headersTimeout = 30_000;
   return {
@@ -130,7 +129,10 @@ function createLockedServer({ tls }: Lock, listener: RequestListener): Server {
   return tls.createServer({ maxHeaderSize }, listener);
 }
 
-/** Of the runs that were asked for last, by somebody who had a ticket: strangers fill nothing. */
+/**
+ * Tickets of the runs that were requested last. Only a request with a valid ticket adds an entry,
+ * so strangers cannot fill the cache.
+ */
 const tickets = new Recent<string>(10_000);
 
 /** DP4 */
@@ -195,7 +197,7 @@ async function admit(
   return { route, port, sandboxId, isControl: control !== undefined };
 }
 
-/** DP1: the path is judged as the agent will read it, which parses it as a URL. */
+/** DP1: the path is checked as the agent will read it, which parses it as a URL. */
 function mayAsk(url: string, control: string | string[] | undefined): boolean {
   const path = URL.parse(url, "http://guest")?.pathname;
   if (path === undefined) return false;

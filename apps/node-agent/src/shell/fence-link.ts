@@ -1,6 +1,6 @@
 /**
- * The agent's side of the fence (../fence): it writes the lease down, sees whether the fence lives,
- * and asks the control plane about what was frozen.
+ * The agent's side of the fence (../fence): writes the lease to a file, checks whether the fence is
+ * alive, and requests permission to thaw frozen VMs.
  */
 import { request, type Bus } from "@torpor/bus";
 import { decoder, subjects, ThawReply, type ThawRequest } from "@torpor/contracts";
@@ -11,36 +11,36 @@ import { renewed } from "../fence/rule.ts";
 import type { HostFence } from "../lifecycle/context.ts";
 
 const decodeThaw = decoder(ThawReply);
-const ASK_LIMIT_MS = 2_000;
+const REQUEST_LIMIT_MS = 2_000;
 const LOOK_EVERY_MS = 500;
-/** After a no: it becomes a yes only if the sandbox comes back here. */
-const ASK_AGAIN_MS = 5_000;
+/** Sleep after a refusal, which turns into a grant only if the sandbox comes back here. */
+const REQUEST_AGAIN_MS = 5_000;
 const THAW_LIMIT_MS = 30_000;
 
 export class FenceLink implements HostFence {
   private readonly files: FenceFiles;
   private lease: Omit<Lease, "bootId"> | undefined;
-  /** As of the newest looks, for those that cannot wait for one. */
+  /** State at the newest checks, for callers that cannot wait for one. */
   state = { isAlive: false, frozen: 0 };
 
   constructor(files: FenceFiles) {
     this.files = files;
   }
 
-  /** What an earlier agent has written: a restart is no gap in the lease. */
+  /** Reads the lease that an earlier agent wrote: a restart is no gap in the lease. */
   async open(): Promise<void> {
     await this.files.prepare();
     this.lease = await this.files.readLease();
     await this.look();
   }
 
-  /** Whether the fence lives. */
+  /** Checks whether the fence is alive. */
   async look(): Promise<boolean> {
     this.state = { ...this.state, isAlive: await this.files.isFenceAlive() };
     return this.state.isAlive;
   }
 
-  /** Durable before anything relies on it. */
+  /** Renews the lease, durably: nothing relies on it before. */
   async renew(askedAtBootMs: number, leaseMs: number): Promise<void> {
     const answeredAtBootMs = bootMs();
     const before = await this.files.readLease();
@@ -49,7 +49,7 @@ export class FenceLink implements HostFence {
     this.lease = lease;
   }
 
-  /** This host has its lease, by what it has heard. */
+  /** True while this host has its lease, as far as it knows. */
   leaseRuns(): boolean {
     return this.lease !== undefined && bootMs() < this.lease.untilBootMs;
   }
@@ -82,7 +82,8 @@ export class FenceLink implements HostFence {
   }
 
   /**
-   * Asks about every frozen VM, and hands what is permitted to the fence, until the signal ends.
+   * Requests a thaw for every frozen VM, and writes a permit for the fence if it is granted, until
+   * the signal aborts.
    */
   async requestThaws(bus: Bus, hostId: string, signal: AbortSignal, log: Logger): Promise<void> {
     const refused = new Map<string, { reason: string; againAt: number }>();
@@ -98,7 +99,7 @@ export class FenceLink implements HostFence {
         else {
           if (refused.get(sandboxId)?.reason !== reason)
             log.warn({ sandboxId, epoch: frozen.epoch, reason }, "a VM stays frozen");
-          refused.set(sandboxId, { reason, againAt: performance.now() + ASK_AGAIN_MS });
+          refused.set(sandboxId, { reason, againAt: performance.now() + REQUEST_AGAIN_MS });
         }
       }
       for (const sandboxId of refused.keys())
@@ -106,13 +107,13 @@ export class FenceLink implements HostFence {
     } while (await sleep(LOOK_EVERY_MS, signal));
   }
 
-  /** Undefined: it may go on, or is not to be decided now. Else why it may not. */
+  /** Returns why the VM may not continue; undefined if it may, or if the decision is still open. */
   private async requestThaw(
     bus: Bus,
     hostId: string,
     { sandboxId, epoch, pid, startTime, bootId }: Frozen,
   ): Promise<string | undefined> {
-    // As it is before the question: an answer that comes under a later lease is worth nothing.
+    // As of before the request: a reply that comes under a later lease is worth nothing.
     const sinceBootMs = this.lease?.sinceBootMs;
     if (sinceBootMs === undefined) return undefined;
     const permit = { sandboxId, epoch, pid, startTime, bootId, sinceBootMs };
@@ -120,8 +121,8 @@ export class FenceLink implements HostFence {
     if (known !== undefined && isSameRun(known, permit) && known.sinceBootMs === sinceBootMs)
       return undefined;
     const question: ThawRequest = { type: "thaw", version: 1, hostId, sandboxId, epoch };
-    const reply = await request(bus, subjects.ask(hostId, "thaw"), question, {
-      timeoutMs: ASK_LIMIT_MS,
+    const reply = await request(bus, subjects.request(hostId, "thaw"), question, {
+      timeoutMs: REQUEST_LIMIT_MS,
       decode: decodeThaw,
     });
     if (reply.kind === "no_answer") return undefined;

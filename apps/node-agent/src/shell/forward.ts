@@ -1,6 +1,6 @@
 /**
- * One request, or one upgraded connection, from the data plane into the guest. Each over a
- * connection of its own: none survives a restore.
+ * Forwards one proxy request from the data plane into the guest. Each request has its own
+ * connection, because no connection survives a restore.
  */
 import {
   type IncomingHttpHeaders,
@@ -29,26 +29,26 @@ export interface GuestEndpoint {
 
 const INTERNAL_HEADERS = new Set<string>(Object.values(DATA_PLANE_HEADERS));
 /**
- * The agent is opened by its key, which nobody else has. On other ports they are the application's:
- * the edge decides what passes.
+ * Headers that are not forwarded to the agent, which is opened by its own key. On other ports they
+ * are the application's, and the edge decides which ones pass.
  */
 const CREDENTIALS = new Set(["authorization", "x-api-key"]);
 
-/** Resolves when it is under way; never rejects. */
+/** Forwards a request. Resolves when it is under way; never rejects. */
 export async function forward(
   incoming: IncomingMessage,
   response: ServerResponse,
-  door: GuestEndpoint,
+  endpoint: GuestEndpoint,
   exchange: ProxiedRequest,
 ): Promise<void> {
   response.once("close", exchange.end);
-  const way = await connectionTo(door);
+  const way = await connectionTo(endpoint);
   if ("code" in way) return refuse(incoming, response, way);
   const upstream = httpRequest({
     createConnection: () => way,
     method: incoming.method,
     path: incoming.url,
-    headers: guestHeaders(incoming.headers, door),
+    headers: guestHeaders(incoming.headers, endpoint),
     maxHeaderSize: MAX_HEADER_BYTES,
   });
   upstream.once("response", (answer) => {
@@ -60,8 +60,8 @@ export async function forward(
     answer.once("end", () => endAnswer(incoming, response));
   });
   upstream.on("error", (error) => {
-    // After the answer began it shows there, if the answer is not whole.
-    if (!response.headersSent) refuse(incoming, response, unreachable(door, error));
+    // Once the response has begun, an incomplete response shows the error.
+    if (!response.headersSent) refuse(incoming, response, unreachable(endpoint, error));
   });
   response.once("close", () => upstream.destroy());
   if (response.destroyed) return void upstream.destroy();
@@ -69,9 +69,7 @@ export async function forward(
   incoming.pipe(upstream);
 }
 
-/**
- * Without what speaks of the connection to the guest: the edge's goes on, whatever becomes of that.
- */
+/** Drops the headers about the connection to the guest: the connection to the edge outlives it. */
 function ofMessage({
   connection: _connection,
   "keep-alive": _keepAlive,
@@ -81,18 +79,18 @@ function ofMessage({
 }
 
 /**
- * From the head of the request on it is bytes both ways: the guest's answer is passed on as it
- * comes, whatever it is.
+ * Forwards an upgrade. After the head of the request, bytes go both ways: the guest's response is
+ * passed on as it comes, whatever it is.
  */
 export async function forwardUpgrade(
   incoming: IncomingMessage,
   socket: Duplex,
   head: Buffer,
-  door: GuestEndpoint,
+  endpoint: GuestEndpoint,
   exchange: ProxiedRequest,
 ): Promise<void> {
   socket.once("close", exchange.end);
-  const opened = await connectionTo(door);
+  const opened = await connectionTo(endpoint);
   if ("code" in opened) return refuseUpgrade(incoming, socket, opened);
   const upstream = opened;
   if (socket.destroyed) return void upstream.destroy();
@@ -100,7 +98,7 @@ export async function forwardUpgrade(
   upstream.once("close", () => socket.destroy());
   socket.once("close", () => upstream.destroy());
   const headers = Object.entries({
-    ...guestHeaders(incoming.headers, door),
+    ...guestHeaders(incoming.headers, endpoint),
     connection: "Upgrade",
     upgrade: incoming.headers.upgrade ?? "websocket",
   });
@@ -113,7 +111,7 @@ export async function forwardUpgrade(
   upstream.pipe(socket).pipe(upstream);
 }
 
-/** To the agent directly, to another port through a tunnel. */
+/** Connects to the agent directly, to another port through a tunnel. */
 async function connectionTo({ route, port }: GuestEndpoint): Promise<Socket | Refusal> {
   return port === GUEST_AGENT_PORT ? await connectAgent(route) : await openTunnel(route, port);
 }

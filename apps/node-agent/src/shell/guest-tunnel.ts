@@ -6,7 +6,7 @@ import { GUEST_AGENT_KEY_HEADER, GUEST_TUNNEL } from "@torpor/contracts";
 import { connectGuest, type GuestAddress } from "../guest-connection.ts";
 import type { Refusal } from "./refusal.ts";
 
-/** Where a guest's agent is reached on this host, and what opens it. */
+/** Address of a guest's agent on this host, and the key that opens it. */
 export interface GuestRoute {
   address: GuestAddress;
   agentKey: string;
@@ -15,7 +15,7 @@ export interface GuestRoute {
 const OPEN_LIMIT_MS = 10_000;
 const MAX_REASON_LENGTH = 4_096;
 
-/** Never rejects: why there is none is told as an answer for the client. */
+/** Opens a tunnel. Never rejects: a failure is returned as the response to the client. */
 export async function openTunnel(route: GuestRoute, port: number): Promise<Socket | Refusal> {
   const agent = await connectAgent(route);
   if ("code" in agent) return agent;
@@ -57,13 +57,13 @@ export async function connectAgent({ address }: GuestRoute): Promise<Socket | Re
   return await connectGuest(address).catch((error: unknown) => agentUnreachable(error));
 }
 
-/** A 503, because what a guest that cannot be reached was to do has not been done. */
+/** A 503, because a guest that cannot be reached has done nothing of the request. */
 export function agentUnreachable(error: unknown): Refusal {
   const why = messageOf(error);
   return { code: "SERVICE_UNAVAILABLE", message: `The sandbox's agent cannot be reached: ${why}` };
 }
 
-/** Undefined when it is none, or longer than a reason can be: a guest may send anything. */
+/** Undefined if the body is no JSON, or longer than a reason can be: a guest may send anything. */
 async function shortJson(answer: IncomingMessage): Promise<unknown> {
   let text = "";
   try {

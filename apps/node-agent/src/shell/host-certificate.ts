@@ -1,9 +1,10 @@
 /**
- * This host's certificate, renewed over the bus with the key that it joined with.
+ * This host's certificate, renewed over the bus with the key that the host joined with.
  *
- * HC1  The file has the old certificate or the new one, whenever the host loses its power; both are
+ * HC1  After a power cut at any moment, the file has the old certificate or the new one; both are
  *      for the key beside it.
- * HC2  Nothing takes the old one's place that would not be taken for this host everywhere.
+ * HC2  A new certificate replaces the old one only if every other program would accept it for this
+ *      host.
  */
 import { createPrivateKey, X509Certificate } from "node:crypto";
 import { readFile } from "node:fs/promises";
@@ -22,7 +23,7 @@ import { isNotFound, writeDurably } from "../host/files.ts";
 import { REQUEST_FILE } from "../join/identity-files.ts";
 
 const decodeReply = decoder(CertificateReply);
-const ASK_LIMIT_MS = 10_000;
+const REQUEST_LIMIT_MS = 10_000;
 const LOOK_EVERY_MS = 60_000;
 const ELSEWHERE = "this host did not join by a token, so whoever made its certificate renews it";
 
@@ -46,7 +47,7 @@ export class HostCertificate {
     return certificateProblems(this.options.tls.certificate, this.whyNot);
   }
 
-  /** Renews it whenever that is due, until the signal ends. */
+  /** Renews the certificate whenever that is due, until the signal aborts. */
   async run(): Promise<void> {
     const { tls, signal } = this.options;
     do {
@@ -60,20 +61,20 @@ export class HostCertificate {
     this.whyNot = await this.renew().catch((error: unknown) => String(error));
     const { validTo } = tls.certificate;
     if (this.whyNot === undefined) log.info({ validTo }, "certificate renewed");
-    // Tried each minute: said once.
+    // Tried every minute, logged once.
     else if (this.whyNot !== before)
       log.warn({ reason: this.whyNot, validTo }, "certificate not renewed");
   }
 
-  /** Undefined: it was; else why not. */
+  /** Returns why the certificate was not renewed; undefined if it was. */
   private async renew(): Promise<string | undefined> {
     const { hostId, tls, bus } = this.options;
     const { certFile, keyFile, caFile } = tls.files;
     const certificateRequest = await requestBeside(keyFile);
     if (certificateRequest === undefined) return ELSEWHERE;
     const question = { type: "certificate", version: 1, hostId, certificateRequest } as const;
-    const reply = await request(bus, subjects.ask(hostId, question.type), question, {
-      timeoutMs: ASK_LIMIT_MS,
+    const reply = await request(bus, subjects.request(hostId, question.type), question, {
+      timeoutMs: REQUEST_LIMIT_MS,
       decode: decodeReply,
     });
     if (reply.kind === "no_answer")
@@ -89,7 +90,7 @@ export class HostCertificate {
   }
 }
 
-/** What this host has signed when it joined; undefined: it has joined in another way. */
+/** The request that this host signed when it joined; undefined if it joined in another way. */
 async function requestBeside(keyFile: string): Promise<string | undefined> {
   try {
     return await readText(join(dirname(keyFile), REQUEST_FILE));
@@ -107,7 +108,7 @@ interface Expected {
   caPem: string | undefined;
 }
 
-/** In words; undefined: it may take the place of the one before. */
+/** The reason why the certificate may not replace the current one; undefined if it may. */
 function problemWith(pem: string, expected: Expected): string | undefined {
   const { hostId, keyPem = "", caPem = "" } = expected;
   const certificate = certificateIn(pem);

@@ -1,13 +1,14 @@
 /**
- * What heartbeats report of the sandboxes on this host: all of them until the control plane has
- * reconciled an inventory, then what has changed since, and what it asks for. Without an answer of
- * the control plane, or with one of a version that knows nothing of this, everything is reported.
+ * Reports the sandboxes of this host in heartbeats: all of them until the control plane has
+ * reconciled an inventory; then the changes since, and the sandboxes that the control plane
+ * requests. Without a reply of the control plane, or with one of an older version, everything is
+ * reported.
  */
 import {
   type Heartbeat,
   inventoryDigest,
-  MAX_ACTIVITY_PER_BEAT,
-  MAX_INVENTORY_PER_BEAT,
+  MAX_ACTIVITY_PER_HEARTBEAT,
+  MAX_INVENTORY_PER_HEARTBEAT,
   type Observation,
 } from "@torpor/contracts";
 
@@ -16,7 +17,7 @@ type InventoryFields = Pick<
   "inventory" | "inventoryCount" | "inventoryDigest" | "inventorySince" | "gone"
 >;
 
-/** What the control plane has said last (LeaseReply). */
+/** The control plane's newest request (LeaseReply). */
 export interface InventoryRequest {
   reconciled: string | undefined;
   show: readonly string[];
@@ -24,7 +25,7 @@ export interface InventoryRequest {
 
 interface Inventory {
   digest: string;
-  /** By sandbox: epoch, command and revision. */
+  /** Epoch, command and revision, by sandbox. */
   orders: ReadonlyMap<string, string>;
 }
 
@@ -33,7 +34,7 @@ interface Sending extends Inventory {
   offset: number;
 }
 
-/** Inventories that were reported whole and may be what the next answer names. */
+/** Reported inventories to remember: the next reply may name any of them. */
 const REMEMBERED = 4;
 
 export class InventoryReport {
@@ -41,7 +42,7 @@ export class InventoryReport {
   private remembered: Inventory[] = [];
   private sending: Sending | undefined;
 
-  /** For the next heartbeat. */
+  /** The fields of the next heartbeat. */
   next(inventory: Observation[], request: InventoryRequest): InventoryFields {
     const current = this.inventoryOf(inventory);
     const base = [current, ...this.remembered].find(({ digest }) => digest === request.reconciled);
@@ -53,14 +54,14 @@ export class InventoryReport {
     return changes;
   }
 
-  /** One of the parts of an inventory, then those of the next one. */
+  /** The next part of an inventory; after its last part, the next inventory begins. */
   private nextPart(inventory: Observation[], current: Inventory): InventoryFields {
     const sending = this.sending ?? { ...current, whole: inventory, offset: 0 };
     const newest = new Map(inventory.map((seen) => [seen.sandboxId, seen]));
     const part = sending.whole
-      .slice(sending.offset, sending.offset + MAX_INVENTORY_PER_BEAT)
+      .slice(sending.offset, sending.offset + MAX_INVENTORY_PER_HEARTBEAT)
       .map((seen) => newestOf(seen, newest.get(seen.sandboxId)));
-    sending.offset += MAX_INVENTORY_PER_BEAT;
+    sending.offset += MAX_INVENTORY_PER_HEARTBEAT;
     const isLast = sending.offset >= sending.whole.length;
     this.sending = isLast ? undefined : sending;
     if (isLast) this.remember(sending);
@@ -71,7 +72,7 @@ export class InventoryReport {
     };
   }
 
-  /** `base`: what changes are told since, which may be older than the newest few. */
+  /** `base`: the inventory that changes are relative to, which may be older than the newest few. */
   private remember({ digest, orders }: Inventory, base?: Inventory): void {
     const others = this.remembered.filter((one) => one.digest !== digest);
     const newest = [{ digest, orders }, ...others].slice(0, REMEMBERED);
@@ -81,7 +82,7 @@ export class InventoryReport {
 
   private inventoryOf(inventory: Observation[]): Inventory {
     const orders = new Map(inventory.map((seen) => [seen.sandboxId, orderOf(seen)]));
-    // Hashed again only when it is another one.
+    // Hashed again only if the inventory has changed.
     const [last] = this.remembered;
     if (last !== undefined && areSame(last.orders, orders)) return last;
     return { digest: inventoryDigest(inventory), orders };
@@ -97,14 +98,14 @@ function areSame(a: ReadonlyMap<string, string>, b: ReadonlyMap<string, string>)
 }
 
 /**
- * The same observation with what has no revision (its use, its memory) as it is now. One that is
- * out of date stays in the inventory that it is of: the digest is of that.
+ * The observation with its current use and memory, which have no revision. An observation that is
+ * out of date stays as it was, because the digest is of that inventory.
  */
 function newestOf(seen: Observation, now: Observation | undefined): Observation {
   return now !== undefined && orderOf(now) === orderOf(seen) ? now : seen;
 }
 
-/** Undefined: more than one heartbeat takes. */
+/** The changes since `base`; undefined if they do not fit into one heartbeat. */
 function changesSince(
   base: Inventory,
   { digest, orders, inventory }: Inventory & { inventory: Observation[] },
@@ -115,7 +116,7 @@ function changesSince(
     shown.has(seen.sandboxId) || base.orders.get(seen.sandboxId) !== orderOf(seen);
   const changed = inventory.filter(isNews);
   const gone = [...new Set([...base.orders.keys(), ...show])].filter((id) => !orders.has(id));
-  if (changed.length + gone.length > MAX_INVENTORY_PER_BEAT) return undefined;
+  if (changed.length + gone.length > MAX_INVENTORY_PER_HEARTBEAT) return undefined;
   return {
     inventory: changed,
     inventoryCount: inventory.length,
@@ -125,14 +126,14 @@ function changesSince(
   };
 }
 
-/** So long a use is repeated: heartbeats may be lost, and nobody asks for them. */
+/** A use is repeated for this long: heartbeats may be lost, and no program requests them again. */
 const USE_REPEATED_MS = 8_000;
 
 type ProgressFields = Pick<Heartbeat, "activity" | "replicating" | "fetching">;
 
 /**
- * What has no revision and changes all the time. `turn`: where more are in use than fit, others are
- * reported in each.
+ * Values that have no revision and change all the time. `turn` counts the heartbeats: if not all
+ * uses fit into one, each heartbeat reports others.
  */
 export function progressOf(inventory: Observation[], turn: number): ProgressFields {
   const used = inventory.flatMap(({ sandboxId, epoch, lastActiveMsAgo }) =>
@@ -140,9 +141,9 @@ export function progressOf(inventory: Observation[], turn: number): ProgressFiel
       ? []
       : [{ sandboxId, epoch, lastActiveMsAgo }],
   );
-  const turns = Math.max(1, Math.ceil(used.length / MAX_ACTIVITY_PER_BEAT));
-  const from = (turn % turns) * MAX_ACTIVITY_PER_BEAT;
-  const activity = used.slice(from, from + MAX_ACTIVITY_PER_BEAT);
+  const turns = Math.max(1, Math.ceil(used.length / MAX_ACTIVITY_PER_HEARTBEAT));
+  const from = (turn % turns) * MAX_ACTIVITY_PER_HEARTBEAT;
+  const activity = used.slice(from, from + MAX_ACTIVITY_PER_HEARTBEAT);
   const replicating = inventory.flatMap(({ sandboxId, replicating: copy }) =>
     copy === undefined ? [] : [{ sandboxId, ...copy }],
   );
@@ -153,7 +154,7 @@ export function progressOf(inventory: Observation[], turn: number): ProgressFiel
     ...(activity.length === 0 ? {} : { activity }),
     ...(replicating.length === 0
       ? {}
-      : { replicating: replicating.slice(0, MAX_INVENTORY_PER_BEAT) }),
-    ...(fetching.length === 0 ? {} : { fetching: fetching.slice(0, MAX_INVENTORY_PER_BEAT) }),
+      : { replicating: replicating.slice(0, MAX_INVENTORY_PER_HEARTBEAT) }),
+    ...(fetching.length === 0 ? {} : { fetching: fetching.slice(0, MAX_INVENTORY_PER_HEARTBEAT) }),
   };
 }

@@ -1,10 +1,10 @@
-/** This host's place in the fleet: it registers, renews its lease, and beats. */
+/** Membership of this host in the fleet: registration, lease and heartbeats. */
 import { request, type Bus, publishCore } from "@torpor/bus";
 import {
   decoder,
   type Heartbeat,
   LeaseReply,
-  BEAT_EVERY_MS,
+  HEARTBEAT_EVERY_MS,
   type Observation,
   type RegisterRequest,
   subjects,
@@ -16,21 +16,21 @@ import type { FenceLink } from "./fence-link.ts";
 import { type InventoryRequest, InventoryReport, progressOf } from "./inventory-report.ts";
 
 const decodeLease = decoder(LeaseReply);
-const ASK_LIMIT_MS = 2_000;
+const REQUEST_LIMIT_MS = 2_000;
 const RETRY_MS = 500;
 const FENCE_LOOK_MS = 500;
 
 export interface Membership {
   isRegistered: boolean;
-  /** It gets no new sandboxes. */
+  /** The host gets no new sandboxes. */
   isClosed?: boolean;
-  /** What heartbeats are to report; undefined: everything. */
+  /** Content that heartbeats have to report; undefined: everything. */
   wanted?: InventoryRequest | undefined;
 }
 
 /**
- * Whether new sandboxes may come. Without an answer it stays registered, and its lease ends all the
- * same.
+ * True while new sandboxes may come. A host without a reply stays registered, but its lease still
+ * ends.
  */
 export function isOpen(
   { isRegistered, isClosed }: Membership,
@@ -40,9 +40,9 @@ export function isOpen(
 }
 
 /**
- * Registers, then renews every third of the lease, and at once when the fence has died or come to
- * life; registers again when told so. The lease is counted from before it was asked for. Runs until
- * the signal ends.
+ * Registers, then renews after every third of the lease, and at once when the fence has died or
+ * started. Registers again after a refusal. The lease counts from before the request. Runs until
+ * the signal aborts.
  */
 export async function keepLease(
   bus: Bus,
@@ -52,7 +52,7 @@ export async function keepLease(
   signal: AbortSignal,
   log: Logger,
 ): Promise<void> {
-  let timeoutMs = ASK_LIMIT_MS;
+  let timeoutMs = REQUEST_LIMIT_MS;
   while (!signal.aborted) {
     const isAlive = await fence.look();
     const askedAtBootMs = bootMs();
@@ -60,19 +60,24 @@ export async function keepLease(
     const question = membership.isRegistered
       ? ({ type: "lease", version: 1, ...facts } as const)
       : { ...registration, ...facts };
-    const reply = await request(bus, subjects.ask(registration.hostId, question.type), question, {
-      timeoutMs,
-      decode: decodeLease,
-    });
-    // Without an answer it stays: to report everything then would burden those who have too much to
-    // do to answer.
+    const reply = await request(
+      bus,
+      subjects.request(registration.hostId, question.type),
+      question,
+      {
+        timeoutMs,
+        decode: decodeLease,
+      },
+    );
+    // Unchanged without a reply: reporting everything would burden schedulers that are too busy to
+    // reply.
     if (reply.kind === "answer") {
       membership.wanted = wantedBy(reply.value);
       membership.isClosed = reply.value.getsNoSandboxes === true;
     }
     if (reply.kind === "answer" && reply.value.granted) {
-      // So that a question that gets no answer leaves time for others.
-      timeoutMs = Math.min(ASK_LIMIT_MS, reply.value.leaseMs / 4);
+      // A request without a reply has to leave time for others within the lease.
+      timeoutMs = Math.min(REQUEST_LIMIT_MS, reply.value.leaseMs / 4);
       if (!membership.isRegistered) log.info({ leaseMs: reply.value.leaseMs }, "registered");
       membership.isRegistered = true;
       await fence
@@ -103,7 +108,7 @@ function wantedBy({ reconciledInventory, showSandboxes = [] }: LeaseReply): Inve
 
 const EVERYTHING: InventoryRequest = { reconciled: undefined, show: [] };
 
-/** Beats until the signal ends. */
+/** Publishes heartbeats until the signal aborts. */
 export async function heartbeat(
   bus: Bus,
   hostId: string,
@@ -135,6 +140,6 @@ export async function heartbeat(
       ...progressOf(inventory, turn),
     };
     turn += 1;
-    publishCore(bus, subjects.beat(hostId), message);
-  } while (await sleep(BEAT_EVERY_MS, signal));
+    publishCore(bus, subjects.heartbeat(hostId), message);
+  } while (await sleep(HEARTBEAT_EVERY_MS, signal));
 }

@@ -1,4 +1,4 @@
-/** Answers of the data plane itself, in the shape that the SDKs read of an agent. */
+/** Responses of the data plane itself, in the shape that the SDKs read from an agent. */
 import { type IncomingMessage, type ServerResponse, STATUS_CODES } from "node:http";
 import type { Duplex } from "node:stream";
 import { ERROR_CODES, type ErrorCode } from "@torpor/contracts";

@@ -1,6 +1,6 @@
 /**
- * Publishes observations in order, again and again until the broker has stored them. What does not
- * fit in the queue is repeated by the heartbeat's inventory.
+ * Publishes observations in order, each until the broker has stored it. The heartbeat's inventory
+ * repeats what does not fit in the queue.
  */
 import { type Bus, publish } from "@torpor/bus";
 import { type Observation, subjects } from "@torpor/contracts";
@@ -28,7 +28,7 @@ export class Reporter {
     return { count: this.queue.length, oldestAtMs: this.queue[0]?.atMs };
   }
 
-  /** Runs until the signal ends. */
+  /** Runs until the signal aborts. */
   async run(bus: Bus, signal: AbortSignal): Promise<void> {
     signal.addEventListener("abort", () => this.wake?.(), { once: true });
     let attempt = 0;

@@ -5,17 +5,17 @@ import type { CommitAnswer, LifecycleDeps } from "../lifecycle/context.ts";
 
 const decodeCommit = decoder(CommitReply);
 /**
- * Of all attempts: schedulers that are being replaced, and a NATS cluster that elects a leader, are
- * back by then.
+ * Limit of all attempts. Schedulers that are being replaced, and a NATS cluster that elects a
+ * leader, are back by then.
  */
 const LIMIT_MS = 6_000;
-const ASK_LIMIT_MS = 2_000;
-/** Where nobody listens, that is known at once. */
+const REQUEST_LIMIT_MS = 2_000;
+/** Sleep between attempts: without a subscriber, a request fails at once. */
 const RETRY_MS = 200;
 
 /**
- * Asks whichever scheduler answers. None in time is a no: the operation backs out, and nothing is
- * lost.
+ * Requests the commit from any scheduler. No reply in time is a refusal: the operation backs out,
+ * and nothing is lost.
  */
 export function commitAsker(bus: Bus, hostId: string): LifecycleDeps["commit"] {
   return async (operation): Promise<CommitAnswer> => {
@@ -25,8 +25,8 @@ export function commitAsker(bus: Bus, hostId: string): LifecycleDeps["commit"] {
       performance.now() < deadline;
       await sleep(RETRY_MS)
     ) {
-      const reply = await request(bus, subjects.ask(hostId, "commit"), question, {
-        timeoutMs: ASK_LIMIT_MS,
+      const reply = await request(bus, subjects.request(hostId, "commit"), question, {
+        timeoutMs: REQUEST_LIMIT_MS,
         decode: decodeCommit,
       });
       if (reply.kind === "no_answer") continue;

@@ -1,7 +1,7 @@
 /**
- * Snapshots of this host for other hosts that are to run their sandboxes
- * (packages/contracts/src/host/data-plane.ts). What has changed meanwhile is not given out: the
- * asker checks each chunk by its hash.
+ * Serves snapshots of this host to other hosts that are to run their sandboxes
+ * (packages/contracts/src/host/data-plane.ts). The other host checks each chunk by its hash, so a
+ * chunk that has changed meanwhile is never used.
  */
 import { messageOf } from "@torpor/service";
 import { open } from "node:fs/promises";
@@ -11,17 +11,14 @@ import { CHUNK_BYTES, encodeChunk, encodeIndex } from "../store/format.ts";
 import { indexOf, readChunk, type SnapshotCopy } from "../store/read-chunks.ts";
 import { type Refusal, refuse } from "./refusal.ts";
 
-/**
- * The snapshot as it lies on this host's disk; undefined when it is not here, or not as it was
- * asked for.
- */
+/** Finds a snapshot on this host's disk; undefined if it is not here, or not the requested one. */
 export type FindCopy = (
   sandboxId: string,
   generation: number,
   manifestSha256: string,
 ) => Promise<SnapshotCopy | undefined>;
 
-/** An index costs a reading of all its files. */
+/** Indexes in the cache: making one reads all files of the snapshot. */
 const KEPT_INDEXES = 16;
 const INDEX_LIMIT_MS = 270_000;
 const NOT_HERE: Refusal = {
@@ -85,7 +82,7 @@ export class SnapshotServer {
   }
 }
 
-/** What a path below SNAPSHOT_PATH is about, and what of it. */
+/** The snapshot that a path below SNAPSHOT_PATH names, and the rest of the path. */
 export function snapshotNamed(url: string): SnapshotNamed & { rest: string[] } {
   const { pathname = "" } = URL.parse(url, "http://host") ?? {};
   const [sandboxId = "", generation = "", manifestSha256 = "", ...rest] = pathname

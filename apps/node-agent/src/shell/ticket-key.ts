@@ -1,6 +1,6 @@
 /**
- * The key of which tickets for this host's data plane are made. It stays over restarts, so that
- * what was given out before goes on.
+ * The key that tickets for this host's data plane are made from. The key survives restarts, so that
+ * issued tickets stay valid.
  */
 import { randomBytes } from "node:crypto";
 import { readFile } from "node:fs/promises";
@@ -11,8 +11,8 @@ const KEY = /^[0-9a-f]{64}$/;
 const KEY_BYTES = 32;
 
 /**
- * Read from the data directory; made there when there is none. Another one, after the file was
- * removed, counts once the host has registered with it.
+ * Reads the key from the data directory, or creates one. A key that replaces a removed file is used
+ * once the host has registered with it.
  */
 export async function ticketKeyIn(dataDir: string): Promise<string> {
   const file = join(dataDir, "ticket-key");

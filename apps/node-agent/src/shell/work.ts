@@ -1,16 +1,16 @@
 /**
- * Whether this host's part of the work goes on, for its health report: it can be told, and it is
- * heard.
+ * This host's part of the work, for its health report: whether its commands can be read, and its
+ * observations published.
  */
 import type { WorkProblem } from "@torpor/service";
 
-/** A server that is restarted, or a scheduler, is back by then. */
+/** A NATS server or a scheduler that is restarted is back by then. */
 const AFTER_MS = 10_000;
 
-/** What waits to be published. */
+/** Observations that wait to be published. */
 export interface Backlog {
   count: number;
-  /** When the oldest was made, by this process's clock; undefined: none waits. */
+  /** Time of the oldest one, by this process's clock; undefined: none waits. */
   oldestAtMs: number | undefined;
 }
 
@@ -24,7 +24,7 @@ export class HostWork {
     this.now = now;
   }
 
-  /** Whether the host's commands can be read, whenever that was tried. */
+  /** Records whether the host's commands could be read, at each attempt. */
   noteCommands(isReadable: boolean): void {
     this.unreadableSinceMs = isReadable ? undefined : (this.unreadableSinceMs ?? this.now());
   }

@@ -1,30 +1,30 @@
-/**
- * What a snapshot store needs of the place where it keeps things: whole objects by key, seen by
- * every host.
- */
+/** Storage as a snapshot store needs it: whole objects by key, visible to every host. */
 
 export interface Blob {
   key: string;
   sizeBytes: number;
-  /** By the clock of the place: compare it with that of another blob, not with this machine's. */
+  /**
+   * Time by the clock of the storage: compare it with that of another blob, not with this
+   * machine's.
+   */
   modifiedAtMs: number;
 }
 
 /**
- * - A put is whole or not there, and durable when it returns.
- * - What was put or removed is seen by every later get and list, on every host.
+ * - A put is atomic, and durable when it returns.
+ * - Every later get and list, on every host, sees what was put or removed.
  */
 export interface Blobs {
-  /** For messages. */
+  /** Name for messages. */
   readonly name: string;
   put(key: string, content: Uint8Array, signal: AbortSignal): Promise<void>;
-  /** Undefined when there is none. */
+  /** Undefined if the key does not exist. */
   get(key: string, signal: AbortSignal): Promise<Buffer | undefined>;
-  /** All below `prefix`, which ends with a slash. */
+  /** All blobs below `prefix`, which ends with a slash. */
   list(prefix: string, signal: AbortSignal): AsyncIterable<Blob>;
-  /** First parts of all keys that have more than one, once each. */
+  /** First parts of all keys with several parts, each once. */
   roots(signal: AbortSignal): AsyncIterable<string>;
-  /** One that is not there is removed already. */
+  /** Succeeds if the key does not exist. */
   remove(key: string, signal: AbortSignal): Promise<void>;
 }
 
@@ -43,16 +43,16 @@ const REMOVED_AT_ONCE = 8;
 const UNLOCK_LIMIT_MS = 10_000;
 
 /**
- * Takes a lock away (format.ts) at the end of what it was set for; not with the signal of that,
- * which may be what ended it. What stays is ignored once it is old.
+ * Removes a lock (format.ts) when its holder ends. The holder's signal is not used, because it may
+ * be what ended the holder. A lock that stays is ignored once it is old.
  */
 export async function unlock(blobs: Blobs, lock: string): Promise<void> {
   await blobs.remove(lock, AbortSignal.timeout(UNLOCK_LIMIT_MS)).catch(() => {});
 }
 
 /**
- * Works on `items`, `atOnce` at a time. Throws the first failure, once nothing of it goes on any
- * more; what was not begun by then is not.
+ * Works on `items`, `atOnce` at a time. After a failure no further item begins; the first failure
+ * is thrown once all running items have ended.
  */
 export async function inParallel<T>(
   items: readonly T[],

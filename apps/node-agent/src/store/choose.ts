@@ -1,4 +1,4 @@
-/** The place where snapshots are kept, as the configuration names it. */
+/** The storage of snapshots, as the configuration names it. */
 import { ConfigurationError, messageOf, readSecret } from "@torpor/service";
 import { mkdtemp, rmdir } from "node:fs/promises";
 import { join } from "node:path";
@@ -15,7 +15,7 @@ export type StoreSettings =
 export interface OpenedBlobs {
   /** Undefined: this host has no store. */
   blobs: Blobs | undefined;
-  /** Why it cannot be used now, in words that say what to do; undefined when it can. */
+  /** The reason why the store cannot be used now, and what to do; undefined if it can. */
   problem(): Promise<string | undefined>;
 }
 
@@ -30,7 +30,7 @@ type StoreConfig = Pick<
   | "S3_CREDENTIALS_FILE"
 >;
 
-/** Throws ConfigurationError when something is missing that it could not do without. */
+/** Throws ConfigurationError if a required setting is missing. */
 export function storeSettings(config: StoreConfig): StoreSettings {
   if (config.SNAPSHOT_STORE === "none") return { kind: "none" };
   if (config.SNAPSHOT_STORE === "file") {
@@ -57,7 +57,7 @@ export function storeSettings(config: StoreConfig): StoreSettings {
   };
 }
 
-/** The S3 client is large: it is loaded where it is used. */
+/** The S3 client is large, so it is loaded only if it is used. */
 export async function openBlobs(settings: StoreSettings): Promise<OpenedBlobs> {
   if (settings.kind === "none") return { blobs: undefined, problem: async () => undefined };
   if (settings.kind === "file")

@@ -1,4 +1,4 @@
-/** The snapshot store: entries of chunks (format.ts) over blobs, wherever those are. */
+/** The snapshot store: entries of chunks (format.ts) over any blobs. */
 import { randomBytes } from "node:crypto";
 import { type Blobs, removeBelow, unlock } from "./blobs.ts";
 import type { FetchSource } from "./fetch.ts";
@@ -23,12 +23,12 @@ import { indexOf, type SnapshotCopy } from "./read-chunks.ts";
 import type { PutOptions, SnapshotStore } from "./snapshot-store.ts";
 
 interface Writing {
-  /** Throws when something of the sandbox may have been swept since. */
+  /** Throws if something of the sandbox may have been swept since. */
   assertKept: () => Promise<void>;
   end: () => Promise<void>;
 }
 
-/** A sweep that is older has died; a put says again and again that it goes on (sweep.ts). */
+/** An older sweep has died. A running put renews its `.alive` lock (sweep.ts). */
 const SWEEP_STALE_MS = 900_000;
 const WRITING_EVERY_MS = 300_000;
 
@@ -66,8 +66,8 @@ export class ChunkStore implements SnapshotStore {
         },
       });
       const storeKey = storeKeyOf(sandboxId, entry);
-      // Before: an index whose chunks may be gone is not even put. After: it counts only if no
-      // sweep missed it.
+      // The check before: an index is not put if its chunks may be gone. The check after: the index
+      // is valid only if no sweep has missed it.
       await assertKept();
       await this.blobs.put(entryKey(storeKey), encodeIndex(index), options.signal);
       await assertKept();
@@ -100,8 +100,8 @@ export class ChunkStore implements SnapshotStore {
   }
 
   /**
-   * By hash, with their size as stored. One that is not as long as its name says has been cut off:
-   * it is put again.
+   * Stored sizes by hash. A chunk whose size is not the one in its name is truncated, and is put
+   * again.
    */
   private async storedChunks(sandboxId: string, signal: AbortSignal): Promise<Map<string, number>> {
     const stored = new Map<string, number>();
@@ -115,21 +115,21 @@ export class ChunkStore implements SnapshotStore {
   }
 
   /**
-   * From here on nothing of the sandbox is swept, until `end`. Throws while a sweep goes on. A
-   * process that stands still for long may be taken for dead and its locks for nobody's: the first
-   * one is never set again, so that `assertKept` finds it missing and throws.
+   * Prevents sweeps of the sandbox until `end`. Throws while a sweep is running. A process that
+   * hangs for long may be taken for dead, and its locks removed. The first lock is never renewed,
+   * so `assertKept` finds it missing and throws.
    */
   private async startWriting(
     sandboxId: string,
     entry: string,
     signal: AbortSignal,
   ): Promise<Writing> {
-    // One of its own: another put of the same entry ends when it ends.
+    // A lock for each put: another put of the same entry removes only its own.
     const lock = writingLock(sandboxId, entry, randomBytes(4).toString("hex"));
     const alive = aliveLock(lock);
     const set = (key: string) => this.blobs.put(key, Buffer.from("writing\n"), signal);
     await set(lock);
-    // Next tries come; a lost one does no harm, so long as not all are.
+    // A failed renewal does no harm, as long as not all fail.
     const again = setInterval(() => void set(alive).catch(() => {}), WRITING_EVERY_MS);
     const assertKept = () => this.assertKept(sandboxId, lock, signal);
     const end = async () => {

@@ -1,10 +1,11 @@
 /**
- * Brings a snapshot onto this host, chunk by chunk, from wherever it is.
+ * Fetches a snapshot onto this host, chunk by chunk, from any source.
  *
- * FT1  A chunk counts as here when the bytes in its place have its hash: nothing else says so, and
- *      nothing else is needed after a crash, a cut or a change of the source (S42).
- * FT2  What does not have the hash that the index names is never written, and an index whose
- *      manifest is not the one asked for is refused.
+ * FT1  A chunk counts as present if the bytes in its place have its hash. Nothing else records it,
+ *      and nothing else is needed after a crash, a broken connection or a change of the source
+ *      (S42).
+ * FT2  A chunk without the hash that the index names is never written. An index whose manifest is
+ *      not the requested one is refused.
  */
 import { constants } from "node:fs";
 import { type FileHandle, mkdir, open } from "node:fs/promises";
@@ -23,9 +24,9 @@ import type { Pace } from "./pace.ts";
 import { chunksWithData, type CopyProgress, readChunk } from "./read-chunks.ts";
 
 export interface FetchSource {
-  /** For messages. */
+  /** Name for messages. */
   name: string;
-  /** Throws when there is none, or it is damaged. */
+  /** Throws if there is no index, or it is damaged. */
   index(signal: AbortSignal): Promise<SnapshotIndex>;
   /** A chunk as it is stored or sent: zstd. */
   chunk(file: string, ref: ChunkRef, signal: AbortSignal): Promise<Buffer>;
@@ -35,23 +36,23 @@ export interface FetchOptions {
   manifestSha256: string;
   signal: AbortSignal;
   log: Logger;
-  /** Of the bytes as they are sent, when they have come. */
+  /** Pace of the bytes as they are sent, applied when they have arrived. */
   pace?: Pace | undefined;
   /**
-   * Bytes of the files that have arrived, holes left out. A source that takes over counts what is
-   * there anew.
+   * Bytes of the files that have arrived, without holes. When a source takes over, the count starts
+   * again with the chunks that are present.
    */
   onProgress?: (progress: CopyProgress) => void;
 }
 
-/** Of each source. */
+/** Attempts with each source. */
 const ATTEMPTS = 3;
 const RETRY_MS = 500;
 const AT_ONCE = 4;
 
 /**
- * Assembles the files in `dir`, which may hold what an earlier try brought. The sources are tried
- * in turn. Throws what the last of them said.
+ * Assembles the files in `dir`, which may hold chunks of an earlier attempt. Tries the sources in
+ * turn, and throws the last error.
  */
 export async function fetchInto(
   dir: string,
@@ -119,7 +120,7 @@ async function fetchFrom(
   return index;
 }
 
-/** Names come from elsewhere: none leads out of the directory. */
+/** Names come from another host or the store: no name may lead out of the directory. */
 function fileIn(dir: string, name: string): string {
   if (!/^[A-Za-z0-9][A-Za-z0-9._-]*$/.test(name))
     throw new Error(`the index names a file "${name}"`);

@@ -1,8 +1,8 @@
 /**
- * Blobs as files of a directory that all hosts share (a mounted file system).
+ * Blobs as files in a directory that all hosts share (a mounted file system).
  *
- * FB1  The directory itself is never made here: where it is not mounted it would be one of this
- *      host's own disk, and lost with the host.
+ * FB1  The directory itself is never created here: if it is not mounted, it would be on this host's
+ *      own disk, and lost with the host.
  */
 import { randomBytes } from "node:crypto";
 import { mkdir, open, readdir, readFile, rename, rm, rmdir, stat } from "node:fs/promises";
@@ -54,7 +54,7 @@ export class FileBlobs implements Blobs {
     return await readFile(join(this.dir, key), { signal }).catch(undefinedIfNotFound);
   }
 
-  /** Half-written files are listed too, so that somebody removes them. */
+  /** Half-written files are listed too, so that a sweep removes them. */
   async *list(prefix: string, signal: AbortSignal): AsyncIterable<Blob> {
     const below = join(this.dir, prefix);
     const entries =
@@ -80,7 +80,7 @@ export class FileBlobs implements Blobs {
     for (const entry of entries) if (entry.isDirectory()) yield entry.name;
   }
 
-  /** Directories go with the last of what was in them. */
+  /** Removes the file, and the directories that become empty. */
   async remove(key: string): Promise<void> {
     await rm(join(this.dir, key), { force: true });
     for (let dir = dirname(key); dir !== "."; dir = dirname(dir)) {

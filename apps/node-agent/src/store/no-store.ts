@@ -1,7 +1,7 @@
-/** Of a host without a snapshot store: what stands still stays on its disk alone. */
+/** The store of a host without one: sandboxes at rest are only on its disk. */
 import type { SnapshotStore } from "./snapshot-store.ts";
 
-/** Trying again is for nothing. */
+/** Trying again cannot succeed. */
 export class NoSnapshotStore extends Error {
   readonly code = "NO_SNAPSHOT_STORE";
 

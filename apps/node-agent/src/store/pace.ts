@@ -1,12 +1,11 @@
 import { sleep } from "@torpor/service";
 
-/** Waits until so many more bytes may go, or have gone. Throws when the signal ends. */
+/**
+ * Waits until this many more bytes may be sent, or may have been. Throws when the signal aborts.
+ */
 export type Pace = (bytes: number) => Promise<void>;
 
-/**
- * Lets bytes through no faster than `bytesPerSecond` says at the time; undefined: as fast as they
- * go.
- */
+/** Limits bytes to the current value of `bytesPerSecond`; undefined: no limit. */
 export function pacer(bytesPerSecond: () => number | undefined, signal: AbortSignal): Pace {
   let freeAtMs = 0;
   return async (bytes) => {

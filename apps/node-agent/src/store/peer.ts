@@ -7,23 +7,23 @@ import type { FetchSource } from "./fetch.ts";
 import { CHUNK_BYTES, decodeIndex } from "./format.ts";
 
 /**
- * For an index the other host reads and hashes all of it first. Where the store has it too, a host
- * that hangs is not waited for.
+ * To make an index, the other host first reads and hashes the whole snapshot. If the store has the
+ * snapshot too, a host that hangs is not waited for.
  */
 const LIMITS = {
   alone: { indexMs: 280_000, chunkMs: 60_000 },
   stored: { indexMs: 10_000, chunkMs: 10_000 },
 };
 
-/** What does not compress grows a little. */
+/** Incompressible content grows a little. */
 const MAX_CHUNK_BYTES = 2 * CHUNK_BYTES;
-/** Some hundred bytes for each chunk. */
+/** An index has some hundred bytes for each chunk. */
 const MAX_INDEX_BYTES = 256 * 1024 ** 2;
 const MAX_REFUSAL_BYTES = 64 * 1024;
 
-/** What the other host may ask of whoever fetches from it. */
+/** Credentials that the other host may require. */
 export interface PeerKeys {
-  /** Of fleets in which there are hosts of 0.1.0, which know no tickets. */
+  /** Key in fleets with hosts of 0.1.0, which know no tickets. */
   hostKey?: string | undefined;
   tls?: FleetTls | undefined;
 }
@@ -80,7 +80,7 @@ export function peerSource(
   };
 }
 
-/** Another host may send anything, without end. */
+/** Bounded, because another host may send anything, without end. */
 async function contentOf(answer: IncomingMessage, maxBytes: number): Promise<Buffer> {
   const parts: Buffer[] = [];
   let size = 0;
@@ -93,9 +93,9 @@ async function contentOf(answer: IncomingMessage, maxBytes: number): Promise<Buf
 }
 
 /**
- * `peer` by the index that the store has of the same snapshot: it names the same chunks, and nobody
- * has to hash them first. While the store does not answer, by the host's own, which that goes on
- * making over the tries.
+ * `peer` with the index that the store has of the same snapshot: it names the same chunks, and no
+ * host has to hash them first. If the store does not reply, the peer's own index is used, which the
+ * peer continues to make between the attempts.
  */
 export function indexedBy(stored: FetchSource, peer: FetchSource): FetchSource {
   const index = async (signal: AbortSignal) => {

@@ -1,16 +1,16 @@
-/** The files of a snapshot, chunk by chunk, holes left out. */
+/** The files of a snapshot, chunk by chunk, without holes. */
 import { type FileHandle, open, stat } from "node:fs/promises";
 import { extentsOf } from "../host/extents.ts";
 import { inParallel } from "./blobs.ts";
 import { type ChunkRef, chunkSha256, type SnapshotIndex, type StoredFile } from "./format.ts";
 
-/** What is to be stored, or sent to another host. It must not change meanwhile. */
+/** A snapshot to store, or to send to another host. Its files must not change meanwhile. */
 export interface SnapshotCopy {
   sandboxId: string;
   generation: number;
   manifest: string;
   record: string;
-  /** Name in the snapshot → path. */
+  /** Paths by name in the snapshot. */
   files: Record<string, string>;
 }
 
@@ -26,10 +26,10 @@ export interface CopyProgress {
   bytesTotal: number;
 }
 
-/** Chunks are read, hashed, packed and sent side by side: so many. */
+/** Chunks that are read, hashed, compressed and sent in parallel. */
 const AT_ONCE = 4;
 
-/** Numbers of the chunks that may hold something. */
+/** Numbers of the chunks that may hold data. */
 export async function chunksWithData(
   path: string,
   chunkBytes: number,
@@ -43,7 +43,7 @@ export async function chunksWithData(
   return [...numbers].toSorted((a, b) => a - b);
 }
 
-/** Undefined: all zeros, or beyond the end. */
+/** Content of a chunk; undefined if it is all zeros, or beyond the end. */
 export async function readChunk(
   handle: FileHandle,
   at: number,
@@ -76,8 +76,8 @@ function isZero(content: Buffer): boolean {
 }
 
 /**
- * Reads all of it and makes its index; `take` gets each chunk, several at a time, and says how many
- * bytes of it are stored.
+ * Reads the whole snapshot and makes its index. `take` gets each chunk, several in parallel, and
+ * returns how many bytes are stored for it.
  */
 export async function indexOf(
   copy: SnapshotCopy,

@@ -1,6 +1,6 @@
 /**
- * Blobs as objects of a bucket, on anything that speaks S3: AWS, Ceph, MinIO, R2. It has to be
- * strongly consistent, as they are.
+ * Blobs as objects of a bucket, on any server that speaks S3: AWS, Ceph, MinIO, R2. The server has
+ * to be strongly consistent, as these are.
  */
 import {
   DeleteObjectCommand,
@@ -18,18 +18,18 @@ export interface S3Options {
   endpoint: string | undefined;
   region: string;
   bucket: string;
-  /** Before every key; empty, or ends with a slash. */
+  /** Prefix of every key; empty, or ends with a slash. */
   prefix: string;
   /** Undefined: the SDK's chain (environment, shared files, the machine's or the pod's role). */
   credentials: { accessKeyId: string; secretAccessKey: string } | undefined;
-  /** Objects per page of a listing, at most; a test has smaller pages. */
+  /** Objects per page of a listing, at most; tests use smaller pages. */
   pageSize?: number;
 }
 
 const CONNECT_LIMIT_MS = 5_000;
-/** Of one object, a chunk at most. */
+/** Limit for one object, a chunk at most. */
 const REQUEST_LIMIT_MS = 60_000;
-/** Whoever asks tries again as well, later. */
+/** The caller also retries, later. */
 const ATTEMPTS = 3;
 const CHECK_LIMIT_MS = 10_000;
 
@@ -50,7 +50,7 @@ export class S3Blobs implements Blobs {
         requestTimeout: REQUEST_LIMIT_MS,
         throwOnRequestTimeout: true,
       },
-      // What is stored has hashes of its own, and not every server knows these.
+      // Stored content has its own hashes, and not every server knows these checksums.
       requestChecksumCalculation: "WHEN_REQUIRED",
       responseChecksumValidation: "WHEN_REQUIRED",
       ...(endpoint === undefined ? {} : { endpoint, forcePathStyle: true }),
@@ -100,7 +100,7 @@ export class S3Blobs implements Blobs {
     await this.client.send(new DeleteObjectCommand(this.at(key)), { abortSignal: signal });
   }
 
-  /** Why the bucket cannot be used, in words that say what to do; undefined when it can. */
+  /** The reason why the bucket cannot be used, and what to do; undefined if it can. */
   async problem(): Promise<string | undefined> {
     try {
       await this.client.send(new HeadBucketCommand({ Bucket: this.options.bucket }), {

@@ -8,17 +8,17 @@ export interface PutOptions {
   onProgress?: ((progress: CopyProgress) => void) | undefined;
 }
 
-/** Keeps snapshots beside the hosts that took them. */
+/** Keeps snapshots outside the hosts that took them. */
 export interface SnapshotStore {
-  /** For messages. */
+  /** Name for messages. */
   readonly name: string;
   /**
-   * Stores it, and returns its store key. What is there already is not sent again, whoever sent it:
-   * after a failure simply call it again.
+   * Stores a snapshot, and returns its store key. Stored chunks are not sent again, whichever host
+   * sent them, so a failed put can simply be repeated.
    */
   put(copy: SnapshotCopy, options: PutOptions): Promise<string>;
-  /** An entry, to be fetched from. */
+  /** An entry, as a source for a fetch. */
   source(storeKey: string): FetchSource;
-  /** All that is stored of a sandbox. */
+  /** Removes everything that is stored of a sandbox. */
   remove(sandboxId: string, signal: AbortSignal): Promise<void>;
 }

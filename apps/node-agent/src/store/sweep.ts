@@ -1,17 +1,17 @@
 /**
- * Removes what the store holds for nothing: entries that the control plane says are referred to by
- * nothing any more, and chunks that no entry names.
+ * Removes garbage from the store: entries that nothing refers to any more, as the control plane
+ * reports, and chunks that no entry names.
  *
- * SW1  Hosts do not know what is referred to: the control plane is asked, and what it does not name
+ * SW1  Hosts do not know what is referred to. The control plane is asked, and what it does not name
  *      stays.
- * SW2  Nothing is taken from what somebody adds to, or takes from too: puts and sweeps of one
- *      sandbox each set a lock of their own, then look for the others' (two puts do each other no
- *      harm); both may give way, never neither, and none removes another's that may live. Locks of
- *      processes that died are ignored once they are old, and removed; a put that stood still so
- *      long finds its own gone, and fails.
- * SW3  Nothing young goes, by the clock of the store: whatever is under way has that long.
- * SW4  One host of those that share the store sweeps at a time, told by a mark in the store that it
- *      sets again and again; two that begin at once do no harm.
+ * SW2  A sweep removes nothing of a sandbox that a put or another sweep works on. Each put and each
+ *      sweep sets its own lock, then lists the locks of the others (two puts do not disturb each
+ *      other). Both may give way, never neither, and none removes the lock of a process that may
+ *      live. Locks of dead processes are ignored once they are old, and removed; a put that hung
+ *      this long finds its own lock gone, and fails.
+ * SW3  Nothing young is removed, by the clock of the store: work in progress has this time.
+ * SW4  Only one of the hosts that share the store sweeps at a time. It sets a mark in the store,
+ *      and renews it. Two hosts that begin at once do no harm.
  */
 import { randomBytes } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -35,7 +35,7 @@ type AskGarbage = (
 
 export interface SweepOptions {
   everyMs: number;
-  /** What is younger stays. */
+  /** Blobs that are younger stay. */
   graceMs: number;
   ask: AskGarbage;
   signal: AbortSignal;
@@ -49,22 +49,22 @@ export interface SweptEntries {
 }
 
 const MARK = "sweep";
-/** A mark counts for half a round. */
+/** Renewals of the mark per round; a mark is valid for half a round. */
 const MARKS_PER_ROUND = 6;
 const SANDBOX_ID = /^[0-9]{10}[a-z0-9]{8}$/;
-/** Of one question. */
+/** Sandboxes in one request, at most. */
 const ASKED_AT_ONCE = 200;
 const REMOVED_AT_ONCE = 8;
 const REMOVE_LIMIT_MS = 10_000;
 /** A sweep of one sandbox gives up long before a put takes it for dead (chunk-store.ts). */
 const SANDBOX_LIMIT_MS = 300_000;
 /**
- * A put sets a lock three times in that time (chunk-store.ts), and no sweep of a sandbox takes so
- * long; where all are older, they are of processes that died.
+ * Age at which a lock belongs to a dead process: a put renews its lock three times in this time
+ * (chunk-store.ts), and no sweep of a sandbox takes this long.
  */
 const STALE_MS = 900_000;
 
-/** Sweeps whenever it is this host's turn, until the signal ends. */
+/** Sweeps whenever no host has swept lately, until the signal aborts. */
 export async function keepSwept(blobs: Blobs, options: SweepOptions): Promise<void> {
   const { everyMs, signal, log } = options;
   while (!signal.aborted) {
@@ -85,7 +85,7 @@ export async function keepSwept(blobs: Blobs, options: SweepOptions): Promise<vo
   }
 }
 
-/** SW4. The mark says when somebody last swept, and a fresh one what time it is there. */
+/** SW4: whether the mark is old enough, by this host's clock. If so, a new mark is set. */
 async function isDue(blobs: Blobs, everyMs: number, signal: AbortSignal): Promise<boolean> {
   const before = await timeOfMark(blobs, signal);
   if (before !== undefined && Date.now() - before < everyMs / 2) return false;
@@ -93,13 +93,13 @@ async function isDue(blobs: Blobs, everyMs: number, signal: AbortSignal): Promis
   return true;
 }
 
-/** SW4, while `work` goes on. */
+/** SW4: renews the mark while `work` runs. */
 async function marked<T>(
   blobs: Blobs,
   { everyMs, signal }: SweepOptions,
   work: () => Promise<T>,
 ): Promise<T> {
-  // Next tries come; a lost one does no harm: two sweeps give way to each other.
+  // A failed renewal does no harm: two sweeps give way to each other.
   const again = setInterval(
     () => void mark(blobs, signal).catch(() => {}),
     everyMs / MARKS_PER_ROUND,
@@ -124,7 +124,7 @@ async function timeOfMark(blobs: Blobs, signal: AbortSignal): Promise<number | u
   return undefined;
 }
 
-/** One round over all that is stored. */
+/** Sweeps the whole store once. */
 export async function sweep(
   blobs: Blobs,
   options: Pick<SweepOptions, "graceMs" | "ask" | "signal">,
@@ -168,7 +168,7 @@ async function storeKeysOf(
 }
 
 interface Garbage {
-  /** Store keys that are for nothing. */
+  /** Store keys of the garbage. */
   chosen: ReadonlySet<string>;
   oldBeforeMs: number;
   signal: AbortSignal;
@@ -177,7 +177,7 @@ interface Garbage {
 
 async function sweepSandbox(blobs: Blobs, sandboxId: string, garbage: Garbage): Promise<void> {
   const signal = AbortSignal.any([garbage.signal, AbortSignal.timeout(SANDBOX_LIMIT_MS)]);
-  // One of its own: another sweep of the sandbox ends when it ends.
+  // A lock for each sweep: another sweep of the sandbox removes only its own.
   const lock = sweepingLock(sandboxId, randomBytes(4).toString("hex"));
   try {
     await blobs.put(lock, Buffer.from("sweeping\n"), signal);
@@ -188,7 +188,7 @@ async function sweepSandbox(blobs: Blobs, sandboxId: string, garbage: Garbage): 
   }
 }
 
-/** SW2. Locks that are ignored go. */
+/** SW2; also removes old locks. */
 async function isAlone(
   blobs: Blobs,
   sandboxId: string,
@@ -222,13 +222,13 @@ async function removeGarbage(
     all.filter((blob) => isEntry(blob) && !(goes.has(blob.key) && old(blob))),
   ];
   const named = await namedChunks(blobs, sandboxId, kept, signal);
-  // Not with the signal: one that is broken off may come to pass all the same, when the lock is
-  // gone and a put relies on what it takes.
+  // Not the signal: an aborted removal may still happen, when the lock is gone and a put relies on
+  // what it removes.
   const remove = async ({ key }: Blob) => {
     signal.throwIfAborted();
     await blobs.remove(key, AbortSignal.timeout(REMOVE_LIMIT_MS));
   };
-  // Entries first: an entry never stands without its chunks.
+  // Entries first: no entry ever exists without its chunks.
   await inParallel(gone, REMOVED_AT_ONCE, remove);
   const orphans = all.filter(
     (blob) => blob.key.startsWith(chunksBelow(sandboxId)) && old(blob) && !named.has(blob.key),
@@ -238,7 +238,7 @@ async function removeGarbage(
   swept.chunks += orphans.length;
 }
 
-/** Throws when an entry that stays cannot be read: then nobody knows which chunks it needs. */
+/** Throws if an entry that stays cannot be read: the chunks that it needs are then unknown. */
 async function namedChunks(
   blobs: Blobs,
   sandboxId: string,

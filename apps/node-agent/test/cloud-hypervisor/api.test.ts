@@ -1,4 +1,6 @@
-/** The API client against servers that answer as Cloud Hypervisor was seen to, well and badly. */
+/**
+ * The API client against servers that respond as Cloud Hypervisor was seen to, correctly and not.
+ */
 import { once } from "node:events";
 import { createServer, type Socket } from "node:net";
 import { join } from "node:path";
@@ -10,7 +12,7 @@ import {
   explain,
 } from "../../src/drivers/cloud-hypervisor/api.ts";
 
-/** A server that does with each connection's request what `answer` says. */
+/** Runs `body` against a server that handles the request of each connection with `answer`. */
 async function against(
   answer: (request: string, socket: Socket, at: number) => void,
   body: (api: CloudHypervisorApi, requests: string[]) => Promise<void>,

@@ -1,4 +1,4 @@
-/** What a Cloud Hypervisor that is gone is found to have died of. */
+/** The reason for the end of a Cloud Hypervisor, from its traces. */
 import { describe, expect, test } from "vitest";
 import { causeOf, parseEvents, type Traces } from "../../src/drivers/cloud-hypervisor/events.ts";
 

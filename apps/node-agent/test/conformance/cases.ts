@@ -1,8 +1,7 @@
 /**
- * What every driver has to do, whichever VMM is behind it (drivers/driver.ts, D1, D2, D4 and D5):
- * each verb once, each verb again, each verb when what it needs is missing or broken, and what is
- * left after each. A case gets a VM directory of its own and leaves no process; it throws where the
- * driver does not keep its word.
+ * The requirements on every driver (drivers/driver.ts, D1, D2, D4 and D5): each verb once, each
+ * verb repeated, each verb with something missing or broken, and what is left after each. A case
+ * gets its own VM directory and leaves no process; it throws if the driver fails a requirement.
  */
 import assert from "node:assert/strict";
 import {
@@ -24,7 +23,7 @@ import { NEVER, type Subject, sha256 } from "./target.ts";
 
 export interface DriverCase {
   name: string;
-  /** Ends with no VMM, or with one that `dispose` ends. */
+  /** Leaves no VMM, or one that `dispose` ends. */
   run(subject: Subject): Promise<void>;
 }
 
@@ -278,17 +277,17 @@ const adoption: DriverCase[] = [
     name: "D2, VP2: a process whose record a crash has swallowed is ended by the next start: never two",
     run: async (subject) => {
       await subject.runWith(1);
-      const stray = subject.vmm();
+      const orphan = subject.vmm();
       await rm(join(subject.vm.dir, "run.json"));
       await subject.forget();
       await subject.runWith(2);
-      assert.ok(!isAlive(stray));
-      assert.notEqual(subject.vmm().pid, stray.pid);
+      assert.ok(!isAlive(orphan));
+      assert.notEqual(subject.vmm().pid, orphan.pid);
     },
   },
 ];
 
-/** Breaks a snapshot in one way, asks for a restore, and mends it. */
+/** Damages a snapshot in one way, tries to restore it, and mends it. */
 const damaged = (how: string, harm: (file: string) => Promise<void>): DriverCase => ({
   name: `ME2: a snapshot whose memory is ${how} is refused, no VMM is left, and mended it restores`,
   run: async (subject) => {

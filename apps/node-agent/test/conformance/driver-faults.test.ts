@@ -1,8 +1,9 @@
 /**
- * Every call that the driver of Cloud Hypervisor makes for every verb, failed once (in the ordinary
- * run in one way each, all ways among them; else in every way), and the verb repeated. Whatever
- * failed: a verb that gives up leaves what was before it or nothing at all, memory that a VMM still
- * has is not destroyed, no half-written file stays, and the repeat does what was asked for.
+ * Every call that the driver of Cloud Hypervisor makes for every verb fails once, and the verb is
+ * repeated. The ordinary run fails each call in one way, and uses every way somewhere; the
+ * exhaustive run fails each call in every way. Whatever failed: a verb that gives up leaves the
+ * earlier state or nothing at all, memory that a VMM still has is not destroyed, no half-written
+ * file stays, and the repeated verb succeeds.
  */
 import assert from "node:assert/strict";
 import { readdir } from "node:fs/promises";
@@ -13,10 +14,10 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { makeFakeTarget } from "./fake-target.ts";
 import { NEVER, Subject, type DriverTarget } from "./target.ts";
 
-/** Most of the time is spent waiting for answers that do not come. */
+/** Most of the time passes in waiting for responses that do not come. */
 const AT_ONCE = 5;
 const MEMORY = "42";
-/** A VMM that never answers is given up soon, one on a busy machine is not. */
+/** Short enough to give up soon on a VMM that never replies, long enough for a busy machine. */
 const HASTY = { status: 4_000, verb: 6_000, start: 10_000, transfer: 6_000, transferPer100Mib: 0 };
 
 const FAULTS: ((call: string) => Fault)[] = [
@@ -32,10 +33,13 @@ type Snapshot = Awaited<ReturnType<Subject["save"]>>;
 interface Verb {
   name: string;
   calls: string[];
-  /** Brings the VM to where the verb starts. What is saved is what the VM can be restored from. */
+  /**
+   * Puts the VM into the state in which the verb starts. Returns the snapshot from which the VM can
+   * be restored, if one was saved.
+   */
   before(subject: Subject): Promise<Snapshot | undefined>;
   run(subject: Subject, saved: Snapshot | undefined): Promise<unknown>;
-  /** Of the VM before the verb, and after it. */
+  /** State of the VM before and after the verb. */
   from: "none" | "running" | "paused";
   to: "running" | "paused";
 }
@@ -108,18 +112,18 @@ afterAll(async () => {
   await dir[Symbol.asyncDispose]();
 });
 
-/** What may be there once the verb has failed, or has not noticed that it did. */
+/** Checks what is left after the verb has failed, or has not noticed the fault. */
 async function checkAfter(
   subject: Subject,
   { from, to }: Verb,
   fault: Fault,
   error: unknown,
 ): Promise<void> {
-  // One that is dying says nothing for a moment.
+  // A dying VMM does not reply for a moment.
   if (fault.kind === "die") await subject.becomesStatus("none");
   const status = await subject.status();
-  // What the fault leaves of a VMM that it does not end: one that hangs says nothing, and is left
-  // alone.
+  // The possible states of a VMM that the fault does not end: one that hangs does not reply, and is
+  // left alone.
   const living = fault.kind === "hang" ? ["unknown"] : [from, to];
   const allowed =
     fault.kind === "die" ? ["none"] : error !== undefined && from === "none" ? ["none"] : living;
@@ -135,8 +139,8 @@ async function checkAfter(
 }
 
 /**
- * The verb again, by another agent, on what is left; out of the snapshot where the memory went with
- * its process.
+ * Repeats the verb with another agent, on what is left; or restores the snapshot, if the memory is
+ * lost with its process.
  */
 async function repeat(subject: Subject, verb: Verb, saved: Snapshot | undefined): Promise<void> {
   await subject.forget();
@@ -185,7 +189,7 @@ async function failAll(verb: Verb, faults: Fault[]): Promise<void> {
   expect(failures).toEqual([]);
 }
 
-/** The ways take turns over all calls of all verbs; the draw is which one is first. */
+/** The ways rotate over all calls of all verbs; only the first way is drawn. */
 const FIRST_WAY = Math.floor(draws("driver-faults")() * FAULTS.length);
 const CALLS = VERBS.flatMap(({ name, calls }) => calls.map((call) => `${name} ${call}`));
 function drawnFault(verb: string, call: string): Fault {

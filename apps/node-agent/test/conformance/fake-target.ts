@@ -1,6 +1,6 @@
 /**
- * The driver suite's target without a VMM that has to be installed: Cloud Hypervisor's driver on
- * the fake. Not in targets.ts, which is carried to machines that have no fake.
+ * The driver suite's target that needs no installed VMM: Cloud Hypervisor's driver on the fake.
+ * This target is not in targets.ts, which is copied to machines without the fake.
  */
 import { join } from "node:path";
 import type { VmmLimits } from "../../src/drivers/cloud-hypervisor/cloud-hypervisor.ts";
@@ -9,7 +9,7 @@ import { fakeCloudHypervisor } from "../support/drivers.ts";
 import { prepareImages } from "../support/test-host.ts";
 import type { DriverTarget } from "./target.ts";
 
-/** Below `dir`, with an image and its golden snapshot. */
+/** Creates the target below `dir`, with an image and its golden snapshot. */
 export async function makeFakeTarget(
   dir: string,
   limits?: Partial<VmmLimits>,

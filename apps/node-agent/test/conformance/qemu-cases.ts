@@ -1,6 +1,6 @@
 /**
- * What is QEMU's alone among the drivers: its save is written by a process that outlives the agent,
- * and its restore reads the memory while that is hashed. Both are broken off in the middle.
+ * Cases for QEMU only: a process that outlives the agent writes its save, and its restore reads the
+ * memory while the memory is hashed. Both are aborted in the middle.
  */
 import assert from "node:assert/strict";
 import {
@@ -23,9 +23,9 @@ import type { DriverCase } from "./cases.ts";
 import { NEVER, type Subject } from "./target.ts";
 
 const LIMIT_MS = 60_000;
-/** Takes the first bytes and no more, so that nothing but the driver ends the save. */
+/** Reads the first bytes and no more, so that only the driver ends the save. */
 const STUCK_WRITER = "#!/bin/sh\nhead -c 65536\nexec sleep 120\n";
-/** Holes: it takes minutes to hash and no room. */
+/** Size of a file of holes, which takes minutes to hash and no room. */
 const ENDLESS_BYTES = 64 * 1024 ** 3;
 
 export const QEMU_CASES: DriverCase[] = [
@@ -38,7 +38,7 @@ export const QEMU_CASES: DriverCase[] = [
       const cancelled = await stuckSave(subject, cancel.signal);
       cancel.abort(new Error("called off"));
       assert.match(await cancelled.ended, /could not be written/);
-      // By its writer, which is gone, or by QEMU, which is told.
+      // `failed` if QEMU saw that its writer is gone, `cancelled` if the driver was first.
       assert.match((await migration(subject)) ?? "", /^(failed|cancelled)$/);
       assert.equal(await subject.status(), "paused");
 
@@ -68,7 +68,7 @@ export const QEMU_CASES: DriverCase[] = [
       const { dir, memory, saved } = await endlessSnapshot(subject);
       const moments = [
         async () => subject.processes().length > 0,
-        // The driver has seen that too: it has closed the memory.
+        // The driver has noticed the load, too: it has closed the memory.
         async () => (await hasLoaded(subject)) && !(await hasOpen(memory)),
       ];
       for (const reached of moments) {
@@ -85,7 +85,7 @@ export const QEMU_CASES: DriverCase[] = [
   },
 ];
 
-/** A save of which some bytes are written, and the rest never is. */
+/** A save that has written some bytes, and never writes the rest. */
 async function stuckSave(
   subject: Subject,
   signal: AbortSignal,
@@ -104,7 +104,7 @@ async function stuckSave(
   }
 }
 
-/** The image's own memory, and a file beside it whose hash is not known for a long time. */
+/** The image's own memory, and a file beside it that takes a long time to hash. */
 async function endlessSnapshot(subject: Subject) {
   const golden = await findGolden(subject.target.image, subject.driver);
   assert.ok(golden !== undefined, "the image has no snapshot of its own");
@@ -121,7 +121,7 @@ async function endlessSnapshot(subject: Subject) {
   return { dir, memory, saved: { files, fingerprint: golden.manifest.driverFingerprint } };
 }
 
-/** What QEMU says of its last save or load. */
+/** Status of QEMU's last save or load. */
 async function migration({ vm }: Subject): Promise<string | undefined> {
   const run = await findLiveRun(vm);
   if (run === undefined) throw new Error("no VMM runs");
@@ -133,7 +133,7 @@ async function hasLoaded(subject: Subject): Promise<boolean> {
   return (await migration(subject).catch(() => undefined)) === "completed";
 }
 
-/** Whether this process has. */
+/** True if this process has the file open. */
 async function hasOpen(path: string): Promise<boolean> {
   const fds = await readdir("/proc/self/fd");
   const targets = fds.map((fd) => readlink(join("/proc/self/fd", fd)).catch(() => undefined));

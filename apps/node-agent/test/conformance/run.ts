@@ -1,7 +1,8 @@
 /**
  * The driver suite as a plain program, for a machine that has KVM and no test runner:
- * `node run.ts --images DIR --dir DIR [--driver cloud-hypervisor] [--only TEXT] [--boot-limit-s N]`,
- * with the agent's environment. A line of JSON per case; exits 1 when one failed.
+ * `node run.ts --images DIR --dir DIR`, and optionally `--driver cloud-hypervisor`, `--only TEXT`
+ * and `--boot-limit-s N`, with the agent's environment. Prints a line of JSON per case; exits with
+ * 1 if one failed.
  */
 import { resolve } from "node:path";
 import { parseArgs } from "node:util";
@@ -35,7 +36,7 @@ const target = await makeTarget({
   dir: resolve(dir),
   bootLimitMs: Number(values["boot-limit-s"]) * 1000,
 });
-// VMMs are no reason for Node to wait: a case may wait for the end of one and for nothing else.
+// VMMs do not keep Node's event loop alive, and a case may wait for nothing but the end of one.
 const awake = setInterval(() => {}, 60_000);
 let failures = 0;
 for (const [at, one] of DRIVER_CASES.entries()) {

@@ -1,13 +1,13 @@
 /**
- * The driver suite as tests of vitest. `./torpor test conformance --driver cloud-hypervisor` has it
- * on a real Cloud Hypervisor (run.ts).
+ * The driver suite as tests of vitest. `./torpor test conformance --driver cloud-hypervisor` runs
+ * it on a real Cloud Hypervisor (run.ts).
  */
 import { tempDir } from "@torpor/testkit";
 import { afterAll, beforeAll, test } from "vitest";
 import { DRIVER_CASES, type DriverCase } from "./cases.ts";
 import { Subject, type DriverTarget } from "./target.ts";
 
-/** The suite's hooks and tests; called inside a `describe`. */
+/** Registers the suite's hooks and tests; to be called inside a `describe`. */
 export function driverSuite(
   makeIt: (dir: string) => Promise<DriverTarget>,
   own: DriverCase[] = [],

@@ -1,7 +1,4 @@
-/**
- * What the driver suite is run against, and its hands on a VM: a driver, an image, and the agent of
- * the guest.
- */
+/** The target of the driver suite (driver and image), and the operations on a VM of it. */
 import { createHash } from "node:crypto";
 import { once } from "node:events";
 import { createReadStream } from "node:fs";
@@ -22,17 +19,17 @@ import type { VmRecord } from "../../src/lifecycle/record.ts";
 
 export interface DriverTarget {
   name: string;
-  /** A fresh driver object, as a restarted agent has: nothing is known from before. */
+  /** A fresh driver object without any state, as in a restarted agent. */
   makeDriver(): Promise<Driver>;
   image: Image;
   uid: number | undefined;
-  /** Has room for a few VMs. */
+  /** Directory with room for a few VMs. */
   dir: string;
-  /** Of a guest's boot, on the slowest machine. */
+  /** Limit of a guest's boot on the slowest machine. */
   bootLimitMs: number;
-  /** Name, in a run's directory, of the socket through which the VMM is asked. */
+  /** Name, in a run's directory, of the VMM's control socket. */
   controlSocket: string;
-  /** Takes down what its VMs had around them. */
+  /** Removes what the VMs had around them. */
   close(): Promise<void>;
 }
 
@@ -40,7 +37,7 @@ export const NEVER = new AbortController().signal;
 const AGENT_KEY = "k".repeat(64);
 const GONE_LIMIT_MS = 15_000;
 
-/** One VM of a target, and a driver that can be replaced by a fresh one. */
+/** A VM of a target, and a driver that can be replaced by a fresh one. */
 export class Subject {
   readonly target: DriverTarget;
   vm: Vm;
@@ -68,14 +65,14 @@ export class Subject {
     return new Subject(target, vm, await target.makeDriver());
   }
 
-  /** As if the agent had been restarted. */
+  /** Replaces the driver, as a restart of the agent does. */
   async forget(): Promise<void> {
     this.driver = await this.target.makeDriver();
   }
 
   /**
-   * A guest out of the golden snapshot, where the image has one (a boot is many times slower), made
-   * somebody's, and given something to remember.
+   * Runs a guest with an identity and a variable to remember. The guest comes from the golden
+   * snapshot if the image has one, because a boot is many times slower.
    */
   async runWith(x: number): Promise<void> {
     const limit = AbortSignal.timeout(this.target.bootLimitMs);
@@ -109,13 +106,13 @@ export class Subject {
     } as VmRecord);
   }
 
-  /** Freezes the guest and stops its vCPUs, as a pause does. */
+  /** Quiesces the guest and pauses its vCPUs, as a pause does. */
   async pause(): Promise<void> {
     await httpGuest(this.driver).preparePause(this.vm, AGENT_KEY);
     await this.driver.pauseVcpus(this.vm);
   }
 
-  /** Lets a restored or paused guest go on. */
+  /** Resumes a restored or paused guest. */
   async goOn(): Promise<void> {
     await this.driver.resumeVcpus(this.vm);
     const guest = httpGuest(this.driver);
@@ -144,7 +141,7 @@ export class Subject {
     return await this.execute("print(x)");
   }
 
-  /** One call of the guest's agent; a GET where there is no body. */
+  /** Calls the guest's agent; a GET if there is no body. */
   async call(path: string, body?: object): Promise<Record<string, unknown>> {
     const address = await this.driver.guestAddress(this.vm);
     if (address === undefined) throw new Error("no VMM runs");
@@ -172,7 +169,7 @@ export class Subject {
     return (await this.driver.inspect(this.vm)).kind;
   }
 
-  /** Waits for what a kill or a stop of the process brings. */
+  /** Waits for the effect of a kill or a stop of the process. */
   async becomesStatus(kind: string): Promise<boolean> {
     const deadline = performance.now() + GONE_LIMIT_MS;
     while (performance.now() < deadline) {
@@ -201,7 +198,7 @@ export class Subject {
     return join(this.vm.dir, runDir);
   }
 
-  /** The same VM at another place: a host that got its files. */
+  /** Moves the VM's directory, as to another host that got its files. */
   async moveTo(name: string): Promise<void> {
     const dir = join(dirname(this.vm.dir), name);
     await rename(this.vm.dir, dir);

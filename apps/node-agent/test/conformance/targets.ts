@@ -1,4 +1,4 @@
-/** The drivers that the suite is run against, put together as the agent itself does. */
+/** The drivers that the suite runs against, set up as the agent does it. */
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { createLogger } from "@torpor/service";
@@ -14,7 +14,7 @@ export interface TargetOptions {
   name: string;
   driver: "qemu" | "cloud-hypervisor";
   imagesDir: string;
-  /** Gets the VMs; on the file system of the images. */
+  /** Directory of the VMs, on the file system of the images. */
   dir: string;
   env?: Record<string, string>;
   bootLimitMs?: number;
@@ -23,7 +23,7 @@ export interface TargetOptions {
 const CONTROL_SOCKET = { qemu: "qmp.sock", "cloud-hypervisor": "api.sock" };
 const BOOT_LIMIT_MS = 240_000;
 
-/** Throws, and says what to do, where the VMM or the image is missing. */
+/** Throws, and reports what to do, if the VMM or the image is missing. */
 export async function makeTarget(options: TargetOptions): Promise<DriverTarget> {
   const { imagesDir, dir, driver: kind } = options;
   await mkdir(dir, { recursive: true, mode: 0o711 });

@@ -1,6 +1,6 @@
 /**
- * What the crash tests do to a sandbox: the commands that bring it to where the last one starts,
- * how a host with such a sandbox is had, and what is true once the last one has ended.
+ * Scenarios of the crash tests: the commands before the last one, how to make a host in that state,
+ * and what is true once the last command has ended.
  */
 import { execFile } from "node:child_process";
 import { mkdir, readdir, rm } from "node:fs/promises";
@@ -26,16 +26,21 @@ const run = promisify(execFile);
 export interface Scenario {
   before: Kind[];
   kind: Kind;
-  /** The host has lost, or never had, what the commands before made: only the store has it. */
+  /**
+   * The host has lost the result of the earlier commands, or never had it: only the store has it.
+   */
   elsewhere?: boolean;
   state: Observation["state"];
-  /** Of what the user did before the last command. */
+  /** Parts of the user's earlier work that the last command keeps. */
   keeps: "memory and files" | "files" | "nothing";
-  /** Where the host can be lost: before each durable step of the last command, and at its end. */
+  /**
+   * Points at which the host can be lost: before each durable step of the last command, and at its
+   * end.
+   */
   points: number;
 }
 
-/** Little: Cloud Hypervisor's snapshots are as large, and are read and hashed again and again. */
+/** Little, because Cloud Hypervisor's snapshots have this size, and are often read and hashed. */
 export const MEMORY_MIB = 8;
 
 const RUNNING: Kind[] = ["create"];
@@ -60,23 +65,23 @@ export const SCENARIOS: Scenario[] = [
   { before: PAUSED, kind: "delete", state: "deleted", keeps: "nothing", points: 7 },
 ];
 
-/** Where a driver's hosts live, and what they start from. */
+/** Root directory, image and driver of the hosts. */
 export interface CrashGround {
   driverName: DriverName;
   root: string;
   imageSha256: string;
 }
 
-/** Where the last command of a scenario starts. */
+/** The state in which the last command of a scenario starts. */
 export interface Start {
   command: VmCommand;
-  /** A host that has carried out everything before it, in a directory of its own. */
+  /** A host that has completed all earlier commands, in its own directory. */
   newHost(): Promise<string>;
 }
 
 /**
- * A sandbox at rest is brought there once, and its host copied. One that runs has a VMM: it is
- * brought there for each host.
+ * Prepares the state before the last command. A sandbox at rest is prepared once, and its host is
+ * copied. A running sandbox has a VMM, so each host is prepared separately.
  */
 export async function startOf(ground: CrashGround, scenario: Scenario): Promise<Start> {
   const { before, kind, elsewhere } = scenario;
@@ -107,11 +112,11 @@ async function newDirectory({ root }: CrashGround): Promise<string> {
 
 interface Brought {
   dir: string;
-  /** Of a paused sandbox: the one in the store. */
+  /** Snapshot in the store, of a paused sandbox. */
   snapshot?: NonNullable<VmCommand["snapshot"]>;
 }
 
-/** A host that takes over what is in the directory, and is closed after `body`. */
+/** A host that takes over the directory, and is closed after `body`. */
 async function withHost<T>(
   { driverName }: CrashGround,
   dir: string,
@@ -126,7 +131,9 @@ async function withHost<T>(
   }
 }
 
-/** A new host that has carried the commands out, a create first, after which the user did a bit. */
+/**
+ * A new host that has completed the commands. After the first one, a create, the user works a bit.
+ */
 async function broughtTo(ground: CrashGround, [create, ...rest]: VmCommand[]): Promise<Brought> {
   const dir = await newDirectory(ground);
   if (create === undefined) return { dir };
@@ -140,7 +147,7 @@ async function broughtTo(ground: CrashGround, [create, ...rest]: VmCommand[]): P
   });
 }
 
-/** Whatever the moment at which a host was lost: another takes over what it left. */
+/** Another host takes over what the lost one left, and everything is as the scenario expects. */
 export async function expectTakenOver(
   ground: CrashGround,
   dir: string,
@@ -160,7 +167,7 @@ export async function expectTakenOver(
   if (state === "running") await expectGuest(ground, dir, scenario, wentOn);
 }
 
-/** A resumed guest that runs while no host is there: what is done in it now is not undone. */
+/** A resumed guest that runs without a host: what the user does now must not be undone. */
 async function userGoesOn({ driverName }: CrashGround, dir: string, scenario: Scenario) {
   if (scenario.kind !== "resume") return false;
   const driver = driverNamed(driverName);
@@ -169,7 +176,7 @@ async function userGoesOn({ driverName }: CrashGround, dir: string, scenario: Sc
   return runs;
 }
 
-/** Delivers the command once more. Returns what the host said. */
+/** Delivers the command again. Returns the host's observations. */
 async function takeOver(
   ground: CrashGround,
   dir: string,
@@ -177,11 +184,12 @@ async function takeOver(
   isAcknowledged: boolean,
 ): Promise<Observation[]> {
   return await withHost(ground, dir, async (host) => {
-    // SV2: what was acknowledged is carried out without that. Only a delete may have to be asked
-    // for again, and is, until its host has confirmed it: its journal goes with what it deletes.
+    // SV2: an acknowledged command is completed without another delivery. Only a delete may have to
+    // be requested again, and is, until its host has confirmed it: its journal is removed with the
+    // sandbox.
     if (isAcknowledged && command.kind !== "delete")
       expect(await host.supervisor.submit(command)).toBe("repeated");
-    const { state } = await host.carryOut(command);
+    const { state } = await host.complete(command);
     if (state === "paused") await host.stored();
     return host.seen;
   });
@@ -203,7 +211,7 @@ async function expectWhole(dir: string, state: Scenario["state"]): Promise<void>
   const namesIn = (name: string) => readdir(join(vmDir, name)).catch(() => []);
   const exchanged = await Promise.all(["out", "restore"].map(namesIn));
   expect(exchanged.flat(), "parts of a snapshot that the VMM wrote or read").toEqual([]);
-  // SN3: a valid snapshot never stands beside a VM that runs.
+  // SN3: a valid snapshot never exists beside a running VM.
   const snapshots = names.filter((name) => /^snap\.\d+$/.test(name));
   expect(snapshots).toHaveLength(state === "paused" ? 1 : 0);
 }

@@ -1,4 +1,4 @@
-/** Drivers that every machine can run, for tests of what is the same for all. */
+/** Drivers that run on every machine, for tests of what is the same for all. */
 import { FAKE_CLOUD_HYPERVISOR_BIN } from "@torpor/programs";
 import {
   CloudHypervisorDriver,

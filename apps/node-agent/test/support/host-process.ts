@@ -1,9 +1,9 @@
 /**
- * A host without a bus, as a process that a test can lose: `node host-process.ts <dir> <driver>
- * <crashAt> <command>`. It takes over what is in <dir>, then carries the command out, and prints a
- * line for each durable step and when it acknowledges the command. Right before the <crashAt>th
- * step, or, where the command has no such step, at the moment when its end is reported, it kills
- * itself: no handler runs, nothing is flushed.
+ * A host without a bus, as a process that a test can lose:
+ * `node host-process.ts <dir> <driver> <crashAt> <command>`. The host takes over <dir>, runs the
+ * command, and prints a line for each durable step and for the acknowledgement. It kills itself
+ * right before the <crashAt>th step, or, if the command has no such step, when its end is reported:
+ * no handler runs, nothing is flushed.
  */
 import { subscribe } from "node:diagnostics_channel";
 import type { VmCommand } from "@torpor/contracts";

@@ -1,6 +1,6 @@
 /**
- * Stands for the agent where only its lease matters: `node lease-keeper.ts <dataDir> <leaseMs>`
- * renews it four times per lease, without a control plane, until it is stopped.
+ * An agent of which only the lease matters: `node lease-keeper.ts <dataDir> <leaseMs>` renews the
+ * lease four times per duration, without a control plane, until it is stopped.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { bootMs } from "../../src/fence/clock.ts";

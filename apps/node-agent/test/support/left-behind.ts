@@ -1,6 +1,5 @@
 /**
- * What a lost host leaves, told so that two hosts that were lost at the same moment have left the
- * same.
+ * Traces of a lost host, in a form that is equal for two hosts that were lost at the same point.
  */
 import { createHash } from "node:crypto";
 import { readdir, readFile, stat } from "node:fs/promises";
@@ -9,13 +8,15 @@ import { until } from "@torpor/testkit/basics";
 import type { Driver } from "../../src/drivers/driver.ts";
 import { vmIn, vmmProcesses } from "./test-host.ts";
 
-/** The VMM writes there, in its own time: a run's directory, and that of vsock and serial line. */
+/**
+ * Files that the VMM writes at its own pace: a run's directory, and that of vsock and serial line.
+ */
 const OF_VMM = /^(vm\/[^/]+)\/(r\d+|io)\//;
-/** It holds the sandbox's key: told by its size. */
+/** Memory holds the sandbox's key, so only its size is compared. */
 const MEMORY = /\/memory(-ranges)?$/;
-/** Of a name in the trash. */
+/** Suffix of a name in the trash. */
 const RANDOM_SUFFIX = /\.[0-9a-f]{8}(?=\/|$)/;
-/** Values that every host makes or measures for itself, or hashes of such. */
+/** Values that every host makes or measures itself, or hashes of such values. */
 const OWN: ReadonlySet<string> = new Set([
   "agentKey",
   "bootId",
@@ -30,7 +31,7 @@ const OWN: ReadonlySet<string> = new Set([
   "timingsMs",
 ]);
 
-/** By what it is of: each file's content, or its size or hash, and what became of VMMs. */
+/** Each file's content, or its size or hash, and the state of the VMMs, by name. */
 type LeftBehind = Map<string, string>;
 
 export async function leftBehind(dir: string, driver: Driver): Promise<LeftBehind> {
@@ -42,7 +43,7 @@ export async function leftBehind(dir: string, driver: Driver): Promise<LeftBehin
     left.set(name.replace(RANDOM_SUFFIX, ""), entry.isFile() ? await told(path) : "a directory");
   }
   left.set("VMM processes, recorded or not", String(vmmProcesses(dir).length));
-  // One that was started a moment ago does not answer yet.
+  // A VMM that has just started does not reply yet.
   const settled = async () => (await driver.inspect(vmIn(dir))).kind.replace("unknown", "");
   left.set("vCPUs of the recorded VMM", await until("the VMM answers", settled));
   return left;

@@ -1,7 +1,7 @@
 /**
- * A host that is lost inside this process as it would be by `kill -9`. From one moment on it takes
- * no durable step, and what it asks of a VMM, the store or the control plane is neither begun nor
- * answered: whatever it was doing waits for good. Its VMMs live on.
+ * A host that is lost inside this process, as by `kill -9`. From one moment on it takes no durable
+ * step, and its calls to a VMM, the store or the control plane neither begin nor return: all its
+ * work waits forever. Its VMMs live on.
  */
 import { AsyncLocalStorage } from "node:async_hooks";
 import { subscribe } from "node:diagnostics_channel";
@@ -16,15 +16,15 @@ import { forgetVmm, isEndOf, TestHost } from "./test-host.ts";
 
 const LIMIT_MS = 60_000;
 
-/** Whatever a host does is of the life in which it was begun. */
+/** The life to which an asynchronous call belongs: the one in which it began. */
 const lives = new AsyncLocalStorage<Life>();
 subscribe(DURABLE_STEP_CHANNEL, (message) => lives.getStore()?.meet(message as DurableStep));
 
-/** What was seen of a host between the delivery of its last command and its loss. */
+/** Record of a host between the delivery of its last command and its loss. */
 export interface Lost {
-  /** Names of its durable steps, the one that it was not to take included. */
+  /** Names of its durable steps, including the one before which it was lost. */
   steps: string[];
-  /** It acknowledged the command: the broker does not deliver it again. */
+  /** True if it acknowledged the command: the broker does not deliver it again. */
   isAcknowledged: boolean;
 }
 
@@ -57,7 +57,7 @@ class Life {
   }
 
   /** Resolves when the host is lost. */
-  async carryOut(host: TestHost): Promise<void> {
+  async complete(host: TestHost): Promise<void> {
     this.isCounting = true;
     const lost = this.lost.promise;
     const taken = host.supervisor.submit(this.command).then((accepted) => {
@@ -72,7 +72,7 @@ class Life {
     this.lost.resolve();
   }
 
-  /** The driver as this host has it. */
+  /** The driver, as this host sees it. */
   driver(driver: Driver): Driver {
     return new Proxy(driver, {
       get: (target, name) => {
@@ -86,7 +86,7 @@ class Life {
     });
   }
 
-  /** The store as this host has it. */
+  /** The store, as this host sees it. */
   blobs(dir: string): WatchedBlobs {
     const blobs = new WatchedBlobs(fileBlobs(dir));
     blobs.before = () => this.goOn();
@@ -95,9 +95,9 @@ class Life {
 }
 
 /**
- * Delivers the command to a host that has taken over what is in `dir`, and loses it right before
- * the `crashAt`th durable step, or, where the command has no such step, at the moment when its end
- * is reported. `before`: what it has done by then.
+ * Delivers the command to a host that has taken over `dir`, and loses the host right before the
+ * `crashAt`th durable step, or, if the command has no such step, when its end is reported. `before`
+ * runs before the delivery.
  */
 export async function loseHost(
   dir: string,
@@ -115,7 +115,7 @@ export async function loseHost(
     await lives.run(life, async () => {
       await host.supervisor.adopt();
       await before?.(host);
-      await life.carryOut(host);
+      await life.complete(host);
     });
     return life.seen;
   } finally {

@@ -1,7 +1,7 @@
 /**
- * A small world for tests of isolation: an uplink's namespace, an "internet" behind it with all
- * kinds of servers, and guests, each a namespace of its own behind the tap of a VM. Nothing of it
- * reaches the machine's own network.
+ * Networks for tests of isolation: an uplink's namespace, an "internet" behind it with all kinds of
+ * servers, and guests, each in its own namespace behind the tap of a VM. None of them is connected
+ * to the machine's own network.
  */
 import { type ChildProcess, execFile, spawn } from "node:child_process";
 import { once } from "node:events";
@@ -17,9 +17,9 @@ import type { Enclosure } from "../../src/host/isolation.ts";
 const run = promisify(execFile);
 const script = (name: string) =>
   readFileSync(fileURLToPath(new URL(name, import.meta.url)), "utf8");
-/** The system's programs: what a user has installed for itself may be closed to a VMM's user. */
+/** Only the system's programs: a VMM's user may have no access to others. */
 const PATH = "/usr/sbin:/usr/bin:/sbin:/bin";
-/** TMPDIR: by it, what is left of a run that was killed is known. */
+/** TMPDIR identifies what a killed run has left. */
 const env = { PATH, TMPDIR: process.env["TMPDIR"] };
 const [WIRE, PEER] = [script("wire.py"), script("peer.py")];
 
@@ -33,12 +33,12 @@ export const PRIVATE_SERVERS = [
   "100.64.3.2",
   "198.18.0.9",
 ];
-/** Of the uplink, as the internet sees it. */
+/** Address of the uplink, as the internet sees it. */
 export const UPLINK_ADDRESS = "192.0.2.1";
 export const SERVER_PORT = 80;
 const INTERNET_ADDRESS = "192.0.2.2";
 
-/** Why this machine cannot make such a world; undefined: it can. */
+/** The reason why this machine cannot make such networks; undefined if it can. */
 export async function whyNoNamespaces(): Promise<string | undefined> {
   if (process.getuid?.() !== 0) return "not root";
   try {
@@ -65,12 +65,12 @@ export async function addNamespace(name: string): Promise<void> {
 
 export class Networks implements AsyncDisposable {
   readonly id = randomBytes(3).toString("hex");
-  /** `torpor-`: one of ours, which may be told to forward. */
+  /** `torpor-` marks a namespace of Torpor, which may be set to forward. */
   readonly uplink = `torpor-test-${this.id}-uplink`;
   readonly internet = `torpor-test-${this.id}-internet`;
   private readonly guests: string[] = [];
   private readonly children: ChildProcess[] = [];
-  /** Not below TMPDIR: a VMM's user has to get there too. */
+  /** A directory outside TMPDIR: a VMM's user needs access too. */
   private readonly dir = `/tmp/torpor-test-${this.id}`;
 
   static async make(): Promise<Networks> {
@@ -111,7 +111,7 @@ export class Networks implements AsyncDisposable {
       await ip("-n", namespace, "link", "set", device, "up");
     }
     await ip("-n", uplink, "route", "add", "default", "via", INTERNET_ADDRESS);
-    // Somebody out there who knows where VMs are.
+    // A server outside that has a route to the VMs.
     await ip("-n", internet, "route", "add", "10.0.0.0/8", "via", UPLINK_ADDRESS);
     await this.serve(internet, SERVER_PORT, 53, RESOLVER, PUBLIC_SERVER, METADATA_SERVER);
     await this.serve(uplink, SERVER_PORT);
@@ -139,8 +139,8 @@ export class Networks implements AsyncDisposable {
   }
 
   /**
-   * A guest behind the tap of an enclosure, whose agent listens; a silent one takes connections,
-   * and no more. Returns its namespace, and the process that stands for its VMM.
+   * A guest behind the tap of an enclosure, whose agent listens; a silent one only accepts
+   * connections. Returns its namespace, and the process that stands for its VMM.
    */
   async addGuest(
     enclosure: Enclosure,
@@ -187,8 +187,8 @@ export class Networks implements AsyncDisposable {
   }
 
   /**
-   * What a process in `namespace` gets from there: the address that the server saw, the name of an
-   * error, or `silence`.
+   * Response to a process in `namespace`: the address that the server saw, the name of an error, or
+   * `silence`.
    */
   async ask(
     namespace: string,
@@ -214,7 +214,7 @@ export class Networks implements AsyncDisposable {
     return (await ip(...args, ...(source === undefined ? [] : [source]))).trim();
   }
 
-  /** The same, by the process that an enclosure makes of it. */
+  /** The same, by a process in the enclosure. */
   async askAsVmm(enclosure: Enclosure, address: string, port: number): Promise<string> {
     const [command, ...args] = enclosure.wrap("python3", [
       "-c",

@@ -15,7 +15,7 @@ def serve(tcp_port, udp_port):
     server = socket.create_server(("0.0.0.0", tcp_port))
     sockets = [server]
     if udp_port is not None:
-        # One socket per address: the answer has to come from where the question went.
+        # One socket per address: the response has to come from the address that was asked.
         for address in sys.argv[4:]:
             sockets.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
             sockets[-1].bind((address, udp_port))

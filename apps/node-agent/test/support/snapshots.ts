@@ -1,6 +1,6 @@
 /**
- * Snapshots for tests of the store: a memory image and a sparse disk, of which a test can tell
- * whether they arrived as they were.
+ * Snapshots for tests of the store: a memory image and a sparse disk, whose content a test can
+ * compare after a transfer.
  */
 import { createHash, randomBytes } from "node:crypto";
 import { mkdirSync } from "node:fs";
@@ -19,8 +19,8 @@ export interface MadeSnapshot {
 }
 
 /**
- * `memory` chunks of memory, and a disk of 64 chunks that holds something in those named. The same
- * `seed` makes the same content.
+ * Makes a snapshot with `memory` chunks of memory, and a disk of 64 chunks that has data in the
+ * named ones. The same `seed` makes the same content.
  */
 export async function makeSnapshot(
   dir: string,
@@ -84,7 +84,7 @@ function sha256(text: string): Buffer {
   return createHash("sha256").update(text).digest();
 }
 
-/** Per file: content as a hash, size, and bytes that are allocated. */
+/** Per file: hash of the content, and size. */
 export async function facts(
   paths: Record<string, string>,
 ): Promise<Record<string, { sha256: string; sizeBytes: number }>> {
@@ -103,7 +103,7 @@ export async function allocatedBytes(path: string): Promise<number> {
   return (await stat(path)).blocks * 512;
 }
 
-/** In a directory that somebody made. */
+/** Blobs in a directory, which is created. */
 export function fileBlobs(dir: string): FileBlobs {
   mkdirSync(dir, { recursive: true });
   return new FileBlobs(dir);
@@ -111,11 +111,11 @@ export function fileBlobs(dir: string): FileBlobs {
 
 type Call = "put" | "get" | "list" | "remove";
 
-/** Blobs that count what goes through them, and fail when a test says so. */
+/** Blobs that record their calls, and fail when a test wants it. */
 export class WatchedBlobs implements Blobs {
   readonly name: string;
   readonly calls: { call: Call; key: string; bytes: number }[] = [];
-  /** Called before each call, which waits for it; what it throws is the outcome. */
+  /** Called before each call, which waits for it; if it throws, the call fails. */
   before: (call: Call, key: string, nth: number) => void | Promise<void> = () => {};
   private readonly inner: Blobs;
 
@@ -174,8 +174,8 @@ export class WatchedBlobs implements Blobs {
 }
 
 /**
- * Blobs whose locks with such a name, by default those of writers, were set so much earlier than
- * they were.
+ * Blobs that list locks with such a name, by default those of writers, as older than they are by
+ * this amount.
  */
 export class AgedLocks extends WatchedBlobs {
   private readonly agedMs: number;
@@ -195,7 +195,7 @@ export class AgedLocks extends WatchedBlobs {
   }
 }
 
-/** Puts get as far as their last step, and wait there for `release`, or their end. */
+/** Holds puts before their last step, until `release` or an abort. */
 export function holdEntries(blobs: Blobs): { held: Promise<void>; release: () => void } {
   const put = blobs.put.bind(blobs);
   const [reached, released] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];

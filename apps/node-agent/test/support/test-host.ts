@@ -1,6 +1,5 @@
 /**
- * A host without a bus, in a directory: a supervisor over a given driver, and what a test does with
- * it.
+ * A host without a bus, in a directory: a supervisor over a given driver, and operations for tests.
  */
 import { once } from "node:events";
 import { type IncomingMessage, request as httpRequest } from "node:http";
@@ -38,7 +37,7 @@ import { NO_SNAPSHOT_STORE } from "../../src/store/no-store.ts";
 import { peerSource } from "../../src/store/peer.ts";
 import { fileBlobs } from "./snapshots.ts";
 
-/** Of every test's host. */
+/** The same for every test's host. */
 export const COMMAND_KEY = createBoxKey();
 export const SANDBOX = "1795490791abcdefgh";
 const OPERATION_LIMIT_MS = 45_000;
@@ -47,8 +46,8 @@ const CLOSE_LIMIT_MS = 30_000;
 const KILL_LIMIT_MS = 10_000;
 
 /**
- * Image and golden snapshot for `driver`, beside the hosts' directories. Returns the image's
- * digest.
+ * Makes an image and its golden snapshot for `driver`, beside the hosts' directories. Returns the
+ * image's digest.
  */
 export async function prepareImages(
   imagesDir: string,
@@ -70,7 +69,7 @@ export async function prepareImages(
 
 export type Kind = Exclude<VmCommand["kind"], "cancel" | "discard" | "quarantine" | "unquarantine">;
 
-/** Commands of one sandbox, in their order. */
+/** Commands of one sandbox, in order. */
 export function commandsOf(kinds: Kind[], imageSha256: string, memoryMib = 64): VmCommand[] {
   const spec = {
     sandboxId: SANDBOX,
@@ -105,12 +104,9 @@ export class TestHost {
   readonly fence: FenceLink;
   readonly store: VmStore;
   readonly seen: Observation[] = [];
-  /**
-   * Happens while the control plane is asked for a commit, which it grants, but for those that it
-   * refuses.
-   */
+  /** Runs while a commit is requested. Commits are granted, except for `refusedCommits`. */
   onCommit: (operationId: string) => Promise<void> = async () => {};
-  /** Whether new sandboxes may come to it. */
+  /** True while the host accepts new sandboxes. */
   isOpen = true;
   readonly refusedCommits = new Set<string>();
   private readonly driver: Driver;
@@ -159,22 +155,22 @@ export class TestHost {
     );
   }
 
-  /** Carries the command out. Returns how it ended. */
-  async carryOut(command: VmCommand): Promise<Observation> {
+  /** Runs the command. Returns the observation of its end. */
+  async complete(command: VmCommand): Promise<Observation> {
     await this.supervisor.submit(command);
     const ended = () => this.seen.findLast((seen) => isEndOf(command, seen));
     return await until(`the end of the ${command.kind}`, ended, OPERATION_LIMIT_MS);
   }
 
   /**
-   * Carries out those that it has not reported on yet, and writes a file after a create. Returns
-   * how the last one ended.
+   * Runs the commands without a report so far, and writes a file after a create. Returns the
+   * observation of the last one's end.
    */
   async bring(commands: VmCommand[]): Promise<Observation> {
     const done = Math.max(0, ...this.seen.map(({ opSeq }) => opSeq));
     let last: Observation | undefined;
     for (const command of commands.filter(({ opSeq }) => opSeq > done)) {
-      last = await this.carryOut(command);
+      last = await this.complete(command);
       if (command.kind === "create")
         await this.guest("/files/write", { path: "/workspace/note", content: "kept" });
     }
@@ -182,7 +178,7 @@ export class TestHost {
     return last;
   }
 
-  /** What it reported last, once that has a copy in the store. */
+  /** The newest snapshot that the host reported, once it has a copy in the store. */
   async stored(): Promise<SnapshotFacts & { storeKey: string }> {
     return await until(
       "the copy in the store",
@@ -197,7 +193,8 @@ export class TestHost {
   }
 
   /**
-   * The end of its process: nothing of it goes on, or writes to its directory. Its VMM lives on.
+   * The end of the host's process: nothing of it continues, or writes to its directory. Its VMM
+   * lives on.
    */
   async close(): Promise<void> {
     if (!(await this.supervisor.close(CLOSE_LIMIT_MS)))
@@ -205,7 +202,7 @@ export class TestHost {
     forgetVmm(this.store.dataDir);
   }
 
-  /** The end of its process and of its VMM. */
+  /** The end of the host's process and of its VMM. */
   async end(): Promise<void> {
     await this.close();
     await killVmms(vmmProcesses(this.store.dataDir));
@@ -220,13 +217,13 @@ export class TestHost {
   }
 }
 
-/** Whether it says how the command's operation ended. */
+/** True if the observation reports the end of the command's operation. */
 export function isEndOf({ operationId }: VmCommand, { operation, busyWith }: Observation): boolean {
   return operation?.id === operationId && busyWith === undefined;
 }
 
 /**
- * To be called where a host ends and its process does not: the next one is not the VMM's parent.
+ * To be called when a host ends and this process does not: the next host is not the VMM's parent.
  */
 export function forgetVmm(dir: string): void {
   children.delete(vmIn(dir).dir);
@@ -249,7 +246,7 @@ export function vmmProcesses(dir: string): ProcessIdentity[] {
   return findProcesses(join(dir, "vm", SANDBOX), "TORPOR_VMM", SANDBOX).filter(isAlive);
 }
 
-/** Resolves when they are gone: until then they write to their directories. */
+/** Resolves when the VMMs are gone: until then they write to their directories. */
 export async function killVmms(vmms: ProcessIdentity[]): Promise<void> {
   for (const identity of vmms) signalProcess(identity, "SIGKILL");
   for (const identity of vmms)
@@ -274,7 +271,7 @@ export async function callGuest(
     headers: { "content-length": Buffer.byteLength(content) },
     signal: AbortSignal.timeout(GUEST_LIMIT_MS),
   });
-  // An end after the head is seen where the body is read.
+  // An error after the head is noticed where the body is read.
   request.on("error", () => {});
   request.end(content);
   const [response] = (await once(request, "response")) as [IncomingMessage];

@@ -1,6 +1,6 @@
 /**
- * The two toys that stand in for a guest, alike for a test: @torpor/simulated-guest in this
- * process, and the simulated driver's program as a process of its own.
+ * The two toy guests behind one interface: @torpor/simulated-guest in this process, and the
+ * simulated driver's program as a separate process.
  */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -25,18 +25,21 @@ export interface Toy extends AsyncDisposable {
   pause(): Promise<void>;
   saveMemory(): Promise<Buffer>;
   loadMemory(image: Buffer): Promise<void>;
-  /** The code with which it ended by itself: 0 when it powered off. */
+  /** Exit code when the toy ends by itself: 0 after a power-off. */
   exitCode: Promise<number | null>;
 }
 
 export interface ToyProcess extends Toy {
   pid: number;
-  /** A line to its control socket; the answer, empty when it ends the connection without one. */
+  /**
+   * Sends a line to the control socket. Returns the response, empty if the connection closes
+   * without one.
+   */
   control(line: string): Promise<string>;
   end(signal: NodeJS.Signals): Promise<NodeJS.Signals | null>;
 }
 
-/** Its vCPUs are paused. */
+/** Starts a toy with paused vCPUs. */
 export async function startToy(name: ToyName): Promise<Toy> {
   return name === "python" ? await startProcess() : await startInProcess();
 }
@@ -102,7 +105,7 @@ export async function startProcess(): Promise<ToyProcess> {
   };
 }
 
-/** With an empty disk in it. */
+/** A directory with an empty disk. */
 async function directory(): Promise<Awaited<ReturnType<typeof tempDir>>> {
   const dir = await tempDir();
   await writeFile(join(dir.path, "disk.raw"), Buffer.alloc(DISK_BYTES));

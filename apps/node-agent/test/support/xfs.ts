@@ -1,4 +1,4 @@
-/** A file system that shares blocks, as production hosts have it: an XFS in a file. */
+/** A file system that shares blocks, as on production hosts: an XFS in a file. */
 import { execFile } from "node:child_process";
 import { mkdir, mkdtemp, open, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -7,11 +7,11 @@ import { promisify } from "node:util";
 import { until } from "@torpor/testkit";
 
 const run = promisify(execFile);
-/** The least that mkfs.xfs takes. */
+/** The minimum of mkfs.xfs. */
 const SIZE_BYTES = 320 * 1024 ** 2;
 const UNMOUNT_LIMIT_MS = 10_000;
 
-/** Undefined on a machine that cannot make or mount one. */
+/** Undefined if this machine cannot make or mount one. */
 export async function mountXfs(): Promise<(AsyncDisposable & { path: string }) | undefined> {
   const dir = await mkdtemp(join(tmpdir(), "torpor-xfs-"));
   const [image, path] = [join(dir, "image"), join(dir, "mount")];
@@ -30,7 +30,7 @@ export async function mountXfs(): Promise<(AsyncDisposable & { path: string }) |
   return {
     path,
     [Symbol.asyncDispose]: async () => {
-      // What a VMM that was killed has started ends a moment later, and is in it until then.
+      // Child processes of a killed VMM end a moment later, and use the file system until then.
       await until(
         "it is unmounted",
         () => run("umount", [path], { env }).catch(() => undefined),

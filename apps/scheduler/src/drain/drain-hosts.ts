@@ -1,4 +1,4 @@
-/** Empties draining hosts, and puts back what ended drains have paused. */
+/** Empties draining hosts, and undoes what drains that were given up have paused. */
 import {
   DRAINER,
   type DrainAtWork,
@@ -14,7 +14,7 @@ import type { Deps } from "../deps.ts";
 import { drainSandbox } from "./drain-sandbox.ts";
 import { measureDrain } from "./measure.ts";
 
-/** Sandboxes of a drain that one round looks at. */
+/** Sandboxes of a drain that one round handles, at most. */
 const BATCH = 100;
 
 export async function drainHosts(deps: Deps): Promise<Record<string, number>> {
@@ -30,7 +30,7 @@ export async function drainHosts(deps: Deps): Promise<Record<string, number>> {
   let finished = 0;
   for (const drain of atWork) {
     await driveSandboxes(deps, drain);
-    // What is on a lost host is not gone from it.
+    // The sandboxes of a lost host have not left it.
     if (drain.isHostLost && drain.status === "active") continue;
     const isFinished =
       drain.status === "active"

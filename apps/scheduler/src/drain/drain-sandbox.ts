@@ -1,6 +1,6 @@
 /**
- * Carries out what a drain decides about one sandbox: through the same doors as a user's request,
- * as `system:drain`.
+ * Applies what a drain decides about one sandbox, by the code paths of a user's request, as
+ * `system:drain`.
  */
 import {
   acceptWithin,
@@ -38,22 +38,22 @@ import {
 
 const PAUSE_DEADLINE_MS = 300_000;
 const RESUME_DEADLINE_MS = 45_000;
-/** What brings less in a second is given up, and tried again. */
+/** A transfer that is slower than this is given up, and tried again. */
 const SLOW_BYTES_PER_SECOND = 16 * 1024 ** 2;
-/** A host that does not copy is told again. */
-const ASK_AGAIN_MS = 30_000;
+/** Time after which a host that does not copy gets the command again. */
+const REQUEST_AGAIN_MS = 30_000;
 
-/** What is left to do once the decision is committed. */
+/** Work that is left once the decision is committed. */
 type Next =
   | { kind: "nothing" | "take_place" }
   | { kind: "begin"; operationId: string; messages: OutboxRow[] }
-  /** `asks`: its host is told to copy it, if it has not. */
+  /** `asks`: the host gets the command to copy, if it has no copy in the store. */
   | { kind: "copy" | "release"; asks: boolean };
 type Decided = { patch: DrainSandboxPatch; next: Next };
 
 const nothing = (patch: DrainSandboxPatch = {}): Decided => ({ patch, next: { kind: "nothing" } });
 
-/** `full`: it waits for a place, and none is free. */
+/** `full`: the sandbox waits for a slot, and none is free. */
 export async function drainSandbox(
   deps: Deps,
   drain: DrainAtWork,
@@ -128,14 +128,14 @@ async function decide(
   };
   const step = nextStep(facts);
   if (step.do !== "take_place" || sandbox.state !== "running") return step;
-  // Paused only when there is somewhere to resume it.
-  const reason = await whyNowhere(deps, tx, drain.hostId, sandbox);
+  // Paused only when another host can resume it.
+  const reason = await checkPlaceable(deps, tx, drain.hostId, sandbox);
   return reason === undefined ? step : fail(facts, noRoomElsewhere(reason));
 }
 
 /**
- * Once the store has it. A copy that was over before its host could tell of it took what the
- * snapshot takes; what was there before the drain has paused it took nothing.
+ * Bytes of a copy that the store has. A copy that ended before its host could report progress
+ * counts the size of the snapshot. A copy from before the drain paused the sandbox counts nothing.
  */
 function copiedBytes(
   item: DrainSandboxRow,
@@ -147,15 +147,18 @@ function copiedBytes(
   return { bytesDone: bytes, bytesTotal: bytes, isEstimate: false };
 }
 
-/** Judged as its resume will be: by labels, anti-affinity and what its snapshot will need. */
-async function whyNowhere(
+/**
+ * Reason why no host could resume the sandbox, by labels, anti-affinity and what its snapshot will
+ * need.
+ */
+async function checkPlaceable(
   deps: Deps,
   tx: Tx,
   hostId: string,
   sandbox: SandboxRow,
 ): Promise<string | undefined> {
   const driverFingerprint = (await findHost(tx, hostId))?.driverFingerprint;
-  return await deps.placer.whyNowhere({
+  return await deps.placer.checkPlaceable({
     ...(await requestToCreate(tx, sandbox, sandbox.id)),
     driverFingerprint,
   });
@@ -189,7 +192,7 @@ async function apply(
         error: step.error,
         retryAt: step.retryAt,
         attempts: item.attempts + 1,
-        // It will be another one.
+        // The next try makes another copy.
         bytesDone: 0,
         workingSince: null,
         owesResume: false,
@@ -228,7 +231,7 @@ async function apply(
     case "release": {
       const isDue =
         item.replicationAskedAt === null ||
-        now.getTime() - item.replicationAskedAt.getTime() > ASK_AGAIN_MS;
+        now.getTime() - item.replicationAskedAt.getTime() > REQUEST_AGAIN_MS;
       return {
         patch: isDue ? { replicationAskedAt: now } : {},
         next: { kind: step.do, asks: isDue },
@@ -240,8 +243,8 @@ async function apply(
 }
 
 /**
- * An operation of a user's that is joined, or is in the way, goes first: the next round looks
- * again.
+ * Requests an operation. When a user's operation is joined, or is in the way, that one goes first,
+ * and the next round tries again.
  */
 async function ask(
   tx: Tx,
@@ -279,13 +282,13 @@ async function leave(
   if (isOnlyHere && how.asks) await requestReplication(deps, sandbox, bandwidth(drain));
 }
 
-/** How long bringing it to another host may take. */
+/** Time that a transfer to another host may take. */
 function fetchMs(drain: DrainRow, bytes: number): number {
   const { maxBytesPerSecond = SLOW_BYTES_PER_SECOND } = bandwidth(drain);
   return Math.ceil((bytes / Math.min(SLOW_BYTES_PER_SECOND, maxBytesPerSecond)) * 1000);
 }
 
-/** The drain's bytes per second are shared by those that it works on at once. */
+/** The drain's bytes per second, shared by the sandboxes that it moves at once. */
 function bandwidth({ maxBytesPerSecond, maxParallel }: DrainRow): { maxBytesPerSecond?: number } {
   return maxBytesPerSecond === null
     ? {}

@@ -1,17 +1,17 @@
 /**
- * How fast a drain copies: measured every few seconds, in any scheduler, over about the last half
+ * Copy rate of a drain: measured every few seconds, in any scheduler, over about the last half
  * minute.
  */
 import { type DrainMeasure, type DrainRow, noteDrainMeasure, readDrainBytes } from "@torpor/db";
 import type { Deps } from "../deps.ts";
 
 const EVERY_MS = 2_000;
-/** What was seen so long ago counts a third. */
+/** Age at which a measurement counts a third. */
 const MEMORY_MS = 30_000;
 
 /**
- * With the time that pauses and resumes take, in which nothing is copied: it is part of the way.
- * What a failed copy loses and copies again is not counted twice. Pure.
+ * Includes the time that pauses and resumes take, in which nothing is copied: a move consists of
+ * them too. What a failed copy loses and copies again is not counted twice. Pure.
  */
 export function measured(
   before: DrainMeasure,

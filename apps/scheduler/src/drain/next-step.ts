@@ -1,16 +1,16 @@
 /**
- * What a drain does next with one sandbox. Pure: from the rows alone, so that any scheduler goes on
- * where another one stopped.
+ * Decides what a drain does next with one sandbox. Pure: only the rows count, so that any scheduler
+ * can continue where another one stopped.
  *
- * NS1  What somebody else has asked for is left to run first; a drain asks for nothing while an
- *      operation is open, but for taking its own pause back.
- * NS2  A sandbox that the drain has paused is owed a resume, elsewhere or, when that fails, where
- *      it was. Until then it keeps its place. It is copied to the store first, so that no loss of a
- *      host takes it along; where that fails, the new host fetches it straight from this one. It
- *      waits for room elsewhere for no longer than RESUME_WAIT_MS.
+ * NS1  Operations that others have requested run first. A drain requests nothing while an operation
+ *      is open, except to take its own pause back.
+ * NS2  For a sandbox that the drain has paused, a resume is pending: elsewhere or, when that fails,
+ *      where the sandbox was. Until then the sandbox keeps its slot. It is copied to the store
+ *      first, so that it survives the loss of any host; if that fails, the new host fetches it
+ *      straight from this one. It waits for room elsewhere for no longer than RESUME_WAIT_MS.
  * NS3  A sandbox that cannot be moved stays as it was, with the reason, and is tried again later.
- * NS4  Of a lost host's sandboxes nothing is asked but the resume, elsewhere, of those that are
- *      owed one and have their snapshot in the store.
+ * NS4  Of a lost host, only sandboxes with a pending resume and their snapshot in the store are
+ *      resumed, elsewhere. Nothing else is requested.
  */
 import type { Cause } from "@torpor/contracts";
 import {
@@ -24,16 +24,16 @@ import {
 import { isTombstoned } from "@torpor/state-machine";
 import { isPlacementRejection } from "@torpor/plans";
 
-/** So long may a resume wait for room elsewhere, while its sandbox stands still. */
+/** Time that a resume may wait for room elsewhere, while its sandbox is at rest. */
 export const RESUME_WAIT_MS = 45_000;
-/** A copy to the store that has not grown for so long has failed. */
+/** A copy to the store that has not grown for this long has failed. */
 const STALLED_MS = 120_000;
 const RETRY_MS = 5_000;
 const MAX_RETRY_MS = 60_000;
 const NOT_BEGUN = "It could not begin on another host in time.";
-/** Its host says so. */
+/** Code that a host without a store reports. */
 const NO_STORE = "NO_SNAPSHOT_STORE";
-/** After so many failures to bring it back where it was, any host will do. */
+/** After this many failures to return to its host, a sandbox may run on any host. */
 const HOME_ATTEMPTS = 2;
 
 export interface DrainFacts {
@@ -45,13 +45,13 @@ export interface DrainFacts {
   sandbox: Pick<SandboxRow, "state" | "hostId">;
   executing: OperationRow | undefined;
   waiting: OperationRow | undefined;
-  /** The newest operation that the drain has asked for. */
+  /** The newest operation that the drain has requested. */
   own: OperationRow | undefined;
   /** The snapshot of a paused sandbox, or the disk of a stopped one, is in the store. */
   isStored: boolean;
-  /** Why its host could not copy it there. */
+  /** Reason why the host could not copy to the store. */
   storeError: Cause | null;
-  /** When another copy of the host's grew, while this one has not begun. */
+  /** Time when another copy of the host grew, while this one has not begun. */
   othersGrewAt: Date | null;
   now: Date;
 }
@@ -59,18 +59,18 @@ export interface DrainFacts {
 export type DrainStep =
   | { do: "wait"; giveBack?: true }
   | { do: "end"; outcome: DrainedSandboxEnd }
-  /** It wants one of the drain's places. */
+  /** The sandbox needs one of the drain's slots. */
   | { do: "take_place" }
   | { do: "pause" }
-  /** `error`: why it goes back to where it was. */
+  /** `error`: why the sandbox goes back to where it was. */
   | { do: "resume"; isPinned: boolean; error?: Cause }
   /**
-   * A waiting resume of the drain's is to stay where it is after all. `error`: why, if not because
-   * the drain was given up.
+   * A waiting resume of the drain is to stay on its host after all. `error`: the reason, if the
+   * drain was not given up.
    */
   | { do: "pin"; operationId: string; error?: Cause }
   | { do: "copy" }
-  /** Paused or stopped: off the host once its copy is in the store. */
+  /** A paused or stopped sandbox leaves the host once the store has its copy. */
   | { do: "release" }
   | { do: "fail"; error: Cause; retryAt: Date };
 
@@ -97,7 +97,7 @@ export function nextStep(facts: DrainFacts): DrainStep {
   }
 }
 
-/** NS1. An operation of this drain's that a user has joined is the user's (A5). */
+/** NS1. An operation of this drain that a user has joined is the user's (A5). */
 function whileOpen({ drain, sandbox, item, executing, waiting, own, now }: DrainFacts): DrainStep {
   const last = waiting ?? executing;
   if (last?.requestedBy !== DRAINER || last.id !== own?.id)
@@ -122,7 +122,7 @@ function whileRunning(facts: DrainFacts): DrainStep {
   const { drain, sandbox, item } = facts;
   if (sandbox.hostId !== drain.hostId) return { do: "end", outcome: "moved" };
   if (drain.status === "undoing") return { do: "end", outcome: "returned" };
-  // It was paused, or was to be, and runs here again.
+  // The sandbox was paused, or was to be, and runs here again.
   if (item.owesResume) return fail(facts, item.error ?? failureOf(facts.own) ?? USED_MEANWHILE);
   return item.workingSince === null ? { do: "take_place" } : { do: "pause" };
 }
@@ -154,14 +154,14 @@ function whileLost({ sandbox, item, isStored, own, now }: DrainFacts): DrainStep
     : { do: "resume", isPinned: false, error: failure };
 }
 
-/** Paused or stopped by its owner. */
+/** Step for a sandbox that its owner has paused or stopped. */
 function whileStanding(facts: DrainFacts): DrainStep {
   const { drain, sandbox, item, storeError } = facts;
   if (sandbox.hostId !== drain.hostId)
     return { do: "end", outcome: sandbox.hostId === null ? "released" : "moved" };
   if (drain.status === "undoing") return { do: "end", outcome: "returned" };
   if (item.workingSince === null) return { do: "take_place" };
-  // Of the last try, which may be long ago; but without a store none will do better.
+  // The error of the last try may be old; but without a store no try will succeed.
   if (storeError?.code === NO_STORE) return fail(facts, storeError);
   return isStalled(facts) ? fail(facts, NOT_COPIED) : { do: "release" };
 }
@@ -173,7 +173,7 @@ function whileInError(facts: DrainFacts): DrainStep {
 }
 
 /**
- * The time that its pause took is not the copy's, nor that in which others go first: a host makes
+ * The copy's time excludes the pause, and the time in which other copies go first: a host makes
  * only a few at once.
  */
 function isStalled({ item, own, othersGrewAt, now }: DrainFacts): boolean {
@@ -192,7 +192,10 @@ export function retryAfter(attempts: number, now: Date): Date {
   return new Date(now.getTime() + Math.min(MAX_RETRY_MS, RETRY_MS * 2 ** attempts));
 }
 
-/** What somebody took back or replaced has not failed; what its host has given up unasked has. */
+/**
+ * Cause of a failure. An operation that was taken back or replaced has not failed; one that its
+ * host has given up unasked has.
+ */
 function failureOf(own: OperationRow | undefined): Cause | undefined {
   const isGivenUp = own?.status === "cancelled" && own.cancelRequestedAt === null;
   if (own === undefined || (own.status !== "failed" && !isGivenUp)) return undefined;

@@ -1,19 +1,19 @@
-/** A heartbeat repeats what its host has observed of sandboxes, until the database has it. */
+/** Applies observations that a host repeats with each heartbeat, until the database has them. */
 import type { Heartbeat, Observation } from "@torpor/contracts";
 import type { EntryNews } from "@torpor/db";
 import type { Deps } from "../deps.ts";
 import { type ApplyResult, applyObservation } from "../apply-observation.ts";
 
 /**
- * Of all of a beat: while the database does not answer, each of them takes long to fail, and the
- * next beat is on its way.
+ * Limit for a whole heartbeat. While the database does not reply, each observation takes long to
+ * fail, and the next heartbeat is on its way.
  */
 const LIMIT_MS = 20_000;
 
 /**
- * Settles those observations of a beat that are news, by sandbox. One that cannot be settled does
- * not keep the others from it. `goOn` is given what waits for sandboxes that were moved. Returns
- * the sandboxes about which there is still something to say when the host shows the same again.
+ * Applies the observations of a heartbeat that are news, by sandbox. One that fails does not hold
+ * up the others. `goOn` gets the operations that wait for moved sandboxes. Returns the sandboxes
+ * that need more work when the host reports the same again.
  */
 export async function applyInventory(
   deps: Deps,
@@ -40,13 +40,13 @@ export async function applyInventory(
 }
 
 /**
- * Whether the same observation says nothing more, as long as its sandbox does not come to the host
+ * True if the same observation needs no more work, as long as its sandbox does not come to the host
  * or leave it.
  */
 function isSaid(seen: Observation, settled: ApplyResult, isLate: boolean): boolean {
   if (seen.quarantined === true || seen.busyWith !== undefined) return false;
   if (settled === "applied" || settled === "nothing_new") return true;
-  // Of a copy that is not there any more nothing is reported.
+  // A copy that is gone leads to no report.
   if (seen.state === "deleted" || seen.state === "failed")
     return settled === "stale" || settled === "unknown_sandbox";
   return isLate && settled === "stale";

@@ -1,4 +1,4 @@
-/** Heartbeats: what many hosts say at about the same time is read and written together. */
+/** Handles heartbeats. Those of many hosts at about the same time are read and written together. */
 import type { Heartbeat, Observation } from "@torpor/contracts";
 import {
   type InventoryComparison,
@@ -16,33 +16,33 @@ import { progressIn } from "./progress.ts";
 import { isReconciled, reconcileInventory } from "./reconcile-inventory.ts";
 import { applyInventory } from "./apply-inventory.ts";
 
-/** Nobody waits for a beat, and the next one is seconds away. */
+/** Nothing waits for a heartbeat, and the next one is seconds away. */
 const GATHER_MS = 100;
-const MAX_BEATS = 256;
-/** Of which each may show as many sandboxes as a beat can. */
+const MAX_HEARTBEATS = 256;
+/** Fewer, because each may contain as many sandboxes as fit into a heartbeat. */
 const MAX_INVENTORIES = 32;
 
-/** `goOn` is given what waits for sandboxes that were moved. */
+/** `goOn` gets the operations that wait for moved sandboxes. */
 export function heartbeatHandler(
   deps: Deps,
   goOn: (operationId: string) => Promise<unknown>,
-): (beat: Heartbeat) => Promise<void> {
+): (heartbeat: Heartbeat) => Promise<void> {
   const { db } = deps;
   const recorded = new Batches<HostHeartbeat, InventoryProgress | undefined>({
-    run: async (beats) => {
-      const standings = await recordHeartbeats(db, beats);
+    run: async (heartbeats) => {
+      const standings = await recordHeartbeats(db, heartbeats);
       const byHost = new Map(standings.map((standing) => [standing.hostId, standing]));
-      return beats.map(({ hostId }) => byHost.get(hostId));
+      return heartbeats.map(({ hostId }) => byHost.get(hostId));
     },
-    maxItems: MAX_BEATS,
+    maxItems: MAX_HEARTBEATS,
     triesAlone: true,
     gatherMs: GATHER_MS,
   });
   const compared = new Batches<Heartbeat, ReadonlyMap<string, EntryNews>>({
-    run: async (beats) => {
-      const news = await findNews(db, beats.flatMap(entriesOf));
+    run: async (heartbeats) => {
+      const news = await findNews(db, heartbeats.flatMap(entriesOf));
       const byHost = Map.groupBy(news, ({ hostId }) => hostId);
-      return beats.map(
+      return heartbeats.map(
         ({ hostId }) => new Map((byHost.get(hostId) ?? []).map((one) => [one.sandboxId, one])),
       );
     },
@@ -57,11 +57,11 @@ export function heartbeatHandler(
     maxItems: MAX_INVENTORIES,
     triesAlone: true,
   });
-  return async (beat) => {
-    const standing = await recorded.add(progressIn(beat));
-    if (standing === undefined || isReconciled(beat, standing)) return;
-    const open = await applyInventory(deps, beat, await compared.add(beat), goOn);
-    await concluded.add(await reconcileInventory(deps, beat, standing, open));
+  return async (heartbeat) => {
+    const standing = await recorded.add(progressIn(heartbeat));
+    if (standing === undefined || isReconciled(heartbeat, standing)) return;
+    const open = await applyInventory(deps, heartbeat, await compared.add(heartbeat), goOn);
+    await concluded.add(await reconcileInventory(deps, heartbeat, standing, open));
   };
 }
 

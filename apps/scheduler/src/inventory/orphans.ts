@@ -1,8 +1,8 @@
 /**
- * Copies of sandboxes that should not be where they are: of a sandbox that the database does not
- * know, or knows at a higher epoch elsewhere. A VM of one is frozen and cut off, reported as a
- * finding of its host, and left so: what is not proven stale (command-foreign-copy.ts) is discarded
- * only when an operator says so. Never killed on a guess.
+ * Orphans: copies of sandboxes that the database does not know, or knows at a higher epoch
+ * elsewhere. A running orphan is quarantined (vCPUs paused, cut off) and reported as a finding of
+ * its host. A copy that is not proven stale (command-foreign-copy.ts) is discarded only when an
+ * operator requests that. No VM is killed on a guess.
  */
 import { type Observation, subjects } from "@torpor/contracts";
 import {
@@ -17,16 +17,14 @@ import { orphanCommand } from "@torpor/plans";
 import { thisMoment } from "../decide.ts";
 import type { Deps } from "../deps.ts";
 
-/** A host that does not do what it was told is told again. */
+/** Time after which a host that has not done what was commanded gets the command again. */
 const TELL_EVERY_MS = 5_000;
 
-/**
- * `discardEpoch`: the epoch up to which copies of it may be discarded, if an operator wants that.
- */
+/** `discardEpoch`: the epoch up to which copies may be discarded, if an operator requests that. */
 export async function reportOrphan(
   deps: Deps,
   seen: Observation,
-  stray: { kind: Exclude<FindingKind, "missing">; why: string; discardEpoch: number },
+  orphan: { kind: Exclude<FindingKind, "missing">; why: string; discardEpoch: number },
 ): Promise<void> {
   if (seen.busyWith !== undefined || seen.state === "deleted" || seen.state === "failed") return;
   const { hostId, sandboxId, epoch } = seen;
@@ -38,11 +36,11 @@ export async function reportOrphan(
     return;
   }
   const quarantined = seen.quarantined === true;
-  const message = `${stray.why} ${whatIsDone(seen)}`;
+  const message = `${orphan.why} ${whatIsDone(seen)}`;
   const finding = await recordFinding(deps.db, {
     hostId,
     sandboxId,
-    kind: stray.kind,
+    kind: orphan.kind,
     message,
     epoch,
     quarantined,
@@ -58,11 +56,11 @@ export async function reportOrphan(
   await tell(
     deps,
     isWanted ? "quarantine" : "discard",
-    isWanted ? seen : { ...seen, epoch: stray.discardEpoch },
+    isWanted ? seen : { ...seen, epoch: orphan.discardEpoch },
   );
 }
 
-/** Its sandbox is known here again. */
+/** Ends the quarantine of a copy whose sandbox is known here again. */
 export async function endQuarantine(deps: Deps, seen: Observation): Promise<void> {
   if (seen.busyWith === undefined) await tell(deps, "unquarantine", seen);
 }

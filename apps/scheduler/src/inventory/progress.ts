@@ -1,9 +1,12 @@
-/** What a heartbeat says beside its inventory. A host of before says it of each sandbox in that. */
+/**
+ * The parts of a heartbeat beside its inventory. A host of an earlier version reports them with
+ * each sandbox of the inventory.
+ */
 import type { Heartbeat, Observation } from "@torpor/contracts";
 import type { HostHeartbeat, SeenActivity, SeenFetch, SeenReplication } from "@torpor/db";
 
-export function progressIn(beat: Heartbeat): HostHeartbeat {
-  const { hostId, load, inventory, activity = [], replicating = [], fetching = [] } = beat;
+export function progressIn(heartbeat: Heartbeat): HostHeartbeat {
+  const { hostId, load, inventory, activity = [], replicating = [], fetching = [] } = heartbeat;
   return {
     hostId,
     load,

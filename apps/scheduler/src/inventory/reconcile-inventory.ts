@@ -1,19 +1,20 @@
 /**
- * Compares what a host has with what the database says it has.
+ * Compares what a host has with what the database records for it.
  *
- * RI1  That a sandbox is absent is concluded from a whole inventory, whose digest says when it
- *      is one, or from the host's word that it has not got it; never from a part.
- * RI2  A sandbox that its host does not have is said to be missing once several beats in a row
- *      are without it, and keeps its state: nobody knows where it is.
- * RI3  A finding ends by itself when it is no longer so.
+ * RI1  Absence is concluded from a whole inventory, which its digest proves to be whole, or from
+ *      the host's report that it does not have the sandbox; never from a part.
+ * RI2  A sandbox that its host does not have is reported as missing after several heartbeats in a
+ *      row without it, and keeps its state: it is unknown where the sandbox is.
+ * RI3  A finding ends by itself when it no longer holds.
  * RI4  What agrees is not compared again, until the sandbox comes or leaves, its host shows it
- *      changed, or a whole inventory is due; what does not is, with every beat (HB2, HB3).
+ *      changed, or a whole inventory is due. What disagrees is compared with every heartbeat (HB2,
+ *      HB3).
  */
 import {
-  BEAT_EVERY_MS,
+  HEARTBEAT_EVERY_MS,
   type Heartbeat,
   type InventoryEntry,
-  MAX_INVENTORY_PER_BEAT,
+  MAX_INVENTORY_PER_HEARTBEAT,
   type SandboxCondition,
   type SandboxEventType,
 } from "@torpor/contracts";
@@ -38,23 +39,24 @@ import { FOUND_ON_HOST } from "@torpor/plans";
 import type { Deps } from "../deps.ts";
 
 /**
- * Beats in a row, and time, without a sandbox: one may have been on its way while the sandbox came.
+ * Heartbeats in a row, and time, without a sandbox: one heartbeat may have been on its way while
+ * the sandbox came.
  */
 const MISSING_TIMES = 3;
 const MISSING_MS = 5_000;
 /**
- * A copy that a host does not show for so long is not there. Longer for one whose inventory takes
- * several beats.
+ * Time after which a copy that its host does not show is gone. Longer for a host whose inventory
+ * takes several heartbeats.
  */
 const UNSEEN_MS = 10_000;
 
-/** Nothing has changed since host and database agreed on everything. */
+/** True if nothing has changed since host and database agreed on everything. */
 export function isReconciled(
   { inventoryDigest, inventory, gone = [], inventorySince }: Heartbeat,
   standing: InventoryProgress,
 ): boolean {
   if (inventoryDigest !== standing.reconciled || standing.checks.length > MAX_CHECKS) return false;
-  // A host that knows nothing of checks shows everything with each beat.
+  // A host that does not support checks shows everything with each heartbeat.
   return (
     standing.checks.length === 0 ||
     (inventorySince !== undefined && inventory.length + gone.length === 0)
@@ -62,31 +64,37 @@ export function isReconciled(
 }
 
 /**
- * `open`: sandboxes of the beat about which there is still something to say. `standing`: as it was
- * before the beat was looked at.
+ * `open`: sandboxes of the heartbeat that need more work. `standing`: the progress from before the
+ * heartbeat was compared.
  */
 export async function reconcileInventory(
   deps: Deps,
-  beat: Heartbeat,
+  heartbeat: Heartbeat,
   standing: InventoryProgress,
   open: string[],
 ): Promise<InventoryComparison> {
-  return beat.inventorySince === undefined
-    ? await reconcileWhole(deps, beat, standing, open)
-    : await reconcileChanges(deps, beat, standing, open);
+  return heartbeat.inventorySince === undefined
+    ? await reconcileWhole(deps, heartbeat, standing, open)
+    : await reconcileChanges(deps, heartbeat, standing, open);
 }
 
 async function reconcileChanges(
   deps: Deps,
-  beat: Heartbeat,
+  heartbeat: Heartbeat,
   standing: InventoryProgress,
   open: string[],
 ): Promise<InventoryComparison> {
-  const { hostId, inventory, gone = [], inventorySince: since, inventoryDigest: digest } = beat;
+  const {
+    hostId,
+    inventory,
+    gone = [],
+    inventorySince: since,
+    inventoryDigest: digest,
+  } = heartbeat;
   const absent = await findAbsentSandboxes(deps.db, hostId, gone);
   const reported = new Set([...idsIn(inventory), ...gone]);
   if (standing.checks.length > 0 || absent.length > 0)
-    await noteAbsence(deps, beat, absent, (sandboxId) => reported.has(sandboxId));
+    await noteAbsence(deps, heartbeat, absent, (sandboxId) => reported.has(sandboxId));
   return {
     hostId,
     since,
@@ -97,11 +105,11 @@ async function reconcileChanges(
 
 async function reconcileWhole(
   deps: Deps,
-  beat: Heartbeat,
+  heartbeat: Heartbeat,
   standing: InventoryProgress,
   open: string[],
 ): Promise<InventoryComparison> {
-  const { hostId, inventory: entries, inventoryCount: count, inventoryDigest: digest } = beat;
+  const { hostId, inventory: entries, inventoryCount: count, inventoryDigest: digest } = heartbeat;
   const shown = new Set(idsIn(entries));
   const whole = await completeInventory(deps.db, { hostId, entries, count, digest });
   if (whole === undefined)
@@ -112,7 +120,7 @@ async function reconcileWhole(
       ...concluded(standing, open, (id) => shown.has(id)),
     };
   const absent = await listAbsentSandboxes(deps.db, hostId, whole);
-  await noteAbsence(deps, beat, absent, () => true);
+  await noteAbsence(deps, heartbeat, absent, () => true);
   const inOtherParts = new Set(idsIn(whole).filter((id) => !shown.has(id)));
   return {
     hostId,
@@ -125,7 +133,7 @@ async function reconcileWhole(
 const idsOf = (sandboxes: AbsentSandbox[]) => sandboxes.map(({ id }) => id);
 const idsIn = (entries: InventoryEntry[]) => entries.map(({ sandboxId }) => sandboxId);
 
-/** `isLookedAt`: all that the host says of the sandbox now has been looked at. */
+/** `isLookedAt`: all that the host reports of the sandbox now has been compared. */
 function concluded(
   { checks }: InventoryProgress,
   open: string[],
@@ -137,7 +145,7 @@ function concluded(
   return { ended, open: [...left].filter((id) => !known.has(id)) };
 }
 
-/** `isKnown`: what the host has said tells whether the sandbox is there. */
+/** `isKnown`: the host's report shows whether the sandbox is there. */
 async function noteAbsence(
   deps: Deps,
   { hostId, inventoryCount }: Heartbeat,
@@ -147,7 +155,7 @@ async function noteAbsence(
   const missing = absent.filter(({ isMissing }) => isMissing);
   for (const sandbox of missing) if (!sandbox.isBusy) await noteMissing(deps, hostId, sandbox);
   await endMissing(deps, hostId, missing, isKnown);
-  const turnMs = 2 * BEAT_EVERY_MS * Math.ceil(inventoryCount / MAX_INVENTORY_PER_BEAT);
+  const turnMs = 2 * HEARTBEAT_EVERY_MS * Math.ceil(inventoryCount / MAX_INVENTORY_PER_HEARTBEAT);
   for (const { sandboxId, kind } of await endOrphanFindings(deps.db, hostId, UNSEEN_MS + turnMs))
     deps.log.info({ hostId, sandboxId, kind }, "a finding is over");
 }
@@ -175,14 +183,16 @@ async function noteMissing(
     code: "host_lost_sandbox",
     message,
   });
-  // Another scheduler may have seen it again meanwhile, and found no condition yet.
+  // Another scheduler may have seen the sandbox again meanwhile, before the condition was set.
   const isMissing = (await listFindingsOf(deps.db, hostId, "missing")).some(
     ({ sandboxId }) => sandboxId === id,
   );
   if (!isMissing) await clearCondition(deps, finding);
 }
 
-/** Those that the host shows again, and those that are no longer said to be there. */
+/**
+ * Ends findings about sandboxes that the host shows again, or that are not expected there any more.
+ */
 async function endMissing(
   deps: Deps,
   hostId: string,

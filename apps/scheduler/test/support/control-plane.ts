@@ -45,7 +45,7 @@ export class ControlPlane implements AsyncDisposable {
     this.bus = bus;
   }
 
-  /** `shared`: those of `hostIds` without a NATS account of their own. */
+  /** `shared`: the hosts of `hostIds` without a NATS account of their own. */
   static async start(
     hostIds: string[],
     schedulers = 1,
@@ -79,7 +79,7 @@ export class ControlPlane implements AsyncDisposable {
     this.schedulers.push({ worker, bus, stop });
   }
 
-  /** As the gateway does it: accepted, then announced. */
+  /** Creates a sandbox as the gateway does: accepted, then announced. */
   async create(
     given: Parameters<typeof aSandbox>[0] = {},
     requester: Requester = {},
@@ -119,7 +119,7 @@ export class ControlPlane implements AsyncDisposable {
     });
   }
 
-  /** One look at all of them at a time: a hundred lookers would be the load that they wait for. */
+  /** Polls all of them with one query: a hundred pollers would be the load that they wait for. */
   async allSucceed(operations: OperationRow[]): Promise<void> {
     const { sql } = this.database;
     const ids = operations.map(({ id }) => id);
@@ -146,12 +146,12 @@ export class ControlPlane implements AsyncDisposable {
     });
   }
 
-  /** Every reconciler of that name has begun and ended a round from now on. */
+  /** Resolves when every reconciler of that name has begun and ended a round from now on. */
   async round(name: string): Promise<void> {
     for (const { worker } of this.schedulers) {
       const reconciler = worker.reconcilers.get(name);
       if (reconciler === undefined) throw new Error(`there is no reconciler ${name}`);
-      // The first may have begun before.
+      // The first round may have begun before.
       for (let rounds = 0; rounds < 2; rounds += 1) {
         const before = reconciler.last();
         reconciler.kick();
@@ -160,7 +160,7 @@ export class ControlPlane implements AsyncDisposable {
     }
   }
 
-  /** What the schedulers' health reports say. */
+  /** Problems in the schedulers' health reports. */
   problems(): WorkProblem[] {
     return this.schedulers.flatMap(({ worker }) => worker.problems());
   }

@@ -1,6 +1,6 @@
 /**
- * The scheduler's decisions over a real database, one call at a time and without a bus: what a host
- * is told is read from the outbox, what it saw is handed over.
+ * The scheduler's decisions over a real database, one call at a time and without a bus. Tests read
+ * commands from the outbox, and hand observations over.
  */
 import assert from "node:assert/strict";
 import type { Observation, VmCommand } from "@torpor/contracts";
@@ -60,7 +60,7 @@ export class Decisions implements AsyncDisposable {
   private constructor(database: TestDatabase) {
     this.database = database;
     const { db } = database;
-    // Each decision from new rows: tests bring hosts and take them away from one to the next.
+    // Each decision reads new rows, because tests add and remove hosts between decisions.
     const placer = new Placer(db, { maxAgeMs: 0 });
     const envelope = createEnvelope(undefined);
     const terms = {
@@ -75,7 +75,7 @@ export class Decisions implements AsyncDisposable {
     this.deps = { db, log: silentLog(), placer, ...terms, publishCommitted };
   }
 
-  /** Nothing is said before it stands: what is to be published now, another connection sees. */
+  /** Checks that nothing is published before its commit: another connection must see the rows. */
   private async published(ids: number[]): Promise<void> {
     const rows = await this.database.sql`SELECT id FROM outbox WHERE id = ANY(${ids})`;
     assert.equal(rows.length, ids.length, "a message was to be published before its commit");
@@ -85,7 +85,7 @@ export class Decisions implements AsyncDisposable {
     return new Decisions(await openTestDatabase(server));
   }
 
-  /** The host falls silent: its lease ended so long ago, and everybody knows. */
+  /** Loses the host: its lease ended `agoMs` ago, and the schedulers know. */
   async lose(hostId: string, agoMs = 60_000): Promise<void> {
     await this.database
       .sql`UPDATE hosts SET lease_expires_at = now() - ${`${agoMs} milliseconds`}::interval WHERE id = ${hostId}`;
@@ -97,7 +97,10 @@ export class Decisions implements AsyncDisposable {
     await registerHost(this.database.db, aHost(hostId, given), 600_000);
   }
 
-  /** One round of the reconciler; what it finds, schedulers know of that left it out until then. */
+  /**
+   * Runs one round of the reconciler. Fails if the round finds work for which schedulers would have
+   * left it out.
+   */
   async round(name: string): Promise<Record<string, number>> {
     const reconciler = RECONCILERS.find((one) => one.name === name);
     if (reconciler === undefined) throw new Error(`there is no reconciler ${name}`);
@@ -109,7 +112,7 @@ export class Decisions implements AsyncDisposable {
     return result;
   }
 
-  /** Accepted, and left to whoever begins it. */
+  /** Accepts the request, without beginning its operation. */
   async ask(sandboxId: string, verb: Verb): Promise<AcceptRequest> {
     return await acceptRequest(this.database.db, sandboxId, verb, aRequester(this.database));
   }
@@ -147,10 +150,10 @@ export class Decisions implements AsyncDisposable {
     return await this.operation(accepted.operation.id);
   }
 
-  /** A sandbox that a host runs. */
+  /** A sandbox that runs on a host. */
   async running(given: Parameters<typeof aSandbox>[0] = {}): Promise<SandboxRow> {
     const { id, sandboxId } = await this.beginCreate(given);
-    await this.carryOut(id, { state: "running" });
+    await this.complete(id, { state: "running" });
     return await this.sandbox(sandboxId);
   }
 
@@ -160,7 +163,7 @@ export class Decisions implements AsyncDisposable {
     given: Parameters<typeof aSandbox>[0] = {},
   ): Promise<SandboxRow> {
     const { id } = await this.running(given);
-    await this.carryOut((await this.begin(id, "pause")).id, {
+    await this.complete((await this.begin(id, "pause")).id, {
       state: "paused",
       snapshot: { ...SNAPSHOT, storeKey },
     });
@@ -204,7 +207,7 @@ export class Decisions implements AsyncDisposable {
     return (await handleCommit(this.deps, hostId, request)).granted;
   }
 
-  /** What the host of an operation would report of it; each is newer than the one before. */
+  /** A report of the operation's host, newer with each call. */
   async seenOf(operationId: string, given: Seen): Promise<Observation> {
     const { hostId, epoch, opSeq, spec } = await this.command(operationId);
     this.revision += 1;
@@ -220,14 +223,14 @@ export class Decisions implements AsyncDisposable {
     });
   }
 
-  async settle(seen: Observation): Promise<ApplyResult> {
+  async apply(seen: Observation): Promise<ApplyResult> {
     return await applyObservation(this.deps, seen, async () => {});
   }
 
   /** Commits, then reports. */
-  async carryOut(operationId: string, given: Seen): Promise<ApplyResult> {
+  async complete(operationId: string, given: Seen): Promise<ApplyResult> {
     await this.commit(operationId);
-    return await this.settle(await this.seenOf(operationId, given));
+    return await this.apply(await this.seenOf(operationId, given));
   }
 
   async operation(id: string): Promise<OperationRow> {
@@ -242,7 +245,7 @@ export class Decisions implements AsyncDisposable {
     return row;
   }
 
-  /** All that is recorded of a sandbox, for "nothing has changed". */
+  /** All rows of a sandbox, to check that nothing has changed. */
   async record(id: string): Promise<unknown> {
     const operations = await this.database
       .sql`SELECT * FROM operations WHERE sandbox_id = ${id} ORDER BY id`;
@@ -254,8 +257,8 @@ export class Decisions implements AsyncDisposable {
   }
 
   /**
-   * Per host: what its row says is used, beside the sum over the sandboxes on it, and over the
-   * disks of those that are being brought elsewhere from it.
+   * Per host: use by its row, beside the sum over the sandboxes on it and the disks of sandboxes
+   * that are moving away from it.
    */
   async used(): Promise<{ id: string; used: number[]; sum: number[] }[]> {
     const rows = await this.database.sql`

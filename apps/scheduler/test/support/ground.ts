@@ -1,4 +1,4 @@
-/** A host that is drained, round by round, and one that takes what it has. */
+/** A host that is drained, round by round, and a host that takes its sandboxes. */
 import assert from "node:assert/strict";
 import {
   type DrainBudget,
@@ -54,12 +54,15 @@ export class Ground implements AsyncDisposable {
     assert.equal((await requestDrain(this.db, "here", budget, "test")).kind, "stay");
   }
 
-  /** A round sees what the one before has committed: two of them take a place and use it. */
+  /** A round sees what the one before has committed: two rounds take a slot and use it. */
   async rounds(count = 2): Promise<void> {
     for (let round = 0; round < count; round += 1) await drainHosts(this.scheduler.deps);
   }
 
-  /** Of a scheduler that dies once it has asked for an operation, before it begins it. */
+  /**
+   * A round of a scheduler that dies once it has requested an operation, before the operation
+   * begins.
+   */
   async roundThatDies(): Promise<void> {
     const publishCommitted = async () => {
       throw new Error("the scheduler has died");
@@ -67,7 +70,7 @@ export class Ground implements AsyncDisposable {
     await assert.rejects(drainHosts({ ...this.scheduler.deps, publishCommitted }), /has died/);
   }
 
-  /** What has failed may be tried again now. */
+  /** Makes everything that has failed due for another try. */
   async letTimePass(): Promise<void> {
     await this.scheduler.database
       .sql`UPDATE drain_sandboxes SET retry_at = now() - interval '1 second' WHERE retry_at IS NOT NULL`;
@@ -79,7 +82,7 @@ export class Ground implements AsyncDisposable {
     return progress;
   }
 
-  /** Of the sandbox, or of any. */
+  /** Executing operations of the sandbox, or of all. */
   async executing(
     sandboxId?: string,
   ): Promise<
@@ -112,7 +115,7 @@ export class Ground implements AsyncDisposable {
 
   async pausedByDrain(): Promise<string> {
     const pause = await this.only("pause", "here");
-    await this.scheduler.carryOut(pause.id, { state: "paused", snapshot: STORED });
+    await this.scheduler.complete(pause.id, { state: "paused", snapshot: STORED });
     return pause.sandboxId;
   }
 

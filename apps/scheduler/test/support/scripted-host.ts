@@ -1,5 +1,5 @@
 /**
- * A host that a test speaks for: it registers, keeps its lease, reads its commands and reports over
+ * A host that a test controls: it registers, keeps its lease, reads its commands and reports over
  * the real bus, as an agent would. It runs nothing.
  */
 import { request, type Bus, connectBus, consume, publish, publishCore } from "@torpor/bus";
@@ -21,7 +21,7 @@ import { SNAPSHOT } from "./decisions.ts";
 
 const decodeCommand = decoder(VmCommand);
 const LEASE_EVERY_MS = 1_000;
-const ASK_LIMIT_MS = 5_000;
+const REQUEST_LIMIT_MS = 5_000;
 const REACHES = {
   create: "running",
   resume: "running",
@@ -36,7 +36,7 @@ export class ScriptedHost implements AsyncDisposable {
   readonly id: string;
   /** In order of arrival, repeats included. */
   readonly commands: VmCommand[] = [];
-  /** Carries out what it is told, without being asked to. */
+  /** Runs its commands without being prompted by the test. */
   isDiligent = false;
   private readonly bus: Bus;
   private readonly stopped = new AbortController();
@@ -64,7 +64,7 @@ export class ScriptedHost implements AsyncDisposable {
       decode: decodeCommand,
       handle: async (command) => {
         host.commands.push(command);
-        if (host.isDiligent && command.kind in REACHES) await host.carryOut(command);
+        if (host.isDiligent && command.kind in REACHES) await host.complete(command);
         return "ack";
       },
       concurrency: 16,
@@ -74,7 +74,7 @@ export class ScriptedHost implements AsyncDisposable {
     return host;
   }
 
-  /** The command of an operation, once it is here. */
+  /** The command of an operation, once it has arrived. */
   async told(operationId: string): Promise<VmCommand> {
     return await until(`${this.id} is told of ${operationId}`, () =>
       this.commands.find((command) => command.operationId === operationId),
@@ -125,13 +125,13 @@ export class ScriptedHost implements AsyncDisposable {
       throw new Error(`the observation was not taken: ${published.kind}`);
   }
 
-  async carryOut(command: VmCommand, given: Partial<Observation> = {}): Promise<void> {
+  async complete(command: VmCommand, given: Partial<Observation> = {}): Promise<void> {
     await this.commit(command);
     await this.report(this.seen(command, given));
   }
 
-  beat(inventory: Observation[]): void {
-    publishCore(this.bus, subjects.beat(this.id), {
+  heartbeat(inventory: Observation[]): void {
+    publishCore(this.bus, subjects.heartbeat(this.id), {
       type: "heartbeat",
       version: 1,
       hostId: this.id,
@@ -143,7 +143,7 @@ export class ScriptedHost implements AsyncDisposable {
     });
   }
 
-  /** Renews its lease no more, until `renewLease`. */
+  /** Stops the renewal of the lease, until `renewLease`. */
   goSilent(): void {
     clearInterval(this.lease);
   }
@@ -160,8 +160,8 @@ export class ScriptedHost implements AsyncDisposable {
   }
 
   private async ask<T>(question: Question, body: object, decode: Decoder<T>): Promise<T> {
-    const reply = await request(this.bus, subjects.ask(this.id, question), body, {
-      timeoutMs: ASK_LIMIT_MS,
+    const reply = await request(this.bus, subjects.request(this.id, question), body, {
+      timeoutMs: REQUEST_LIMIT_MS,
       decode,
     });
     if (reply.kind === "no_answer")

@@ -1,7 +1,6 @@
 /**
- * `application.ts PORT`: the server that is reached directly and through the edge. It answers with
- * a few bytes, sends and takes streams without an end, and echoes what comes on an upgraded
- * connection.
+ * `application.ts PORT`: the server that is reached directly and through the edge. It responds with
+ * a few bytes, sends and takes endless streams, and echoes the data of an upgraded connection.
  */
 import { createHash } from "node:crypto";
 import { createServer } from "node:http";
@@ -9,7 +8,7 @@ import type { Writable } from "node:stream";
 import { ECHO_PATH, STREAM_PATH } from "./paths.ts";
 
 const CHUNK = Buffer.alloc(64 * 1_024, "x");
-/** Of RFC 6455: with the client's key it makes the server's answer. */
+/** Constant of RFC 6455: with the client's key, it makes the server's response. */
 const WEBSOCKET_GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
 const server = createServer((incoming, response) => {
@@ -29,7 +28,7 @@ server.on("upgrade", (incoming, socket) => {
   socket.pipe(socket);
 });
 
-/** Until the client leaves. */
+/** Sends until the client leaves. */
 function sendWithoutEnd(response: Writable): void {
   const send = () => {
     while (!response.destroyed && response.write(CHUNK));

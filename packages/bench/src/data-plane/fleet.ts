@@ -1,4 +1,4 @@
-/** A fleet of simulated hosts; and one sandbox of it, with an application that is in it and not. */
+/** A fleet of simulated hosts, and one sandbox whose port leads to the application outside it. */
 import { fileURLToPath } from "node:url";
 import { join } from "node:path";
 import { type Fleet, listVmProcesses } from "@torpor/fleet";
@@ -12,12 +12,12 @@ import { APPLICATION } from "../measure/cpu.ts";
 import { openedBy, postTo, toPort, type Way } from "./ways.ts";
 
 const APPLICATION_FILE = fileURLToPath(new URL("application.ts", import.meta.url));
-/** Of the sandbox; the toy for a guest leads it to the application on the machine. */
+/** Port of the sandbox; the simulated guest connects it to the application on this machine. */
 const GUEST_PORT = 3_000;
 
 export interface DataPlane {
   fleet: Fleet;
-  /** To the same server, with nothing between and with the edge, its host and a guest between. */
+  /** Two ways to the same server: directly, and through the edge, its host and a guest. */
   ways: Record<"direct" | "edge", Way>;
   /** Processes of the guest. */
   guestPids: number[];
@@ -25,8 +25,8 @@ export interface DataPlane {
 }
 
 /**
- * Hosts with the simulated driver, an edge below a domain, and none of the bounds of a tenant.
- * Throws a line when it cannot be started.
+ * Starts hosts with the simulated driver and an edge with a domain, without the limits of a tenant.
+ * Throws a line on failure.
  */
 export async function startSimulated(
   place: BenchPlace,
@@ -49,7 +49,7 @@ export async function startSimulated(
   return { ...(await startBenchFleet(place, options, signal)), edgePort };
 }
 
-/** Throws a line when it cannot be started. */
+/** Throws a line on failure. */
 export async function startDataPlane(place: BenchPlace, signal: AbortSignal): Promise<DataPlane> {
   const application = (await claimPort()).port;
   const { fleet, edgePort, close } = await startSimulated(place, { hosts: 1 }, signal);
@@ -80,7 +80,7 @@ async function startApplication(fleet: Fleet, port: number, signal: AbortSignal)
   await fleet.waitHealthy(APPLICATION, signal);
 }
 
-/** Makes a sandbox whose port is the application's. Returns the way to it. */
+/** Creates a sandbox whose port is the application's. Returns the way to it. */
 async function openSandbox(fleet: Fleet, edge: number, application: number): Promise<Way> {
   const client = createClient(fleet.state);
   const body = { template_name: TEMPLATE, preview_access: "token" };

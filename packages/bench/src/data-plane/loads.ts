@@ -1,4 +1,4 @@
-/** What clients do with the application, wherever it is reached. */
+/** Loads on the application, direct or through the edge. */
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { Agent, type ClientRequest, type IncomingMessage, request } from "node:http";
@@ -13,10 +13,10 @@ const LIMIT_MS = 30_000;
 const MIB = 1_024 ** 2;
 const PIECE = Buffer.alloc(64 * 1_024, "y");
 const ECHO = Buffer.alloc(1_024, "z");
-/** After a failure, so that what is down is not asked without end. */
+/** Delay after a failure, so that a dead server is not flooded. */
 const AFTER_FAILURE_MS = 100;
 
-/** Each client asks for a few bytes, one request after the other, on a connection that stays. */
+/** Each client requests a few bytes at a time, over a connection that stays open. */
 export function requestLoad(way: Way, clients: number): Load {
   const agent = new Agent({ keepAlive: true, maxSockets: clients });
   const client = async (tally: Tally, stop: AbortSignal) => {
@@ -34,7 +34,7 @@ export function requestLoad(way: Way, clients: number): Load {
   return { run, close: async () => agent.destroy() };
 }
 
-/** One answer without an end; each MiB of it that has come counts. */
+/** One endless response; each received MiB counts as a unit. */
 export function downloadLoad(way: Way): Load {
   return streaming(async (tally, stop) => {
     const asked = ask(way, STREAM_PATH, {});
@@ -46,7 +46,7 @@ export function downloadLoad(way: Way): Load {
   });
 }
 
-/** One body without an end; each MiB of it that was taken counts. */
+/** One endless request body; each MiB that the server took counts as a unit. */
 export function uploadLoad(way: Way): Load {
   return streaming(async (tally, stop) => {
     const headers = { "transfer-encoding": "chunked" };
@@ -65,7 +65,7 @@ export function uploadLoad(way: Way): Load {
   });
 }
 
-/** One client; what it sends on an upgraded connection comes back before it sends again. */
+/** One client on an upgraded connection, which sends again once the echo has arrived. */
 export function echoLoad(way: Way): Load {
   return streaming(async (tally, stop) => {
     const socket = await upgraded(way);
@@ -88,7 +88,7 @@ export function echoLoad(way: Way): Load {
   });
 }
 
-/** Begun again when it breaks, which counts as a failure unless it was stopped. */
+/** Starts a broken stream again; the break counts as a failure unless the load was stopped. */
 function streaming(stream: (tally: Tally, stop: AbortSignal) => Promise<void>): Load {
   const run: Load["run"] = async (tally, stop) => {
     while (!stop.aborted)
@@ -139,7 +139,7 @@ function ask(
   return request({ host: "127.0.0.1", port, path, method, agent, headers: all, timeout: LIMIT_MS });
 }
 
-/** Rejects for any but a 200, and when nothing comes for too long. */
+/** Rejects for any status but 200, and for a connection without data for too long. */
 async function answerTo(asked: ClientRequest): Promise<IncomingMessage> {
   const { promise, resolve, reject } = Promise.withResolvers<IncomingMessage>();
   asked.on("response", (answer: IncomingMessage) => {

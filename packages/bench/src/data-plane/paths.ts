@@ -1,3 +1,3 @@
-/** Of the application; everything else answers with a few bytes. */
+/** Paths of the application; every other path responds with a few bytes. */
 export const STREAM_PATH = "/stream";
 export const ECHO_PATH = "/echo";

@@ -1,22 +1,22 @@
-/** How a sandbox is reached through the edge, below a domain that no resolver knows. */
+/** How to reach a sandbox through the edge, below a domain that no resolver knows. */
 import { request } from "node:http";
 import { text } from "node:stream/consumers";
 import type { ClientAnswer } from "../load/client.ts";
 
-/** A way to a server; the edge tells sandboxes, and their ports, by `Host`. */
+/** A way to a server; the edge finds the sandbox and its port by `Host`. */
 export interface Way {
   port: number;
   headers: Record<string, string>;
 }
 
-/** To the agent in a sandbox. */
+/** A way to the agent in a sandbox. */
 export interface SandboxWay extends Way {
   id: string;
 }
 
 const LIMIT_MS = 60_000;
 
-/** `text`: what a create was answered with. */
+/** `answer`: body of the response to a create. */
 export function openedBy(answer: string, edgePort: number): SandboxWay {
   const { id, public_host, auth_token } = JSON.parse(answer) as Record<
     "id" | "public_host" | "auth_token",
@@ -26,7 +26,7 @@ export function openedBy(answer: string, edgePort: number): SandboxWay {
   return { id, port: edgePort, headers };
 }
 
-/** The same sandbox's other port. */
+/** A way to another port of the same sandbox. */
 export function toPort({ port, headers }: Way, guestPort: number): Way {
   const host = headers["host"]?.replace(/^\d+-/, `${guestPort}-`) ?? "";
   return { port, headers: { ...headers, host } };
@@ -35,7 +35,7 @@ export function toPort({ port, headers }: Way, guestPort: number): Way {
 export const getFrom = (way: Way, path: string) => send(way, "GET", path);
 export const postTo = (way: Way, path: string, body: string) => send(way, "POST", path, body);
 
-/** An answer of any status is one; without an answer it throws. */
+/** Returns a response of any status; throws without a response. */
 async function send(way: Way, method: string, path: string, body?: string): Promise<ClientAnswer> {
   const { promise, resolve, reject } = Promise.withResolvers<ClientAnswer>();
   const startedAt = performance.now();

@@ -1,18 +1,18 @@
-/** What a bench host makes of a command: the state that a real host would come to, at once. */
+/** A bench host's result of a command: the final state of a real host, at once. */
 import type { Cause, Observation, OBSERVED_STATES, ReceivedCommand } from "@torpor/contracts";
 import type { Static } from "typebox";
 import { manifestOf } from "../scale/filled.ts";
 
 export type Command = Static<typeof ReceivedCommand>;
 
-/** What it keeps of a sandbox. */
+/** What a bench host keeps of a sandbox. */
 export interface Kept {
   seen: Observation;
   /** Snapshots so far. */
   generation: number;
 }
 
-/** Of all snapshots of bench hosts: any of them restores any. */
+/** The same for all bench hosts: each can restore every snapshot. */
 export const FINGERPRINT = "bench-1";
 export const SNAPSHOT_BYTES = 123_456_789;
 const RESIDENT_BYTES = 100_000_000;
@@ -27,7 +27,7 @@ const COMES_TO: Readonly<Record<string, State>> = {
   delete: "deleted",
   discard: "deleted",
 };
-/** These have no point of no return to ask about. */
+/** Commands without a point of no return, so without a commit request. */
 const UNASKED: readonly string[] = ["delete", "discard"];
 
 export type Judgement = "carry_out" | "ask_commit" | "repeat" | "ignore";
@@ -43,7 +43,7 @@ export function judge(kept: Kept | undefined, command: Command): Judgement {
   return UNASKED.includes(command.kind) ? "carry_out" : "ask_commit";
 }
 
-/** The sandbox as it is when the command is carried out. */
+/** The sandbox after the command has run. */
 export function carriedOut(kept: Kept | undefined, command: Command): Kept {
   const state = COMES_TO[command.kind] ?? "failed";
   const before = kept?.generation ?? command.snapshot?.generation ?? 0;
@@ -63,7 +63,7 @@ export function carriedOut(kept: Kept | undefined, command: Command): Kept {
   };
 }
 
-/** The sandbox as it stays when the commit was refused. */
+/** The sandbox after the commit was refused. */
 export function backedOut(kept: Kept | undefined, command: Command, error: Cause): Kept {
   const operation = { id: command.operationId, outcome: "cancelled", error } as const;
   const { snapshot, vmm } = kept?.seen ?? {};
@@ -78,7 +78,7 @@ export function backedOut(kept: Kept | undefined, command: Command, error: Cause
   };
 }
 
-/** A paused sandbox that the database was filled with. */
+/** A paused sandbox of the filled database. */
 export function filledWith(hostId: string, sandboxId: string): Kept {
   const generation = 1;
   return {

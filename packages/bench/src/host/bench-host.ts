@@ -1,6 +1,6 @@
 /**
- * A host without virtual machines, which answers each command at once: what is left is the control
- * plane. All that it says and asks, it says and asks by the node-agent's own parts.
+ * A host without virtual machines, which completes each command at once: the benchmark then
+ * measures the control plane. The host sends all its messages by the node-agent's own code.
  */
 import { randomBytes } from "node:crypto";
 import { readFile } from "node:fs/promises";
@@ -21,7 +21,7 @@ const decodeCommand = decoder(ReceivedCommand);
 const COMMANDS_AT_ONCE = 64;
 const DISK_FREE_MIB = 1_000_000;
 const STARTS = { startsAtOnce: 1_024, startsRunning: 0, startsWaiting: 0 };
-/** As much as a host may have: what is measured is no placement that fails. */
+/** Larger than any load needs: failing placements are not measured. */
 const CAPACITY = { vcpu: 100_000, memoryMib: 100_000_000, diskMib: 1_000_000_000 };
 const RESOURCES = { vcpu: 1, memoryMib: 16, diskMib: 16 };
 
@@ -31,7 +31,7 @@ export interface BenchHostOptions {
   access: Access;
   natsUrl: string;
   template: BenchHostsSettings["template"];
-  /** What it has from the beginning. */
+  /** Sandboxes at the start of the host. */
   sandboxes: Kept[];
   signal: AbortSignal;
   log: Logger;
@@ -63,7 +63,7 @@ export async function startBenchHost(options: BenchHostOptions): Promise<BenchHo
     log,
   );
   const membership: Membership = { isRegistered: false };
-  // There is nothing to freeze, and nothing that the disk would have to know.
+  // There is nothing to freeze, and no fence to renew.
   const fence = { look: async () => true, renew: async () => {} };
   const look = () => ({
     inventory: sandboxes.inventory(),

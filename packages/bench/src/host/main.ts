@@ -1,4 +1,4 @@
-/** A process that is many bench hosts: `bench-host.mjs SETTINGS_FILE`. */
+/** A process that runs many bench hosts: `bench-host.mjs SETTINGS_FILE`. */
 import { readFileSync } from "node:fs";
 import { createLogger, runService, startHealthServer } from "@torpor/service";
 import { filledId } from "../scale/filled.ts";
@@ -41,7 +41,7 @@ await runService(log, { graceMs: GRACE_MS }, async (signal, onClose) => {
   }
 });
 
-/** Sandbox `at` is on host `at` modulo their number. */
+/** Sandbox `at` is on the host with number `at % hosts`. */
 function sandboxesOf(host: number, hosts: number, filled: number): string[] {
   const count = Math.max(0, Math.ceil((filled - host) / hosts));
   return Array.from({ length: count }, (_, round) => filledId(round * hosts + host));

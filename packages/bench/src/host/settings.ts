@@ -1,4 +1,4 @@
-/** What the program of the bench hosts is told, in a file. */
+/** Settings of the bench hosts' program, passed in a file. */
 import type { Fleet } from "@torpor/fleet";
 
 export interface BenchHostsSettings {
@@ -6,7 +6,7 @@ export interface BenchHostsSettings {
   healthPort: number;
   template: { name: string; imageSha256: string };
   hosts: ({ hostId: string } & ReturnType<Fleet["joinSecrets"]>)[];
-  /** Paused sandboxes that the database was filled with, on these hosts in turn. */
+  /** Number of paused sandboxes in the filled database, distributed over these hosts in turn. */
   filled: number;
 }
 

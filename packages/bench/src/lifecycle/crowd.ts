@@ -1,13 +1,13 @@
-/** Creates that come together, on one host that has room for all of them. */
+/** Concurrent creates, on one host that has room for all of them. */
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Call } from "../load/client.ts";
 import { failureOf, idIn, removeMany } from "../load/sandboxes.ts";
 import type { Crowd } from "./result.ts";
 
-/** After so long a client gives up. */
+/** A client gives up after this time. */
 const PATIENCE_MS = 600_000;
 const AGAIN_MS = 1_000;
-/** It waits longer than a request does, or was told to come again. */
+/** The create takes longer than the request waits (503), or must be sent again later (429). */
 const COME_AGAIN: ReadonlySet<number> = new Set([429, 503]);
 
 export async function measureCrowd(call: Call, template: string, creates: number): Promise<Crowd> {

@@ -1,4 +1,4 @@
-/** One sandbox through the API, and where the time of each operation went. */
+/** One sandbox through the API, and the duration of each stage of an operation. */
 import type postgres from "postgres";
 import { type ClientAnswer, type Call } from "../load/client.ts";
 import { failureOf } from "../load/sandboxes.ts";
@@ -13,15 +13,15 @@ export interface Access {
 }
 
 export interface OperationTimes {
-  /** All since the epoch, in milliseconds. */
+  /** All times are milliseconds since the epoch. */
   createdAt: number;
   startedAt: number;
   endedAt: number;
-  /** As the host has told them, in its order. */
+  /** Stages as reported by the host, in its order. */
   timingsMs: Record<string, number>;
 }
 
-/** A request and its answer, since the epoch. */
+/** Times of a request and its response, in milliseconds since the epoch. */
 export interface TimedRequest {
   sentAt: number;
   answeredAt: number;
@@ -29,7 +29,7 @@ export interface TimedRequest {
 
 export const nowMs = () => performance.timeOrigin + performance.now();
 
-/** Throws a line when it is not answered with a sandbox. */
+/** Throws a line if the response is no sandbox. */
 export async function createSandbox(call: Call, template: string): Promise<Access & TimedRequest> {
   const sentAt = nowMs();
   const answer = await call("POST", "/v1/sandboxes", { body: { template_name: template } });
@@ -43,7 +43,7 @@ function accessIn({ text }: ClientAnswer): Access {
   return { id: body.id, publicHost: body.public_host, token: body.auth_token };
 }
 
-/** Throws a line when it does not succeed. */
+/** Throws a line on failure. */
 export async function change(call: Call, id: string, verb: string): Promise<TimedRequest> {
   const sentAt = nowMs();
   const answer = await call("POST", `/v1/sandboxes/${id}/${verb}`);
@@ -70,7 +70,7 @@ function expectStatus(what: string, answer: ClientAnswer, status: number): void 
     throw new Error(`the ${what} of a sandbox failed: ${failureOf(answer)} ${answer.text}`);
 }
 
-/** Of the sandbox's newest operation. */
+/** Times of the sandbox's newest operation. */
 export async function readTimes(sql: postgres.Sql, sandboxId: string): Promise<OperationTimes> {
   const [row] = await sql<[{ created: string; started: string; ended: string; timings: unknown }?]>`
     SELECT extract(epoch FROM created_at) * 1000 AS created,
@@ -86,7 +86,7 @@ export async function readTimes(sql: postgres.Sql, sandboxId: string): Promise<O
   };
 }
 
-/** As they follow each other on a host; a database keeps no order. */
+/** In the order in which a host runs them; the database does not keep the order. */
 const HOST_STAGES = [
   "wait_for_slot",
   "fetch_snapshot",
@@ -110,7 +110,7 @@ function inOrder(timingsMs: Record<string, number>): Record<string, number> {
   return Object.fromEntries(Object.entries(timingsMs).toSorted(([a], [b]) => place(a) - place(b)));
 }
 
-/** From the request to the answer; what follows an answer is added by whoever waits for it. */
+/** From the request to the response; the caller adds stages after the response. */
 export function sampleOf({ sentAt, answeredAt }: TimedRequest, times: OperationTimes): StageSample {
   const { createdAt, startedAt, endedAt, timingsMs } = times;
   const onHost = Object.values(timingsMs).reduce((sum, ms) => sum + ms, 0);
@@ -120,7 +120,7 @@ export function sampleOf({ sentAt, answeredAt }: TimedRequest, times: OperationT
       accept: createdAt - sentAt,
       begin: startedAt - createdAt,
       ...inOrder(timingsMs),
-      // Delivered, journalled, written, reported, settled.
+      // Delivery, journal, writes, report, and the applying of the observation.
       "to and fro": endedAt - startedAt - onHost,
       answer: answeredAt - endedAt,
     },

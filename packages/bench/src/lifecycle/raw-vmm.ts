@@ -1,7 +1,7 @@
 /**
- * The VMM by itself: QEMU with the arguments of a sandbox's, its kernel, root file system, a copy
- * of its disk and its memory, driven by QMP and with files of QEMU's own writing. What an operation
- * takes beside that is Torpor's.
+ * The VMM by itself: QEMU with a sandbox's arguments, kernel, root file system, memory, and a copy
+ * of its disk, driven by QMP, with files that QEMU writes itself. The rest of an operation's time
+ * is Torpor's.
  */
 import { type ChildProcess, execFile, spawn } from "node:child_process";
 import { once } from "node:events";
@@ -20,7 +20,7 @@ const MIGRATION_LIMIT_MS = 300_000;
 const MONITOR_LIMIT_MS = 60_000;
 const LOOK_MS = 5;
 const UNLIMITED_BANDWIDTH = 1024 ** 4;
-/** Relative to the directory. */
+/** Relative to the directory of the run. */
 const RUN = "r1";
 const SAVED = "saved";
 const NETWORK = 'ip tuntap add dev tap0 mode tap vnet_hdr && ip link set tap0 up && exec "$@"';
@@ -37,7 +37,7 @@ export interface RawTimes {
   save: StageSample;
 }
 
-/** Loads the memory of the paused sandbox whose directory is `vmDir`, lets it run, and saves it. */
+/** Loads the memory of the paused sandbox in `vmDir`, resumes its vCPUs, and saves the memory. */
 export async function measureRaw(
   vmDir: string,
   dir: string,
@@ -121,7 +121,7 @@ function argumentsOf(
     ? ({ kind: "namespace", name: "raw", tap: "tap0", control } as const)
     : ({ kind: "user" } as const);
   const args = qemuArguments(vm, { accelerator, runDir: RUN, network, guestPort, incoming: true });
-  // Its own files are written by programs that it starts.
+  // QEMU starts programs that write its files, which its sandbox option forbids.
   const sandbox = args.indexOf("-sandbox");
   return args.filter((_, at) => at !== sandbox && at !== sandbox + 1);
 }

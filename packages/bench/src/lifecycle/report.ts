@@ -1,4 +1,4 @@
-/** A result of the lifecycle for people: as tables, beside an earlier one, and as a picture. */
+/** A lifecycle result for people: as tables, beside an earlier one, and as a picture. */
 import { type Bar, color, draw, short } from "../report/plot.ts";
 import type { EarlierLifecycle } from "../report/read.ts";
 import type { Rows } from "../report/result.ts";
@@ -87,7 +87,7 @@ function together({ creates, running, told, failed, ms }: Crowd): Rows {
   return { title: "Creates at once", head, rows };
 }
 
-/** New to old: less is better. Of the steps and stages that both have. */
+/** Ratios of new to old, for the steps and stages that both have; less is better. */
 export function compareLifecycle(now: EarlierLifecycle, before: EarlierLifecycle): Rows {
   const rows = now.steps.flatMap((step) => {
     const earlier = before.steps.find(({ name }) => name === step.name);
@@ -109,7 +109,7 @@ export function compareLifecycle(now: EarlierLifecycle, before: EarlierLifecycle
   };
 }
 
-/** Each step as one bar of its stages. */
+/** One bar per step, divided into its stages. */
 export function plotLifecycle(result: LifecycleResult): string {
   const names = [...new Set(result.steps.flatMap(({ stagesMs }) => Object.keys(stagesMs)))];
   const bars = result.steps.map(({ name, stagesMs, p50Ms }): Bar => {

@@ -1,4 +1,4 @@
-/** What the lifecycle of real virtual machines took, beside the VMM by itself. */
+/** The durations of the lifecycle of real virtual machines, beside the VMM by itself. */
 import type { BenchResult } from "../report/result.ts";
 import { median } from "../median.ts";
 
@@ -16,7 +16,7 @@ export type StepName = (typeof STEPS)[number];
 /** One repetition of a step. */
 export interface StageSample {
   ms: number;
-  /** In their order. They need not add up: what a host does at once is told for each. */
+  /** In order. The stages need not add up: concurrent work of a host is reported for each stage. */
   stages: Record<string, number>;
   /** Processor time of the host's agent. */
   agentCpuMs?: number;
@@ -27,7 +27,7 @@ export interface LifecycleStep {
   count: number;
   p50Ms: number;
   worstMs: number;
-  /** Medians. */
+  /** Median per stage. */
   stagesMs: Record<string, number>;
   agentCpuMs?: number;
 }
@@ -35,11 +35,11 @@ export interface LifecycleStep {
 export interface Crowd {
   creates: number;
   running: number;
-  /** Answers that told a client to come again. */
+  /** Responses that made a client send its request again. */
   told: number;
-  /** By reason. */
+  /** Failed creates by reason. */
   failed: Record<string, number>;
-  /** Until all ran, or had failed. */
+  /** Time until every create ran or had failed. */
   ms: number;
 }
 
@@ -80,12 +80,14 @@ function stepOf(name: StepName, samples: readonly StageSample[]): LifecycleStep 
         median(samples.flatMap((sample) => sample.stages[stage] ?? [])),
       ]),
     ),
-    // Ticks are 10 ms: the mean of several says more than the middle one.
+    // A tick is 10 ms, so the mean of several is more precise than the median.
     ...(cpu.length === 0 ? {} : { agentCpuMs: cpu.reduce((sum, ms) => sum + ms, 0) / cpu.length }),
   };
 }
 
-/** What the guest itself takes, whoever asks it: an emulated one, many times what another does. */
+/**
+ * Stages of the guest itself: in an emulated guest, they take many times longer than all others.
+ */
 const GUEST_STAGES: ReadonlySet<string> = new Set(["freeze_and_sync", "greet_guest"]);
 
 export interface Beside {
@@ -93,11 +95,11 @@ export interface Beside {
   p50Ms: number;
   rawMs: number;
   ratio: number;
-  /** Without the stages in which the host waits for the guest. */
+  /** Ratio without the stages in which the host waits for the guest. */
   hostRatio: number;
 }
 
-/** Pause and resume, to what the VMM takes by itself. */
+/** Pause and resume, relative to the VMM by itself. */
 export function besideRaw(steps: readonly LifecycleStep[]): Beside[] {
   const pairs = [
     ["pause", "raw save"],
@@ -116,7 +118,7 @@ export function besideRaw(steps: readonly LifecycleStep[]): Beside[] {
   });
 }
 
-/** Of the steps that the run has. */
+/** Targets of the steps that this run has. */
 export function targetsOf(steps: readonly LifecycleStep[]): LifecycleTarget[] {
   const ratio = (name: StepName) =>
     besideRaw(steps).find((one) => one.name === name)?.ratio ?? Number.NaN;

@@ -1,6 +1,6 @@
 /**
- * Intents that nobody waits for: how many a second are accepted, and how many settled. Every
- * sandbox is paused and then resumed, so what is accepted is bounded by how many there are.
+ * Intents without a waiting client: accepted intents and ended operations per second. Each sandbox
+ * is paused once and resumed once, so the number of sandboxes bounds the number of intents.
  */
 import { sleep } from "@torpor/service";
 import type postgres from "postgres";
@@ -10,7 +10,7 @@ import type { Call } from "./client.ts";
 import { createMany, failureOf, inParallel, removeMany } from "./sandboxes.ts";
 import { Tally } from "./tally.ts";
 
-const SETTLE_LIMIT_MS = 120_000;
+const QUIET_LIMIT_MS = 120_000;
 const LOOK_EVERY_MS = 100;
 
 export async function measureAccepts(
@@ -53,7 +53,7 @@ async function accept(call: Call, id: string, verb: string, tally: Tally): Promi
 }
 
 async function untilSettled(sql: postgres.Sql, signal: AbortSignal): Promise<void> {
-  const deadlineMs = performance.now() + SETTLE_LIMIT_MS;
+  const deadlineMs = performance.now() + QUIET_LIMIT_MS;
   for (;;) {
     const [row] = await sql`
       SELECT count(*)::int AS open FROM operations
@@ -61,7 +61,7 @@ async function untilSettled(sql: postgres.Sql, signal: AbortSignal): Promise<voi
     if (row?.["open"] === 0) return;
     if (performance.now() > deadlineMs)
       throw new Error(
-        `${String(row?.["open"])} operations did not end within ${SETTLE_LIMIT_MS / 1_000} s`,
+        `${String(row?.["open"])} operations did not end within ${QUIET_LIMIT_MS / 1_000} s`,
       );
     await sleep(LOOK_EVERY_MS, signal);
     signal.throwIfAborted();

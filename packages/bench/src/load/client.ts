@@ -1,6 +1,6 @@
 /**
- * Calls of the API on connections that stay open: cheaper than fetch, so that little of the
- * processor time goes to the load.
+ * API calls over connections that stay open: cheaper than fetch, so that the load takes little of
+ * the processor time.
  */
 import { Agent, request } from "node:http";
 
@@ -23,7 +23,7 @@ export interface Client {
 
 const LIMIT_MS = 60_000;
 
-/** An answer of any status is one; without an answer it throws. */
+/** Returns a response of any status; throws without a response. */
 export function createClient({ url, apiKey }: { url: string; apiKey: string }): Client {
   const { hostname, port } = new URL(url);
   const agent = new Agent({ keepAlive: true, maxSockets: Number.POSITIVE_INFINITY });

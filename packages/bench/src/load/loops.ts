@@ -1,22 +1,22 @@
-/** What the clients of a step do until they are stopped. */
+/** The work of a step's clients until they are stopped. */
 import { sleep } from "@torpor/service";
 import type { ClientAnswer, Call } from "./client.ts";
 import { create, createMany, failureOf, idIn, remove, removeMany } from "./sandboxes.ts";
 import type { Tally } from "./tally.ts";
 
 export interface Load {
-  /** Until the signal aborts; what is under way then is finished. */
+  /** Runs until the signal aborts, and finishes the requests in flight. */
   run(tally: Tally, stop: AbortSignal): Promise<void>;
-  /** Removes what it has made. */
+  /** Removes what the load has created. */
   close(): Promise<void>;
 }
 
-/** After a failure, so that a control plane that is down is not asked without end. */
+/** Delay after a failure, so that a dead control plane is not flooded. */
 const AFTER_FAILURE_MS = 100;
 const LOOK_EVERY_MS = 5;
 const VERBS = ["pause", "resume"] as const;
 
-/** Returns the answer if it has the status that was to be expected. */
+/** Returns the response if it has the expected status. */
 async function attempt(
   tally: Tally,
   kind: string,
@@ -37,7 +37,7 @@ async function attempt(
 const move = (call: Call, id: string, verb: (typeof VERBS)[number]) =>
   call("POST", `/v1/sandboxes/${id}/${verb}`);
 
-/** Each client pauses and resumes a sandbox of its own, one request after the other. */
+/** Each client pauses and resumes its own sandbox, one request after the other. */
 export async function closedLoop(call: Call, clients: number): Promise<Load> {
   const ids = await createMany(call, clients);
   const client = async (id: string, tally: Tally, stop: AbortSignal) => {
@@ -51,8 +51,9 @@ export async function closedLoop(call: Call, clients: number): Promise<Load> {
 }
 
 /**
- * So many transitions a second, whether or not those before have ended. The time of one counts from
- * when it was due: one that waits for a free sandbox waits for the control plane.
+ * A fixed number of transitions per second, whether or not earlier ones have ended. The time of a
+ * transition counts from its planned start: waiting for a free sandbox is waiting for the control
+ * plane.
  */
 export async function pacedLoop(call: Call, sandboxes: number, perSecond: number): Promise<Load> {
   const ids = await createMany(call, sandboxes);
@@ -82,7 +83,7 @@ export async function pacedLoop(call: Call, sandboxes: number, perSecond: number
   return { run, close: () => removeMany(call, ids) };
 }
 
-/** Each client creates a sandbox and deletes it. */
+/** Each client creates a sandbox and deletes it, repeatedly. */
 export function createDeleteLoop(call: Call, clients: number): Load {
   const client = async (tally: Tally, stop: AbortSignal) => {
     while (!stop.aborted) {
@@ -94,7 +95,7 @@ export function createDeleteLoop(call: Call, clients: number): Load {
   return together(clients, client);
 }
 
-/** Each client reads, one request after the other; `paths` are taken in turn. */
+/** Each client reads, one request after the other, cycling through `paths`. */
 export function readLoop(
   call: Call,
   kind: string,
@@ -111,7 +112,7 @@ export function readLoop(
   return together(clients, client);
 }
 
-/** Each client has one job done after the other. */
+/** Each client runs one job after the other. */
 export function jobLoop(call: Call, clients: number): Load {
   const client = async (tally: Tally, stop: AbortSignal) => {
     while (!stop.aborted) await attempt(tally, "job", 200, () => call("POST", "/jobs"));

@@ -11,13 +11,13 @@ export const remove = (call: Call, id: string) => call("DELETE", `/v1/sandboxes/
 
 export const idIn = ({ text }: ClientAnswer) => (JSON.parse(text) as { id: string }).id;
 
-/** Why a request failed, alike for all that failed for the same reason. */
+/** Reason of a failed request: equal for all requests that failed for the same reason. */
 export function failureOf({ status, text }: ClientAnswer): string {
   const code = /"code":"([A-Z_]+)"/.exec(text)?.[1];
   return code === undefined ? String(status) : `${status} ${code}`;
 }
 
-/** Throws a line when one cannot be created. */
+/** Throws a line when a create fails. */
 export async function createMany(call: Call, count: number): Promise<string[]> {
   const ids: string[] = [];
   await inParallel(Array.from({ length: count }), async () => {
@@ -29,12 +29,12 @@ export async function createMany(call: Call, count: number): Promise<string[]> {
   return ids;
 }
 
-/** One that cannot be deleted stays: the fleet is thrown away. */
+/** Ignores failures: the fleet is thrown away. */
 export async function removeMany(call: Call, ids: readonly string[]): Promise<void> {
   await inParallel(ids, async (id) => void (await remove(call, id).catch(() => {})));
 }
 
-/** A few at once, until all are done. */
+/** Handles a few items at once, until all are done. */
 export async function inParallel<T>(
   items: readonly T[],
   act: (item: T) => Promise<void>,

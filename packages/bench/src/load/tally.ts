@@ -1,11 +1,11 @@
-/** What came of the requests of a step, while its window is open. */
+/** Results of a step's requests while its window is open. */
 import { type Latency, latencyOf } from "../report/latency.ts";
 
 export class Tally {
   private isOpen = false;
   private readonly tookMs = new Map<string, number[]>();
   private failures = new Map<string, number>();
-  /** What has been done, window or not. */
+  /** Requests that succeeded, also outside the window. */
   done = 0;
 
   open(): void {
@@ -24,7 +24,7 @@ export class Tally {
     else all.push(ms);
   }
 
-  /** Counted whenever it comes: a failure of the warm-up is one too. */
+  /** Counts outside the window too: a failure of the warm-up is a failure. */
   failed(why: string): void {
     this.failures.set(why, (this.failures.get(why) ?? 0) + 1);
   }
@@ -34,7 +34,7 @@ export class Tally {
     return [...this.tookMs.values()].reduce((sum, { length }) => sum + length, 0);
   }
 
-  /** Of each kind, and of all together where there are several. */
+  /** Latencies per kind, and of all kinds together if there are several. */
   latencies(): Record<string, Latency> {
     const byName = [...this.tookMs].toSorted(([one], [other]) => one.localeCompare(other));
     const kinds = byName.map(([kind, ms]): [string, Latency] => [kind, latencyOf(ms)]);

@@ -1,6 +1,6 @@
 /**
- * What Postgres and NATS count. A server process of Postgres tells the others once a second what it
- * has counted: a reading lags by about that much, so windows begin and end under the same load.
+ * Counters of Postgres and NATS. A server process of Postgres publishes its counts once a second,
+ * so a reading lags by up to that much; windows therefore begin and end under the same load.
  */
 import type { Fleet } from "@torpor/fleet";
 import type postgres from "postgres";
@@ -10,7 +10,7 @@ export interface DatabaseCounters {
   rollbacks: number;
   walFsyncs: number;
   walBytes: number;
-  /** In streams: each is synced to disk before it is acknowledged. */
+  /** Messages stored in streams: each is synced to disk before it is acknowledged. */
   natsStored: number;
   natsMessages: number;
 }
@@ -26,13 +26,13 @@ export async function readCounters(fleet: Fleet, sql: postgres.Sql): Promise<Dat
   return { ...database, natsStored: sum("stored"), natsMessages: sum("messages") };
 }
 
-/** Of the servers of a fleet that is on this machine. */
+/** Monitoring addresses of the fleet's servers on this machine. */
 const monitorsOf = (fleet: Fleet) =>
   fleet.state.components.flatMap(({ role, healthUrl }) =>
     role === "nats" && healthUrl !== undefined ? [new URL(healthUrl).origin] : [],
   );
 
-/** What is in each stream, by its name, of a fleet with one server. */
+/** Contents of each stream by name, for a fleet with one server. */
 export async function readStreams(fleet: Fleet): Promise<Record<string, { messages: number }>> {
   const streams = (await Promise.all(monitorsOf(fleet).map(streamsOf))).flat();
   return Object.fromEntries(streams.map(({ name, state }) => [name, state]));

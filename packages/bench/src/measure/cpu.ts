@@ -3,19 +3,19 @@ import { readdirSync, readFileSync } from "node:fs";
 import type { Component, Role } from "@torpor/fleet";
 import { residentBytes } from "@torpor/service";
 
-/** In milliseconds since each began, by part. */
+/** Milliseconds since the start of each process, by part. */
 export type CpuTimes = Record<string, number>;
 
 const TICKS_PER_SECOND = 100;
 const MS_PER_TICK = 1_000 / TICKS_PER_SECOND;
 
-/** What this package adds to a fleet, by the names of its components. */
+/** Components that this package adds to a fleet, by name. */
 export const BENCH_HOSTS = "bench-hosts";
 export const APPLICATION = "application";
 
 const HOSTS = "bench hosts";
 export const AGENT = "node-agent";
-/** Virtual machines, and what runs in them. */
+/** Virtual machines, and the processes in them. */
 export const GUEST = "guest";
 const PARTS: Partial<Record<Role, string>> = {
   postgres: "postgres",
@@ -30,23 +30,23 @@ const NAMED: Readonly<Record<string, string>> = {
 };
 const partOf = ({ name, role }: Pick<Component, "name" | "role">) => NAMED[name] ?? PARTS[role];
 
-/** Processes that are no components of the fleet, by part. */
+/** Processes by part that are no components of the fleet. */
 export type OtherProcesses = Readonly<Record<string, readonly number[]>>;
-/** This process, which asks and measures. */
+/** This process, which sends the load and measures. */
 const LOAD = "load";
-/** Nothing ran on the machine's processors. */
+/** Idle time of the machine's processors. */
 export const IDLE = "machine idle";
-/** What ran on them that is no part of the benchmark: the less, the better its numbers. */
+/** Processor time of processes outside the benchmark: the less, the better the numbers. */
 export const OTHERS = "others";
 /** The control plane, in the order in which a request passes it. */
 export const PARTS_THAT_COUNT: readonly string[] = ["gateway", "schedulers", "postgres", "nats"];
-/** All that is told of, the last ones of what a benchmark itself takes. */
+/** All reported parts; those of the benchmark itself are last. */
 export const PARTS_TOLD = [...PARTS_THAT_COUNT, AGENT, GUEST, APPLICATION, HOSTS, LOAD];
 
 interface Stat {
   ppid: number;
   ownMs: number;
-  /** Of children that have ended and were waited for. */
+  /** Time of children that have ended and were waited for. */
   reapedMs: number;
 }
 
@@ -58,7 +58,7 @@ export function statOf(pid: number | string): Stat | undefined {
   } catch {
     return undefined;
   }
-  // After the name, which may hold anything: state, ppid, …
+  // The fields after the name, which may contain any character: state, ppid, …
   const fields = text
     .slice(text.lastIndexOf(")") + 2)
     .split(" ")
@@ -67,7 +67,7 @@ export function statOf(pid: number | string): Stat | undefined {
   return { ppid: fields[1] ?? 0, ownMs: ms(11) + ms(12), reapedMs: ms(13) + ms(14) };
 }
 
-/** Of a process and its children, those that have ended too. */
+/** Time of a process and its children, including ended ones. */
 export function treeMs(pid: number): number {
   const root = statOf(pid);
   if (root === undefined) return 0;
@@ -76,7 +76,7 @@ export function treeMs(pid: number): number {
   return ofChildren.reduce((sum, ms) => sum + ms, root.ownMs + root.reapedMs);
 }
 
-/** A process, and its children. */
+/** A process and its children. */
 export function processTree(pid: number): number[] {
   const children = readdirSync("/proc").filter(
     (name) => /^\d+$/.test(name) && statOf(name)?.ppid === pid,
@@ -91,7 +91,7 @@ export function cpuOf(components: readonly Component[], others: OtherProcesses =
   for (const { name, role, process: identity } of components) {
     const part = partOf({ name, role });
     if (part === undefined || identity === undefined) continue;
-    // Postgres is many processes; the others have threads alone.
+    // Postgres is many processes; the other programs have only threads.
     const ms = role === "postgres" ? treeMs(identity.pid) : (statOf(identity.pid)?.ownMs ?? 0);
     times[part] = (times[part] ?? 0) + ms;
   }
@@ -104,7 +104,7 @@ export function cpuOf(components: readonly Component[], others: OtherProcesses =
   return times;
 }
 
-/** Resident, in MiB. Not of Postgres, whose processes share most of it. */
+/** Resident memory in MiB, except of Postgres, whose processes share most of theirs. */
 export function memoryOf(components: readonly Component[]): Record<string, number> {
   const memory: Record<string, number> = {};
   for (const { name, role, process: identity } of components) {

@@ -1,20 +1,20 @@
 /**
- * Statements, counted in the log of Postgres: it has no pg_stat_statements here. Logging each one
- * costs time, so it is done in a window of its own, which nothing else is measured in. What a
- * function in the database executes is not counted: it is no round trip.
+ * Counts of statements, from the log of Postgres, which has no pg_stat_statements here. Logging
+ * costs time, so it has a separate window in which nothing else is measured. Statements inside a
+ * function of the database do not count: they are no round trips.
  */
 import { open } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Fleet } from "@torpor/fleet";
 import type postgres from "postgres";
 
-/** By the name of the program: `torpor-gateway`. */
+/** Count per program: `torpor-gateway`. */
 export type StatementCounts = Record<string, number>;
 
 const PREFIX = "bench|";
-/** Until every server process has read the configuration, and has written its last line. */
-const SETTLE_MS = 300;
-/** How this program calls itself: it does not count. */
+/** Time for every server process to read the configuration, and to write its last line. */
+const QUIET_MS = 300;
+/** Name of this program's own connections, which are not counted. */
 export const OWN_NAME = "torpor-bench";
 
 export interface StatementWindow {
@@ -24,7 +24,7 @@ export interface StatementWindow {
 export async function beginCounting(fleet: Fleet, sql: postgres.Sql): Promise<StatementWindow> {
   const { log } = fleet.component("postgres");
   await configure(sql, "SET");
-  await sleep(SETTLE_MS);
+  await sleep(QUIET_MS);
   const from = await sizeOf(log);
   return {
     end: async () => {
@@ -49,7 +49,7 @@ async function configure(sql: postgres.Sql, how: "SET" | "RESET"): Promise<void>
   await sql`SELECT pg_reload_conf()`;
 }
 
-/** Every statement has one line that says that it begins, whatever protocol it came by. */
+/** Every statement writes one such line when it begins, with either protocol. */
 export function countStatements(log: string): StatementCounts {
   const counts: StatementCounts = {};
   for (const [, name = ""] of log.matchAll(/^bench\|([^|\n]*)\|LOG: {2}(?:statement|execute)\b/gm))

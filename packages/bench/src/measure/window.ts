@@ -1,4 +1,4 @@
-/** A stretch of time, and what each part of the fleet did in it. */
+/** A time window, and the work of each part of the fleet in it. */
 import type { Fleet } from "@torpor/fleet";
 import type postgres from "postgres";
 import type { StepResult } from "../report/result.ts";
@@ -42,7 +42,7 @@ export class MeasuredWindow {
     return new MeasuredWindow(meters, { counters, countersAtMs, cpu, atMs: performance.now() });
   }
 
-  /** `count`: how many units were done in it. */
+  /** `count` returns the number of units that were done in the window. */
   async end(count: () => number): Promise<Measured> {
     const cpu = cpuOf(this.meters.fleet.state.components, this.meters.others);
     const atMs = performance.now();

@@ -1,13 +1,13 @@
 /**
- * Job queues in Postgres, each as its own documentation has it: a job is stored, taken by a worker
- * in the same process, which has nothing to do, and ended; each of the three durably.
+ * Job queues in Postgres, each used as in its own documentation. A job is stored, taken by a worker
+ * in the same process, which does nothing, and ended; each of the three steps is durable.
  */
 import { randomUUID } from "node:crypto";
 import { EventEmitter } from "node:events";
 import { sleep } from "@torpor/service";
 import postgres from "postgres";
 
-/** Does one job, from its being stored to its end. */
+/** Runs one job, from storing it to its end. */
 export type DoJob = () => Promise<void>;
 
 const CONNECTIONS = 20;
@@ -19,7 +19,7 @@ export const PEERS: Readonly<Record<string, (databaseUrl: string) => Promise<DoJ
   "bare statements": bareStatements,
 };
 
-/** Those that wait for the end of a job, by its id. The end may come before the wait. */
+/** Waiters for the end of a job, by its id. The end may come before the wait. */
 class Ends {
   private readonly waiting = new Map<string, () => void>();
   private readonly early = new Set<string>();
@@ -39,7 +39,7 @@ class Ends {
 
 const GRAPHILE_CONCURRENCY = 10;
 
-/** It is woken by LISTEN. */
+/** Woken by LISTEN. */
 async function graphileWorker(databaseUrl: string): Promise<DoJob> {
   const { makeWorkerUtils, run } = await import("graphile-worker");
   const ends = new Ends();
@@ -57,7 +57,9 @@ const BOSS_FETCHES_AT_ONCE = 2;
 const BOSS_BATCH = 32;
 const BOSS_POLL_MS = 500;
 
-/** It polls by itself: here a fetch follows each send at once, of all that has come meanwhile. */
+/**
+ * By itself, pg-boss only polls. Here each send is followed at once by a fetch of all waiting jobs.
+ */
 async function pgBoss(databaseUrl: string): Promise<DoJob> {
   const { PgBoss } = await import("pg-boss");
   const boss = new PgBoss({ connectionString: databaseUrl, max: CONNECTIONS });
@@ -94,7 +96,7 @@ async function pgBoss(databaseUrl: string): Promise<DoJob> {
   };
 }
 
-/** No queue: the least that has the same three commits. */
+/** No queue: the minimum with the same three commits. */
 async function bareStatements(databaseUrl: string): Promise<DoJob> {
   const sql = postgres(databaseUrl, { max: CONNECTIONS, onnotice: () => {} });
   await sql`

@@ -1,4 +1,4 @@
-/** `server.ts PEER PORT DATABASE_URL`: one job for each request, through Fastify. */
+/** `server.ts PEER PORT DATABASE_URL`: one job per request, through Fastify. */
 import Fastify from "fastify";
 import { PEERS } from "./jobs.ts";
 

@@ -1,4 +1,4 @@
-/** A result beside an earlier one, as ratios: of rates, more is better; of all else, less. */
+/** A result beside an earlier one, as ratios: for rates, more is better; for all else, less. */
 import { AGENT, PARTS_THAT_COUNT } from "../measure/cpu.ts";
 import type { BenchResult, StepResult } from "./result.ts";
 import type { Rows } from "./result.ts";
@@ -6,7 +6,7 @@ import { sumOf } from "./rows.ts";
 
 export interface ResultComparison {
   step: string;
-  /** New to old; undefined where one of them has no such number. */
+  /** New to old; undefined where either has no such number. */
   ratios: Record<Measure, number | undefined>;
 }
 
@@ -32,7 +32,7 @@ function cpuOf({ cpuMsPerUnit, cpuPercent }: StepResult): number {
   return [...PARTS_THAT_COUNT, AGENT].reduce((all, part) => all + (times[part] ?? 0), 0);
 }
 
-/** Of the steps that both have. */
+/** Compares the steps that both have. */
 export function compare(
   now: Pick<BenchResult, "steps">,
   before: Pick<BenchResult, "steps">,

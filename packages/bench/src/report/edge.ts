@@ -1,10 +1,10 @@
-/** What the way through the edge takes, beside the same without it in the same run. */
+/** The cost of the way through the edge, beside the direct way in the same run. */
 import { several, type StepResult } from "./result.ts";
 import type { Rows } from "./result.ts";
 
 const [DIRECT, EDGE] = ["direct-", "edge-"];
 
-/** Of steps that were done both ways. */
+/** Rows of the steps that ran both ways. */
 export function edgeRows(steps: readonly StepResult[]): Rows {
   const rows = steps.flatMap((edge) => {
     if (!edge.name.startsWith(EDGE)) return [];

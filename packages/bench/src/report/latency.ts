@@ -6,7 +6,7 @@ export interface Latency {
   worstMs: number;
 }
 
-/** NaN where there is nothing. */
+/** NaN for an empty list. */
 export function latencyOf(tookMs: readonly number[]): Latency {
   const sorted = Float64Array.from(tookMs).toSorted();
   return {
@@ -18,7 +18,7 @@ export function latencyOf(tookMs: readonly number[]): Latency {
   };
 }
 
-/** The smallest value that at least that share of all does not exceed. */
+/** The smallest value that at least `share` of all values do not exceed. */
 function quantile(sorted: Float64Array, share: number): number {
   return sorted[Math.max(0, Math.ceil(sorted.length * share) - 1)] ?? Number.NaN;
 }

@@ -8,7 +8,7 @@ const VALUES = 70;
 const ROW = 20;
 const PANEL_HEAD = 46;
 const MARGIN = 16;
-/** Beside the longest title. */
+/** Offset beside the longest title. */
 const LEGEND = 20;
 const COLORS = [
   "#2b6cb0",
@@ -24,14 +24,14 @@ const COLORS = [
 
 export interface Bar {
   label: string;
-  /** Beside each other, from the left. */
+  /** Segments from left to right. */
   parts: { value: number; color: string }[];
   text: string;
 }
 
 export interface Panel {
   title: string;
-  /** Each power of ten as wide as the next: for values far apart. */
+  /** Each power of ten has the same width: for values far apart. */
   isLogarithmic: boolean;
   bars: Bar[];
   legend: { name: string; color: string }[];
@@ -41,7 +41,7 @@ export function plotOf(result: BenchResult): string {
   return draw(result, [rates(result.steps), latencies(result.steps), cpu(result.steps)]);
 }
 
-/** Panels below each other, with what was measured, where and when above them. */
+/** Panels below each other, under a title with the benchmark, machine and date. */
 export function draw(result: Omit<BenchResult, "steps">, panels: readonly Panel[]): string {
   const shown = panels.filter(({ bars }) => bars.length > 0);
   const heights = shown.map(({ bars }) => PANEL_HEAD + bars.length * ROW);
@@ -72,7 +72,7 @@ function rates(steps: StepResult[]): Panel {
   return { title: "Per second", isLogarithmic: true, bars, legend: [] };
 }
 
-/** From nothing to the median, and from there to the 99th percentile. */
+/** Segments from zero to the median, and on to the 99th percentile. */
 function latencies(steps: StepResult[]): Panel {
   const bars = steps.flatMap(({ name, latencies: all }) => {
     const latency = Object.values(all)[0];

@@ -5,7 +5,7 @@ import { Compile } from "typebox/compile";
 import { type BenchResult, RESULT_FORMAT } from "./result.ts";
 
 const Numbers = Type.Record(Type.String(), Type.Number());
-/** What a comparison needs of it. A quantile of nothing is null in JSON. */
+/** The fields that a comparison needs. A quantile of an empty list is null in JSON. */
 const ControlPlaneStep = Type.Object({
   name: Type.String(),
   clients: Type.Number(),
@@ -43,12 +43,12 @@ const Result = resultWith(ControlPlaneStep);
 const OfLifecycle = resultWith(LifecycleStep);
 export type EarlierLifecycle = { steps: Static<typeof LifecycleStep>[] };
 
-/** Throws a line when it is no result of that benchmark. */
+/** Throws a line if the file is no result of that benchmark. */
 export async function readResult(file: string, benchmark: string): Promise<BenchResult> {
   return (await read(file, benchmark, Result)) as unknown as BenchResult;
 }
 
-/** The same. */
+/** Like `readResult`. */
 export async function readLifecycle(file: string): Promise<EarlierLifecycle> {
   return (await read(file, "lifecycle", OfLifecycle)) as unknown as EarlierLifecycle;
 }

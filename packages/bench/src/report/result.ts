@@ -1,4 +1,4 @@
-/** What a benchmark has measured, as it is kept in a file. */
+/** A benchmark's result, as kept in a file. */
 import type { DatabaseCounters } from "../measure/counters.ts";
 import type { Latency } from "./latency.ts";
 
@@ -15,14 +15,14 @@ export interface BenchResult {
   format: typeof RESULT_FORMAT;
   benchmark: string;
   measuredAt: string;
-  /** Of the checkout; absent: git does not know. */
+  /** Commit of the checkout; absent if git does not know it. */
   commit?: string;
   machine: BenchMachine;
   settings: Record<string, string | number | boolean>;
   steps: StepResult[];
 }
 
-/** Of a unit: `requests`, but `MiB`. */
+/** Plural of a unit: `requests`, but `MiB`. */
 export const several = (unit: string) => (unit === "MiB" ? unit : `${unit}s`);
 
 export interface BenchMachine {
@@ -33,30 +33,30 @@ export interface BenchMachine {
 }
 
 export interface StepResult {
-  /** Unique in a result: by it, two results are compared. */
+  /** Unique in a result: comparisons match steps by name. */
   name: string;
-  /** What is counted, in the singular: `transition`. */
+  /** The counted unit in the singular: `transition`. */
   unit: string;
-  /** 0: nobody asked for anything. */
+  /** 0: no load. */
   clients: number;
   seconds: number;
   count: number;
   perSecond: number;
-  /** By kind of request; `all` where there are several. */
+  /** By kind of request; plus `all` if there are several kinds. */
   latencies: Record<string, Latency>;
-  /** Why requests failed, and how many. */
+  /** Number of failed requests by reason. */
   failed: Record<string, number>;
-  /** Of one processor, in percent, by part. */
+  /** Percent of one processor, by part. */
   cpuPercent: Record<string, number>;
-  /** Undefined where nothing was counted that could be divided by. */
+  /** Undefined if the step counted no units. */
   cpuMsPerUnit?: Record<string, number>;
-  /** Resident, of all processes of a part but Postgres, at the end of the step. */
+  /** Resident memory at the end of the step, of all processes of a part except Postgres. */
   memoryMib: Record<string, number>;
   countersPerSecond: DatabaseCounters;
   countersPerUnit?: DatabaseCounters;
-  /** By program. Absent: not counted in this step. */
+  /** By program. Absent if this step did not count statements. */
   statementsPerSecond?: Record<string, number>;
   statementsPerUnit?: Record<string, number>;
-  /** What this kind of step alone has. */
+  /** Numbers that only this kind of step has. */
   extra?: Record<string, number>;
 }

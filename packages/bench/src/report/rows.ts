@@ -1,9 +1,9 @@
-/** A result as tables for people: what was reached, what it cost, and what it made others do. */
+/** A result as tables for people: rates, cost, and the work that it caused. */
 import { IDLE, OTHERS, PARTS_THAT_COUNT, PARTS_TOLD } from "../measure/cpu.ts";
 import { edgeRows } from "./edge.ts";
 import { type BenchResult, type Rows, several, type StepResult } from "./result.ts";
 
-/** Those that the fleet of the benchmark has. */
+/** The parts that the benchmark's fleet has. */
 const partsOf = (steps: readonly StepResult[]) =>
   PARTS_TOLD.filter((part) => steps.some(({ cpuPercent }) => cpuPercent[part] !== undefined));
 
@@ -35,7 +35,7 @@ function failures({ failed, extra = {} }: StepResult): string {
   return [kinds.length === 0 ? "0" : kinds.join(", "), ...others].join("; ");
 }
 
-/** Of a fleet that does nothing: percent of one processor. */
+/** Processor time per unit; for an idle fleet, percent of one processor. */
 function cost(steps: StepResult[]): Rows {
   const told = partsOf(steps);
   const rows = steps.map((step) => {
@@ -54,7 +54,7 @@ function cost(steps: StepResult[]): Rows {
   return { title: "Processor time", head, rows };
 }
 
-/** Of a fleet that does nothing: a second. */
+/** Counters per unit; for an idle fleet, per second. */
 function work(steps: StepResult[]): Rows {
   const rows = steps.map((step) => {
     const counters = step.countersPerUnit ?? step.countersPerSecond;

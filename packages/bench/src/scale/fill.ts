@@ -1,6 +1,6 @@
 /**
- * Fills a database with paused sandboxes, as the product would have written them: created, run,
- * paused without a store. The hosts that have them say the same (host/answers.ts).
+ * Fills a database with paused sandboxes, as the product would have written them: created, run, and
+ * paused without a store. The bench hosts report the same sandboxes (host/answers.ts).
  */
 import type { Fleet } from "@torpor/fleet";
 import type postgres from "postgres";
@@ -17,24 +17,24 @@ export interface FillOptions {
   onProgress: (done: number) => void;
 }
 
-/** Every host has to be registered. */
+/** Requires that every host is registered. */
 export async function fill(sql: postgres.Sql, options: FillOptions): Promise<void> {
   const { hosts, sandboxes, signal, onProgress } = options;
   for (let from = 0; from < sandboxes; from += BATCH) {
     signal.throwIfAborted();
     const to = Math.min(sandboxes, from + BATCH);
     await sql.begin(async (tx) => {
-      // What is lost with the machine is filled again.
+      // A crash of the machine loses nothing of value: the database is then filled again.
       await tx.unsafe("SET LOCAL synchronous_commit = off");
       for (const statement of statementsFor(from, to, hosts)) await tx.unsafe(statement);
     });
     onProgress(to);
   }
-  // Else they begin by themselves, in the middle of what is measured.
+  // Otherwise both start by themselves during the measurement.
   for (const statement of ["VACUUM ANALYZE", "CHECKPOINT"]) await sql.unsafe(statement);
 }
 
-/** Its id, host, age and the addresses of its edge follow from the number of a sandbox. */
+/** The number of a sandbox determines its id, host and edge address. */
 function statementsFor(from: number, to: number, hosts: number): string[] {
   return [
     `CREATE TEMP TABLE filled ON COMMIT DROP AS
@@ -86,7 +86,7 @@ function statementsFor(from: number, to: number, hosts: number): string[] {
   ];
 }
 
-/** How many of them the hosts and the database do not agree about: none, unless this is wrong. */
+/** Disagreements between the hosts and the database: zero, unless this file is wrong. */
 export async function countDisagreements(sql: postgres.Sql): Promise<number> {
   const [row] = await sql`SELECT count(*)::int AS findings FROM host_findings`;
   return Number(row?.["findings"]);

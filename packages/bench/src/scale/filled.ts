@@ -1,7 +1,7 @@
-/** The sandboxes that a database is filled with, by number: the SQL of fill.ts makes the same. */
+/** The sandboxes of a filled database, by number: the SQL of fill.ts computes the same ids. */
 import { createHash } from "node:crypto";
 
-/** The 10 digits that the id of the first begins with. */
+/** The first 10 digits of the first id. */
 export const FIRST_SECOND = 1_700_000_000;
 
 export const filledId = (at: number) => `${FIRST_SECOND + at}${at.toString(16).padStart(8, "0")}`;

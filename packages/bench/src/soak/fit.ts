@@ -1,25 +1,24 @@
 /**
- * Whether a number grows, from samples of it: the line through them (least squares), after a
- * warm-up.
+ * Detects whether a number grows: fits a line (least squares) to its samples after a warm-up.
  *
- * It grows when the line rises by more than twice what the samples scatter about it, and by more
- * than is allowed. What is allowed is of the whole stretch: the longer it is, the less an hour may
- * bring.
+ * The number grows if the line rises by more than twice the scatter of the samples, and by more
+ * than is allowed. The allowance is for the whole duration: the longer it is, the less growth per
+ * hour is allowed.
  */
 export interface Sample {
   atS: number;
   value: number;
 }
 
-/** More than either is growth. */
+/** A rise above both is growth. */
 export interface Allowed {
   rise: number;
-  /** Of the mean. */
+  /** Share of the mean. */
   share: number;
 }
 
 export interface Fit {
-  /** Of those that count. */
+  /** Number of samples after the warm-up. */
   samples: number;
   mean: number;
   first: number;
@@ -30,7 +29,7 @@ export interface Fit {
   verdict: "flat" | "grows" | "unknown";
 }
 
-/** Left out at the beginning: programs that have just started fill caches and pools. */
+/** Share of the duration that is left out: programs fill caches and pools after their start. */
 const WARM_UP_SHARE = 1 / 3;
 const LEAST_SAMPLES = 5;
 const SECONDS_PER_HOUR = 3_600;

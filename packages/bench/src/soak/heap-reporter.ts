@@ -1,6 +1,6 @@
 /**
- * Loaded into the programs of a soak (`node --import`): writes what memory this process uses after
- * a full collection to a file of its own in `TORPOR_HEAP_DIR`, every ten seconds.
+ * Loaded into the programs of a soak (`node --import`). Every ten seconds, writes the memory use of
+ * this process after a full collection to its own file in `TORPOR_HEAP_DIR`.
  */
 import { mkdirSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -17,7 +17,7 @@ if (dir !== undefined) {
   const report = () => {
     collect();
     mkdirSync(dir, { recursive: true });
-    // Whoever reads it reads all of it, or what was there before.
+    // A reader gets the complete new file, or the complete old one.
     writeFileSync(`${file}.new`, JSON.stringify(process.memoryUsage()));
     renameSync(`${file}.new`, file);
   };

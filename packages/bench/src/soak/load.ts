@@ -1,15 +1,15 @@
-/** A steady mixture of what a control plane is asked for, at a rate that any machine has. */
+/** A steady mix of requests to a control plane, at a rate that any machine sustains. */
 import { sleep } from "@torpor/service";
 import type { Call } from "../load/client.ts";
 import { create, failureOf, remove } from "../load/sandboxes.ts";
 import type { Tally } from "../load/tally.ts";
 import { getFrom, openedBy, type SandboxWay } from "../data-plane/ways.ts";
 
-/** Of each client, between two requests. */
+/** Delay of each client between two requests. */
 const EVERY_MS = 1_000;
 const CLIENTS = 4;
 
-/** Clients that make a sandbox, use it, and delete it, again and again until they are stopped. */
+/** Clients that create a sandbox, use it and delete it, repeatedly until they are stopped. */
 export async function soakLoad(
   call: Call,
   edgePort: number,

@@ -1,4 +1,4 @@
-/** What is looked at in a soak: of each program, of Postgres and of NATS. */
+/** The readings of a soak: of each program, of Postgres and of NATS. */
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Component, Fleet } from "@torpor/fleet";
@@ -9,12 +9,12 @@ import type { Allowed } from "./fit.ts";
 
 /** One number that may grow; unique by `of` and `what`. */
 export interface Series {
-  /** `gateway`, `postgres`. */
+  /** Source of the number: `gateway`, `postgres`. */
   of: string;
   what: keyof typeof KINDS;
 }
 
-/** Units, and how much more is allowed in the stretch that counts; or why it is not judged. */
+/** Unit, and allowed growth after the warm-up; or the reason why it is not judged. */
 export const KINDS = {
   heap: { unit: "MiB", allowed: { rise: 2, share: 0.05 } },
   "outside heap": { unit: "MiB", allowed: { rise: 8, share: 0.1 } },
@@ -34,7 +34,7 @@ export const KINDS = {
 export type Reading = Series & { value: number };
 
 const MIB = 1_024 ** 2;
-/** It keeps what it has been told for three days; the others empty. */
+/** This stream keeps its messages for three days; the others empty. */
 const KEPT_STREAM = "EVENTS";
 const PROGRAMS = new Set(["gateway", "scheduler", "node-agent"]);
 
@@ -66,7 +66,7 @@ function ofProgram({ name, role, process: identity }: Component, heapDir: string
   return [...memoryOf(name, join(heapDir, `${identity.pid}.json`)), openFiles(name, identity.pid)];
 }
 
-/** Nothing until it has told for the first time, and of a program that is not ours. */
+/** Empty before the program's first report, and for programs that have no reporter. */
 function memoryOf(of: string, file: string): Reading[] {
   let said: NodeJS.MemoryUsage;
   try {
@@ -81,7 +81,9 @@ function memoryOf(of: string, file: string): Reading[] {
   ];
 }
 
-/** Its own: server processes of Postgres share most of what is resident. 0: it has ended. */
+/**
+ * Private memory: server processes of Postgres share most of theirs. 0 if the process has ended.
+ */
 function privateMib(pid: number): number {
   try {
     const kib = /^RssAnon:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1];

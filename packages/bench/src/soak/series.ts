@@ -1,14 +1,14 @@
-/** The samples of a soak by what they are of, and what people are told about them. */
+/** The samples of a soak by source, and the report about them. */
 import type { Rows } from "../report/result.ts";
 import { type Fit, fitOf, type Sample } from "./fit.ts";
 import { KINDS, type Reading, type Series } from "./samples.ts";
 
 export interface SeriesFit extends Series, Omit<Fit, "verdict"> {
   unit: string;
-  /** All of them, those of the warm-up too. */
+  /** All samples, including those of the warm-up. */
   all: Sample[];
   verdict: Fit["verdict"] | "not judged";
-  /** Why it is not judged. */
+  /** The reason why it is not judged. */
   because?: string;
 }
 

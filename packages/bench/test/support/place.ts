@@ -2,7 +2,7 @@ import { chmod } from "node:fs/promises";
 import { join } from "node:path";
 import { recordLeftover, ROOT, tempDir } from "@torpor/testkit";
 
-/** Where one test's fleet lies; gone with what it holds when the test ends. */
+/** Directory of one test's fleet; removed with its contents when the test ends. */
 export async function place() {
   const { path, ...dir } = await tempDir();
   // Postgres runs as another user.

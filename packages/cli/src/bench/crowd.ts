@@ -1,7 +1,7 @@
 /**
- * More creates at once than two hosts have room for, beside as many in a row as there is room. What
- * hosts start at once shares the machine's processors, so a row divided by that is what a crowd
- * could take if nothing was lost on the way.
+ * More concurrent creates than two hosts have room for, compared with as many in a row as there is
+ * room for. The hosts' concurrent starts share the machine's processors, so the time of the row
+ * divided by their number is what the crowd would take without any loss.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { benchDir, startBenchFleet } from "@torpor/bench";
@@ -21,16 +21,16 @@ export interface CrowdMeasure {
   creates: number;
   room: number;
   startsAtOnce: number;
-  /** For `room` creates, each after the other. */
+  /** Time of `room` creates, one after the other. */
   rowMs: number;
   /** From the first request of the crowd until `room` sandboxes run. */
   crowdMs: number;
   /** crowdMs, divided by rowMs / startsAtOnce. */
   ratio: number;
   running: number;
-  /** 429: a client was told to come again, or that there is no room. */
+  /** Responses with 429: "try again later", or "no room". */
   told: number;
-  /** Answers of any other kind. */
+  /** Messages of all other errors. */
   failed: string[];
 }
 
@@ -38,7 +38,7 @@ const HOSTS = 2;
 const SANDBOX_MIB = 512;
 const DISK_MIB = 2_048;
 const REQUEST_LIMIT_MS = 120_000;
-/** After so long a client of the crowd gives up. */
+/** A client of the crowd gives up after this time. */
 const PATIENCE_MS = 300_000;
 
 export async function measureCrowd(options: CrowdOptions): Promise<CrowdMeasure> {
@@ -70,7 +70,7 @@ export async function measureCrowd(options: CrowdOptions): Promise<CrowdMeasure>
   }
 }
 
-/** And deletes them. */
+/** Deletes the sandboxes afterwards, outside the measured time. */
 async function inARow(api: Client, room: number): Promise<number> {
   const startedAt = performance.now();
   const ids: string[] = [];
@@ -89,7 +89,7 @@ async function atOnce(api: Client, creates: number, room: number) {
   const startedAt = performance.now();
   let [running, told, crowdMs] = [0, 0, Number.NaN];
   const failed: string[] = [];
-  // Each comes again when it is told to, as the SDKs do, while there may be room.
+  // Each client retries when the response says so, as the SDKs do, while there may be room.
   const client = async () => {
     while (running < room && performance.now() - startedAt < PATIENCE_MS) {
       const answer = await api.create();
@@ -103,7 +103,7 @@ async function atOnce(api: Client, creates: number, room: number) {
         return;
       }
       told += 1;
-      // There is no room, and none is about to be.
+      // Without Retry-After, there is no room and none is expected.
       if (answer.retryAfterS === undefined) return;
       await sleep(answer.retryAfterS * 1000);
     }

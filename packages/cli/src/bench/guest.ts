@@ -1,14 +1,15 @@
 /**
- * What a guest costs, and how long its users wait, in real virtual machines. With two images, a
- * round measures one and then the other: what the machine does meanwhile weighs on both alike.
+ * The cost of a guest and the waiting times of its users, in real virtual machines. With two
+ * images, each round measures one and then the other, so that other load on the machine affects
+ * both alike.
  */
 import { Sandbox } from "@hopx-ai/sdk";
 import { benchDir, type BenchFleet, startBenchFleet } from "@torpor/bench";
 import type { Fleet } from "@torpor/fleet";
 
 /**
- * Of one round. Times in milliseconds, as a client sees them; `flushes` as the guest's own clock
- * does.
+ * Results of one round. Times in milliseconds, as a client sees them; `flushesMs` by the guest's
+ * own clock.
  */
 export interface GuestMeasure {
   memoryMib: number;
@@ -35,7 +36,7 @@ const FLUSHES = [
 ].join("\n");
 const CELL_LIMIT_S = 300;
 
-/** One entry per images directory: one measure per round. */
+/** Returns one entry per images directory, with one measure per round. */
 export async function measureGuests(
   root: string,
   imagesDirs: string[],

@@ -1,6 +1,6 @@
 /**
- * What placement has to keep (docs/placement.md), and whether a run of the benchmark kept it. Time
- * is the processor time of this process: it says the same on a machine that others use too.
+ * The limits that placement must meet (docs/placement.md), and whether a benchmark run met them.
+ * Times are processor time of this process, which other load on the machine does not change.
  */
 import {
   DEFAULT_PLACEMENT_POLICY,
@@ -21,7 +21,7 @@ export interface PolicyResult {
 
 export interface LimitVerdict {
   policy: PlacementPolicy;
-  /** What was measured, with its unit. */
+  /** The measured quantity, with its unit. */
   what: string;
   measured: number;
   atLeast?: number;
@@ -31,11 +31,14 @@ export interface LimitVerdict {
 
 const P99_CPU_US = 1_000;
 const PER_CPU_SECOND = 20_000;
-/** Of hosts used, over what no packing is below. */
+/** Used hosts, divided by the lower bound of any packing. */
 const PACKING_RATIO = 1.05;
 const LOCAL_RESUMES = 0.98;
 
-/** Each limit for each policy that it binds. What was not measured is not met. */
+/**
+ * Checks each limit for each policy to which it applies. A missing measurement counts as a missed
+ * limit.
+ */
 export function checkLimits(results: readonly PolicyResult[]): LimitVerdict[] {
   const of = (policy: PlacementPolicy) => results.find((result) => result.policy === policy);
   const speeds = PLACEMENT_POLICIES.flatMap((policy) => [

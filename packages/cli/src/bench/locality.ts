@@ -1,6 +1,6 @@
 /**
- * How many resumes go to where the snapshot is, on a fleet that is kept at its load: three times as
- * many sandboxes as run at once are paused and resumed at random.
+ * The share of resumes that run on the host with the snapshot, in a fleet at constant load: three
+ * times as many sandboxes as run at once are paused and resumed at random.
  */
 import { type Amounts, FleetView, place, type PlacementPolicy } from "@torpor/placement";
 import {
@@ -15,16 +15,16 @@ import {
 } from "./workload.ts";
 
 export interface Locality {
-  /** Share of the resumes. */
+  /** Share of the resumes on the host with the snapshot. */
   local: number;
-  /** Resumes that found no host at all. */
+  /** Resumes for which no host had room. */
   refused: number;
 }
 
-/** Of the fleet's memory that is reserved. */
+/** Reserved share of the fleet's memory. */
 const LOAD = 0.7;
 const SANDBOXES_PER_RUNNING = 3;
-/** How often one is deleted and another created, instead of a resume. */
+/** Share of the iterations that delete one sandbox and create another instead of a resume. */
 const CHURN = 0.05;
 
 export function measureLocality(
@@ -62,7 +62,7 @@ export function measureLocality(
 }
 
 /**
- * The fleet with the sandboxes on it: a running one holds all that it asked for, a paused one its
+ * The fleet and its sandboxes: a running one reserves all its resources, a paused one only its
  * disk.
  */
 class Town {
@@ -78,7 +78,7 @@ class Town {
     this.policy = policy;
   }
 
-  /** A new one, or one that was paused on `origin`. */
+  /** Places a new sandbox, or one that was paused on `origin`. */
   run(size: Amounts, origin?: string): "local" | "elsewhere" | "refused" {
     const { vcpu, memoryMib, diskMib } = size;
     const asked =
@@ -104,7 +104,7 @@ class Town {
     this.paused.push(sandbox);
   }
 
-  /** A paused one that is deleted. */
+  /** Deletes a paused sandbox. */
   remove(sandbox: Placed): void {
     this.fleet.hold(sandbox.hostId, { vcpu: 0, memoryMib: 0, diskMib: -sandbox.diskMib });
     this.allMib -= sandbox.memoryMib;

@@ -1,6 +1,6 @@
 /**
- * How many hosts a workload needs that comes sandbox by sandbox, against what it would need at
- * least if all of it were known beforehand.
+ * The number of hosts for a workload that arrives sandbox by sandbox, compared with the minimum if
+ * all of it were known beforehand.
  */
 import { type Amounts, FleetView, place, type PlacementPolicy } from "@torpor/placement";
 import {
@@ -13,24 +13,22 @@ import {
 } from "./workload.ts";
 
 export interface Packing {
-  /** Hosts with anything on them. */
+  /** Hosts with at least one sandbox. */
   used: number;
   /**
-   * No packing whatever needs fewer: all that is asked for of the scarcest resource, over what a
-   * host has of it.
+   * Lower bound of any packing: the total demand for the scarcest resource, divided by a host's
+   * capacity of it.
    */
   bound: number;
   ratio: number;
-  /**
-   * Share of the scarcest resource that is in use when a sandbox finds no host for the first time.
-   */
+  /** Used share of the scarcest resource when a sandbox finds no host for the first time. */
   filled: number;
 }
 
-/** Where the hosts are counted: far from both ends of the fleet. */
+/** Hosts are counted at this fill level, far from both ends of the fleet. */
 const COUNTED_AT = 0.8;
 
-/** Sandboxes are placed until one finds no host; none ever leaves. */
+/** Places sandboxes until one finds no host; none leaves. */
 export function measurePacking(
   policy: PlacementPolicy,
   workload: WorkloadName,

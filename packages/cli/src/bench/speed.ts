@@ -1,4 +1,6 @@
-/** How long a decision takes, on a fleet that stays at its load while sandboxes come and go. */
+/**
+ * The duration of a placement decision, in a fleet at constant load while sandboxes come and go.
+ */
 import {
   type Amounts,
   FleetView,
@@ -20,30 +22,28 @@ import {
   takeAny,
 } from "./workload.ts";
 
-/** Of the fleet's memory. */
+/** Reserved share of the fleet's memory. */
 const LOAD = 0.7;
 /**
- * So often the scheduler reads the hosts anew: a tenth of a second at 20,000 decisions per second.
+ * The scheduler reads the hosts again this often: a tenth of a second at 20,000 decisions per
+ * second.
  */
 const DECISIONS_PER_PICTURE = 2_000;
 
 export interface Speed {
   perSecond: number;
-  /**
-   * With what the benchmark itself does between two decisions; tells on a machine that is busy with
-   * other things.
-   */
+  /** Includes the benchmark's own work between two decisions; meaningful on a busy machine too. */
   perCpuSecond: number;
   p50Us: number;
   p99Us: number;
   worstUs: number;
-  /** Processor time, which is the same on a machine that others use too. */
+  /** Processor time, which other load on the machine does not change. */
   p99CpuUs: number;
 }
 
 /**
- * What a new picture of the fleet costs is in the time of the decision that needs it, and so in all
- * of these numbers.
+ * The time to build a new view of the fleet is part of the decision that needs the view, and so of
+ * all these numbers.
  */
 export function measureSpeed(
   policy: PlacementPolicy,
@@ -58,7 +58,7 @@ export function measureSpeed(
   const tookUs = new Float64Array(decisions);
   const cpuUs = new Float64Array(decisions);
   let cpu = process.cpuUsage();
-  // A tenth more, before any counts: until then the code is not compiled.
+  // Runs a tenth of the decisions first, uncounted: the code is compiled in that time.
   for (let decision = -decisions / 10; decision < decisions; decision += 1) {
     if (decision === 0) cpu = process.cpuUsage();
     const gone = takeAny(random, sandboxes);
@@ -72,7 +72,7 @@ export function measureSpeed(
       tookUs[decision] = (performance.now() - startedAt) * 1000;
       cpuUs[decision] = sum(process.cpuUsage(before));
     }
-    // One that finds no host (those with a GPU are few) leaves the fleet as full as it was.
+    // A request without a host (few hosts have a GPU) leaves the fleet as full as before.
     const placed = placement.kind === "rejected" ? gone : { ...request, hostId: placement.host.id };
     hold(hosts, fleet, placed, 1);
     sandboxes.push(placed);
@@ -114,7 +114,7 @@ function fill(hosts: PlacementHost[], sizes: () => Amounts, policy: PlacementPol
   return sandboxes;
 }
 
-/** Counts it in the rows, as the database would, and in the picture. */
+/** Counts the sandbox in the rows, as the database would, and in the view. */
 function hold(
   hosts: PlacementHost[],
   fleet: FleetView,
@@ -130,8 +130,8 @@ function hold(
 }
 
 /**
- * Every second one is a resume. Of the creates some ask for labels, some may not be near others of
- * their key.
+ * Half of the requests are resumes. Some creates require labels; some must avoid hosts of other
+ * sandboxes with the same key.
  */
 function whatElse(random: Random, hosts: PlacementHost[]): RequestedSandbox {
   const dice = random();

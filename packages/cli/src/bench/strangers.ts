@@ -1,7 +1,7 @@
 /**
- * What others notice of somebody who attacks: the latencies of one tenant while nothing happens,
- * and while somebody does, in one run. Attacks are paced so that they leave the machine processor
- * time: on one machine, whoever burns all of it is noticed by everybody.
+ * The effect of an attacker on others: the latencies of one tenant without and with an attack, in
+ * the same run. Attacks are paced so that they leave processor time: on one machine, an attacker
+ * that burns all of it affects every tenant.
  */
 import { readFile } from "node:fs/promises";
 import { connect as connectTcp, type Socket } from "node:net";
@@ -18,7 +18,7 @@ export interface StrangersOptions {
   say: (line: string) => void;
 }
 
-/** Medians, in milliseconds. */
+/** Medians in milliseconds. */
 interface Latencies {
   getMs: number;
   transitionMs: number;
@@ -28,7 +28,7 @@ export interface AttackMeasure {
   attack: string;
   quiet: Latencies;
   attacked: Latencies;
-  /** Hosts that lost their lease meanwhile. */
+  /** Leases that hosts lost during the attack. */
   leasesLost: number;
 }
 
@@ -36,7 +36,7 @@ type Attack = (target: Target, signal: AbortSignal) => Promise<void>;
 
 interface Target {
   fleet: BenchFleet["fleet"];
-  /** Of another tenant. */
+  /** API key of another tenant. */
   otherKey: string;
 }
 
@@ -50,7 +50,7 @@ const ATTACKS: Record<string, Attack> = {
   "100 wrong keys a second": wrongKeys,
   "another tenant's 100 lists a second": lists,
   "a host's 500 questions a second": async (target, signal) =>
-    await fromHost(target, signal, (hostId) => subjects.ask(hostId, "lease")),
+    await fromHost(target, signal, (hostId) => subjects.request(hostId, "lease")),
   "a host's 500 reports a second": async (target, signal) =>
     await fromHost(target, signal, (hostId) => subjects.observation(hostId, "running")),
 };
@@ -124,7 +124,7 @@ class Victim {
 
 type Call = (method: string, path: string, body?: object) => Promise<Record<string, unknown>>;
 
-/** Throws what the API says when it is no 2xx. */
+/** Throws the API's error message for any status but a 2xx. */
 function callerOf({ state }: Target["fleet"], apiKey: string): Call {
   return async (method, path, body) => {
     const response = await fetch(new URL(path, state.url), {
@@ -182,7 +182,7 @@ async function lists({ fleet, otherKey }: Target, signal: AbortSignal): Promise<
   await often(signal, 100, async () => void (await call("GET", "/v1/sandboxes").catch(() => {})));
 }
 
-/** With the keys of a host that was taken over. What it says is nothing that anybody can read. */
+/** Uses the keys of a host that was taken over. No receiver can decode its messages. */
 async function fromHost(
   { fleet }: Target,
   signal: AbortSignal,
@@ -203,7 +203,7 @@ async function fromHost(
   }
 }
 
-/** Begins `act` so often a second until the signal ends it. */
+/** Begins `act` this often per second until the signal aborts. */
 async function often(
   signal: AbortSignal,
   perSecond: number,

@@ -1,10 +1,10 @@
-/** Fleets and sandboxes that are made up, the same ones for the same seed. */
+/** Generated fleets and sandboxes: the same for the same seed. */
 import type { Amounts, PlacementHost, PlacementRequest } from "@torpor/placement";
 
 const IMAGE_SHA256 = "a".repeat(64);
 export const FINGERPRINT = "bench/1";
 
-/** Numbers from 0 to 1 (mulberry32). */
+/** Random numbers from 0 to 1 (mulberry32). */
 export type Random = () => number;
 
 export function randomFrom(seed: number): Random {
@@ -58,8 +58,8 @@ export function makeHosts(count: number, isVaried: boolean): PlacementHost[] {
 type Size = [weight: number, vcpu: number, memoryMib: number];
 
 /**
- * What sandboxes ask for, by workload. `mixed` needs both resources about as the hosts have them,
- * which is the hardest to pack; the others need one of them more.
+ * Sizes of sandboxes by workload. `mixed` needs both resources in about the ratio of the hosts,
+ * which is the hardest to pack; the others need more of one.
  */
 const SIZES = {
   mixed: [
@@ -120,7 +120,7 @@ export interface Placed extends Amounts {
   hostId: string;
 }
 
-/** Takes one out at random; the order of the others does not matter. */
+/** Removes a random element; the order of the others may change. */
 export function takeAny<T>(random: Random, from: T[]): T {
   const at = Math.floor(random() * from.length);
   const [chosen, last] = [from[at], from.pop()];

@@ -1,6 +1,6 @@
 /**
- * `torpor bench crowd [--creates N] [--room N] [--starts-at-once N] [--json]`: what
- * docs/placement.md says of creates that come together, on two hosts with real virtual machines.
+ * `torpor bench crowd [--creates N] [--room N] [--starts-at-once N] [--json]`: the claims of
+ * docs/placement.md about concurrent creates, on two hosts with real virtual machines.
  */
 import { parseArgs } from "node:util";
 import { prepareLocalPrograms } from "@torpor/programs";

@@ -7,7 +7,7 @@ import type { CommandContext } from "../main.ts";
 import { runBench } from "./bench-options.ts";
 
 const DEFAULTS = { seconds: "3", clients: "1,32" };
-/** Statements are not counted: an edge request is one. */
+/** Statements are not counted: a request through the edge takes one. */
 const TIMING = { warmSeconds: 1, countSeconds: 0 };
 
 export async function benchDataPlane(context: CommandContext): Promise<number> {

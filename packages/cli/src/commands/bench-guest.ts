@@ -1,7 +1,7 @@
 /**
- * `torpor bench guest [--rounds N] [--against IMAGES_DIR] [--json]`: what docs/sandbox-api.md says
- * about the cost of a guest, on real virtual machines of the image that is built here, beside
- * another one (say, of an older checkout) where one is given.
+ * `torpor bench guest [--rounds N] [--against IMAGES_DIR] [--json]`: the claims of
+ * docs/sandbox-api.md about the cost of a guest, on real virtual machines of the image of this
+ * checkout, and optionally beside another image (say, of an older checkout).
  */
 import { resolve } from "node:path";
 import { parseArgs } from "node:util";
@@ -37,7 +37,7 @@ export async function benchGuest(context: CommandContext): Promise<number> {
   return 0;
 }
 
-/** Medians; the ratio is that of this image to the other. */
+/** Medians, and the ratio of this image to the other. */
 function tableOf(here: GuestMeasure[], other: GuestMeasure[] | undefined): string {
   const rows = (Object.keys(GUEST_MEASURES) as (keyof GuestMeasure)[]).map((name) => {
     const own = median(here.map((measure) => measure[name]));

@@ -1,5 +1,5 @@
 /**
- * The options of the benchmarks of a control plane: each is read in one way, wherever it is one.
+ * The options of the control-plane benchmarks: each is parsed in the same way for every command.
  */
 import { parseArgs } from "node:util";
 import { type BenchResult, benchDir, CONTROL_PLANE_STEPS, EDGES } from "@torpor/bench";
@@ -10,11 +10,11 @@ import { earlierResult, REPORT_OPTIONS, type ReportFiles, writeReport } from "./
 
 const MAX_CLIENTS = 2_000;
 
-/** Each throws a line that names the option when it cannot be read. */
+/** Each parser throws a line that names the option. */
 const OPTIONS = {
   seconds: number(1, 3_600),
   "warm-up": number(0, 3_600),
-  settle: number(0, 3_600),
+  quiet: number(0, 3_600),
   steps: (name: string, text: string) => choicesFrom(name, text, CONTROL_PLANE_STEPS),
   clients: (name: string, text: string) =>
     text.split(",").map((one) => numberFrom(name, one, 1, MAX_CLIENTS)),
@@ -36,7 +36,7 @@ function number(least: number, most: number) {
   return (name: string, text: string) => numberFrom(name, text, least, most);
 }
 
-/** Those that `defaults` names, and no others; and the files that a report goes to. */
+/** Parses only the options that `defaults` names, and the files for the report. */
 export function readOptions<K extends OptionName>(
   args: string[],
   defaults: Readonly<Record<K, string>>,
@@ -54,10 +54,10 @@ export function readOptions<K extends OptionName>(
   return { options: Object.fromEntries(read) as Read<K>, files: values };
 }
 
-/** What the windows of all have: seconds of the load before each, and of counting after it. */
+/** Seconds of load before each window, and of counting after it. */
 export const TIMING = { warmSeconds: 2, countSeconds: 2 };
 
-/** What every benchmark is given beside its options. */
+/** Values that every benchmark gets besides its options. */
 interface Given {
   root: string;
   dir: string;
@@ -65,7 +65,7 @@ interface Given {
   say: (line: string) => void;
 }
 
-/** Reads the options, measures, and reports: beside an earlier result where one is named. */
+/** Parses the options, measures, and reports; beside an earlier result if one is named. */
 export async function runBench<K extends OptionName>(
   { root, args, write }: CommandContext,
   benchmark: string,
@@ -80,7 +80,7 @@ export async function runBench<K extends OptionName>(
   return result;
 }
 
-/** Throws a line that says which there are. */
+/** Throws a line with the choices. */
 function choicesFrom<T extends string>(name: string, text: string, all: readonly T[]): T[] {
   return text.split(",").map((one) => {
     const choice = all.find((known) => known === one);

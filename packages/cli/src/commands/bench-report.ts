@@ -1,5 +1,5 @@
 /**
- * How the benchmarks report: for people, for programs, as a picture, and beside an earlier result.
+ * Reports of the benchmarks: for people, for programs, as a picture, and beside an earlier result.
  */
 import { writeFile } from "node:fs/promises";
 import {
@@ -25,7 +25,7 @@ export interface ReportFiles {
   compare?: string | undefined;
 }
 
-/** Before anything is measured: throws when the file to compare with is none. */
+/** Called before the measurement: throws if the file to compare with is no result. */
 export async function earlierResult(
   { compare: file }: ReportFiles,
   benchmark: string,

@@ -11,7 +11,7 @@ const DEFAULTS = {
   hosts: "20",
   "sandboxes-per-host": "10000",
   seconds: "5",
-  settle: "10",
+  quiet: "10",
   "warm-up": "10",
   steps: "idle,closed,create-delete,get,list,list-status",
   clients: "1,32",
@@ -29,7 +29,7 @@ export async function benchScale(context: CommandContext): Promise<number> {
       steps,
       clients,
       warmUpSeconds: options["warm-up"],
-      settleSeconds: options.settle,
+      quietSeconds: options.quiet,
       sandboxesPerHost: options["sandboxes-per-host"],
       shape: { hosts, schedulers, gateways: 1, edge, isDurable: true },
     });

@@ -1,6 +1,6 @@
 /**
- * `torpor bench soak [--minutes N] [--json FILE]`: docs/benchmarks.md. Returns 1 when something
- * grows, or nothing can be said.
+ * `torpor bench soak [--minutes N] [--json FILE]`: docs/benchmarks.md. Returns 1 when a number
+ * grows, or there are too few samples.
  */
 import { writeFile } from "node:fs/promises";
 import { parseArgs } from "node:util";

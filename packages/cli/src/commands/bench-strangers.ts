@@ -1,6 +1,6 @@
 /**
- * `torpor bench strangers [--seconds N] [--json]`: what one tenant notices of attacks by others, on
- * a fleet of simulated hosts (docs/threat-model.md).
+ * `torpor bench strangers [--seconds N] [--json]`: the effect of attacks by others on one tenant,
+ * in a fleet of simulated hosts (docs/threat-model.md).
  */
 import { parseArgs } from "node:util";
 import { prepareLocalPrograms } from "@torpor/programs";

@@ -1,6 +1,6 @@
 /**
- * `torpor bench placement [--check] [--json] [--hosts N] [--seed N]`: what docs/placement.md
- * promises, measured on this machine. It starts nothing and touches no fleet.
+ * `torpor bench placement [--check] [--json] [--hosts N] [--seed N]`: the claims of
+ * docs/placement.md, measured on this machine. The command starts nothing and touches no fleet.
  */
 import { parseArgs } from "node:util";
 import { PLACEMENT_POLICIES } from "@torpor/placement";
@@ -79,7 +79,7 @@ interface Measured {
   results: PolicyResult[];
 }
 
-/** Returns the exit code: 1 when the limits are to be checked and one is missed. */
+/** Returns the exit code: 1 if a checked limit is missed. */
 export function report(
   measured: Measured,
   { check, json }: { check: boolean; json: boolean },

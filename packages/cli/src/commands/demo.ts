@@ -1,6 +1,6 @@
 /**
- * `torpor demo [--keep] [--driver qemu|cloud-hypervisor]`: from nothing to a sandbox's whole life
- * on real virtual machines. Exits 0 only if every claim of the story was checked and true.
+ * `torpor demo [--keep] [--driver qemu|cloud-hypervisor]`: from nothing through the whole lifecycle
+ * of a sandbox, on real virtual machines. Exits 0 only if every claim of the story held.
  */
 import { parseArgs } from "node:util";
 import { Fleet } from "@torpor/fleet";
@@ -56,7 +56,7 @@ function isOfLab({ args }: CommandContext): boolean {
   return values.driver === "cloud-hypervisor";
 }
 
-/** A fleet whose only host is the lab host: so the story is told there. */
+/** A fleet whose only host is the lab host, so that the story runs there. */
 async function labFleet(context: CommandContext, signal: AbortSignal): Promise<LabFleet> {
   const running = await Fleet.find(fleetDir(context.root));
   if (running?.state.components.some(({ role }) => role === "node-agent") === true)

@@ -1,4 +1,4 @@
-/** `torpor hosts token|tokens|revoke-token|admissions|revoke`: who may be a host. */
+/** `torpor hosts token|tokens|revoke-token|admissions|revoke`: which machines may be hosts. */
 import { parseArgs } from "node:util";
 import type { Api } from "../api.ts";
 import { durationSeconds } from "../duration.ts";

@@ -1,6 +1,6 @@
 /**
- * `torpor host check|join`: what this machine lacks to be a host, and how it becomes one, from a
- * checkout; on a host it is `torpor-node-agent check|join`.
+ * `torpor host check|join`, from a checkout: reports what this machine lacks to be a host, or makes
+ * it one. On a host, the command is `torpor-node-agent check|join`.
  */
 import { join } from "node:path";
 import type { CommandContext } from "../main.ts";

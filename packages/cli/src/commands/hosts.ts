@@ -1,5 +1,5 @@
 /**
- * `torpor hosts`: the fleet's hosts for operators. `list`, `show`, `cordon`, `uncordon`, `drain`
+ * `torpor hosts`: the fleet's hosts, for operators. `list`, `show`, `cordon`, `uncordon`, `drain`
  * with live progress, `abort`, `retire`, `discard`.
  */
 import { setTimeout as sleep } from "node:timers/promises";
@@ -38,7 +38,7 @@ interface Host {
   sandboxes: Record<string, number>;
   last_beat_at: string | null;
   findings: { sandbox_id: string; kind: string; message: string }[];
-  /** These two are absent in gateways of before. */
+  /** Older gateways do not send these two fields. */
   finding_count?: number;
   image_findings?: { template: string; message: string }[];
   drain: Drain | null;
@@ -118,7 +118,7 @@ function rowOf({
   used,
   capacity,
   sandboxes,
-  last_beat_at: beat,
+  last_beat_at: heartbeat,
   ...host
 }: Host): string[] {
   const count = Object.values(sandboxes).reduce((sum, one) => sum + one, 0);
@@ -131,7 +131,7 @@ function rowOf({
     share("vcpu"),
     share("memory_mb"),
     String(count),
-    beat ?? "never",
+    heartbeat ?? "never",
     String(found),
   ];
 }
@@ -153,8 +153,8 @@ async function post({ api, context }: Request, verb: string): Promise<number> {
 }
 
 /**
- * Starts the drain and tells how it goes until it has ended. Interrupting this command does not end
- * the drain.
+ * Starts the drain and shows its progress until it ends. Interrupting this command does not end the
+ * drain.
  */
 async function drain({ api, context }: Request): Promise<number> {
   const { values, positionals } = parseArgs({
@@ -203,7 +203,7 @@ async function drain({ api, context }: Request): Promise<number> {
   return host.drain?.status === "done" ? 0 : 1;
 }
 
-/** How much it may be is the API's to say. */
+/** The API checks the range. */
 function whole(name: string, text: string): number {
   const value = wholeNumber(text);
   if (Number.isNaN(value)) throw new Error(`${name} must be a whole number, not "${text}"`);

@@ -1,6 +1,6 @@
 /**
- * `torpor image`: the sandbox image from Debian packages, and the golden snapshot that `create`
- * restores. With nothing changed both are found and kept.
+ * `torpor image`: builds the sandbox image from Debian packages, and the golden snapshot that
+ * `create` restores. Unchanged ones are kept.
  */
 import { join } from "node:path";
 import { imagesDir, interrupted } from "../local.ts";
@@ -27,7 +27,7 @@ export async function buildImage(context: CommandContext, signal: AbortSignal): 
     throw new Error("the golden snapshot could not be made: see the message above");
 }
 
-/** Without the golden snapshot: for hosts that make their own. */
+/** Builds no golden snapshot: for hosts that make their own. */
 export async function buildImageFiles(
   { root, write }: CommandContext,
   signal: AbortSignal,

@@ -130,12 +130,12 @@ function only(positionals: string[], what: string): string {
   return given;
 }
 
-/** Given with commas between them, or one by one. */
+/** Scopes, separated by commas or given one by one. */
 export function scopesIn(given: readonly string[]): string[] {
   return [...new Set(given.flatMap((text) => text.split(",")).map((scope) => scope.trim()))];
 }
 
-/** When it ends: after this long, or at a time, which the API judges. */
+/** Expiry of the key: after a duration, or at a time, which the API checks. */
 export function expiryIn(text: string, nowMs: number): string {
   if (/^\d{4}-/.test(text)) return text;
   return new Date(nowMs + durationSeconds("--expires", text) * 1000).toISOString();

@@ -61,13 +61,13 @@ async function up(context: CommandContext): Promise<number> {
 
 export interface LabFleet {
   fleet: Fleet;
-  /** The fleet, if it was up before. */
+  /** The fleet, if it was already up. */
   running: Fleet | undefined;
 }
 
 /**
- * The lab host in the fleet of this checkout, started where they are not up yet. Ends what it has
- * started when it fails.
+ * Starts the lab host, and the fleet of this checkout if it is not up yet. Ends what it has started
+ * on failure.
  */
 export async function joinLab(
   context: CommandContext,
@@ -88,7 +88,7 @@ export async function joinLab(
     write(`lab: [${((performance.now() - startedAt) / 1000).toFixed(0).padStart(3)}s] ${line}`);
   const prepareImages = async () => await buildImageFiles(context, signal);
   if (running !== undefined) await prepareImages();
-  // A fleet for the lab alone has no other host: what is created in it runs there.
+  // A fleet for the lab has no other host, so its sandboxes run there.
   const fleet =
     running ??
     (await startFleet(

@@ -11,7 +11,7 @@ interface Organization {
   created_at: string;
 }
 
-/** By quota; null: none. */
+/** Limit by quota; null: no limit. */
 type Limits = Record<string, number | null>;
 interface Quotas {
   limits: Limits;
@@ -52,7 +52,7 @@ const tableOf = (shown: Organization | Organization[]) =>
     [shown].flat().map(({ id, name, created_at: createdAt }) => [String(id), name, createdAt]),
   );
 
-/** As they are, or once they are changed. */
+/** Returns the quotas, after applying `changes` if there are any. */
 async function quotasOf(api: Api, name: string, changes: readonly string[]): Promise<Quotas> {
   const all = await listOrganizations(api);
   const organization = all.find((one) => one.name === name);
@@ -64,7 +64,7 @@ async function quotasOf(api: Api, name: string, changes: readonly string[]): Pro
   return await api.call<Quotas>("PUT", path, changedLimits(quotas.limits, changes));
 }
 
-/** `vcpu=8` sets a limit, `vcpu=none` takes it away. */
+/** `vcpu=8` sets a limit, `vcpu=none` removes it. */
 export function changedLimits(limits: Limits, changes: readonly string[]): Limits {
   const entries = changes.map((change) => {
     const [name = "", text = "", ...rest] = change.split("=");

@@ -1,6 +1,6 @@
 /**
- * `torpor restart <component…>` and `torpor restart --rolling`: ends programs of the local fleet in
- * order and starts them again, one after the other. Sandboxes run on.
+ * `torpor restart <component…>` and `torpor restart --rolling`: ends programs of the local fleet
+ * and starts them again, in order, one at a time. Sandboxes continue to run.
  */
 import { parseArgs } from "node:util";
 import { Fleet } from "@torpor/fleet";
@@ -22,7 +22,7 @@ export async function restart({ root, args, write }: CommandContext): Promise<nu
   if (fleet === undefined) throw new Error("the fleet is down: ./torpor up starts it");
   const signal = interrupted();
   const say = (line: string) => write(`fleet: ${line}`);
-  // All names first: nothing is restarted when one of them is wrong.
+  // Resolves all names first: a wrong one restarts nothing.
   const components = positionals.map((name) => fleet.component(name));
   await prepareLocalPrograms();
   for (const { name } of components) {

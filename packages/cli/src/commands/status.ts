@@ -13,7 +13,7 @@ export interface ComponentStatus {
   address: string;
   health: "healthy" | "unhealthy" | "down";
   reason?: string;
-  /** What of its work does not go on, as it says itself. */
+  /** Stopped work, as the component itself reports. */
   problems?: WorkProblem[];
 }
 
@@ -81,7 +81,7 @@ export async function status({ root, args, write }: CommandContext): Promise<num
     : 1;
 }
 
-/** A line for each thing that is wrong, with what to do about it. */
+/** One line per problem, with its remedy. */
 export function adviceOn(components: ComponentStatus[]): string[] {
   const unhealthy = components.flatMap(({ name, reason }) =>
     reason === undefined ? [] : [{ name, reason }],
@@ -115,7 +115,7 @@ export function adviceOn(components: ComponentStatus[]): string[] {
   return lines.length === 0 ? [] : [...lines, "Logs: .torpor/fleet/logs"];
 }
 
-/** One that several components report, as all schedulers see the same hosts, is told once. */
+/** A problem that several components report is listed once: all schedulers see the same hosts. */
 function problemLines(components: ComponentStatus[]): string[] {
   const reports = components.flatMap(({ name, problems = [] }) =>
     problems.map((problem) => ({ name, problem })),
@@ -141,7 +141,7 @@ function lineOn(what: string, components: ComponentStatus[], advice: string): st
     : [`${what}: ${components.map(({ name }) => name).join(", ")}. ${advice}`];
 }
 
-/** What a node-agent says of its VMs, in its health report. */
+/** The VMs in the health report of a node-agent. */
 function vmsOf(health: Health): VmStatus[] {
   if (health.kind !== "healthy" || !Array.isArray(health.facts["vms"])) return [];
   const vms = health.facts["vms"] as {

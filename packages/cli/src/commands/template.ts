@@ -1,5 +1,5 @@
 /**
- * `torpor template`: what sandboxes begin as, for operators. `ls`, `create`, `update`, `delete`.
+ * `torpor template`: the templates of sandboxes, for operators. `ls`, `create`, `update`, `delete`.
  */
 import { readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
@@ -16,7 +16,7 @@ interface Template {
   default_resources: { vcpu: number; memory_mb: number; disk_gb: number };
 }
 
-/** Of image.json, as infra/images writes it. */
+/** The fields of image.json, as infra/images writes it. */
 interface Image {
   sha256: string;
   displayName: string;
@@ -95,7 +95,7 @@ async function newTemplate(name: string | undefined, given: Given): Promise<obje
   };
 }
 
-/** Of the image its digest alone: what an operator has said of the template otherwise stays. */
+/** Changes only the digest of the image: what an operator has set in the template stays. */
 async function changeOf(given: Given): Promise<object> {
   const { image } = given;
   const sha256 =
@@ -119,14 +119,14 @@ function sizeIn(given: Given): Record<string, number> {
   return Object.fromEntries(entries);
 }
 
-/** How much it may be is the API's to say. */
+/** The API checks the range. */
 function whole(name: string, text: string): number {
   const value = wholeNumber(text);
   if (Number.isNaN(value)) throw new Error(`${name} must be a whole number, not "${text}"`);
   return value;
 }
 
-/** `path`: an image's directory, or its image.json. */
+/** `path` is an image's directory, or its image.json. */
 async function readImage(path: string): Promise<Image> {
   const isDirectory = await stat(path).then(
     (found) => found.isDirectory(),

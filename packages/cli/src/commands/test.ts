@@ -1,5 +1,5 @@
 /**
- * `torpor test`: static checks, then the layers of docs/testing.md; the last line counts the tests.
+ * `torpor test`: static checks, then the layers of docs/testing.md. The last line counts the tests.
  */
 import { randomInt } from "node:crypto";
 import { existsSync, rmSync } from "node:fs";
@@ -21,8 +21,8 @@ import { keepTimes } from "../test/times.ts";
 import { buildImage } from "./image.ts";
 
 /**
- * Layers that run at the same time. Both wait for a third of their time, for timers, virtual
- * machines that boot, and disks; the others keep the processors busy by themselves.
+ * Layers that run at the same time. Both spend a third of their time waiting for timers, booting
+ * virtual machines and disks; every other layer keeps the processors busy by itself.
  */
 const TOGETHER: ReadonlySet<Layer> = new Set(["system", "conformance"]);
 const BOOTS_VMS: ReadonlySet<Layer> = new Set(["conformance", "vm"]);
@@ -36,7 +36,7 @@ export async function test(context: CommandContext): Promise<number> {
   return run.end();
 }
 
-/** Which layers run when. */
+/** Groups layers that run at the same time, in order. */
 function turnsOf(layers: Layer[]): Layer[][] {
   const turns: Layer[][] = [];
   for (const layer of layers) {
@@ -69,8 +69,8 @@ class TestRun {
     rmSync(join(root, ".torpor/failures"), { recursive: true, force: true });
     write(`seed: ${options.seed}`);
     if (options.stress !== undefined) return await this.stress({ ...options, ...options.stress });
-    // It waits for the network and the disk as long as for a processor: the first stages run beside
-    // it.
+    // The build waits for the network and the disk as long as for a processor, so the first stages
+    // run beside it.
     const image = options.layers.some((layer) => BOOTS_VMS.has(layer)) ? this.image() : undefined;
     if (options.isVerified) await this.verify();
     for (const layers of turnsOf(options.layers)) {
@@ -84,7 +84,7 @@ class TestRun {
     if (options.isExhaustive && options.isVerified && isWhole(options)) await this.mutate();
   }
 
-  /** The first one shows what it does; what the others have printed follows it. */
+  /** The first layer shows its output live; the output of the others follows. */
   private async together(layers: Layer[], options: TestOptions) {
     return await Promise.all(
       layers.map(async (layer, index) => {
@@ -111,7 +111,7 @@ class TestRun {
     return this.total.failed === 0 ? 0 : 1;
   }
 
-  /** False when it could not be built, which counts as a failure. */
+  /** Returns false when the image could not be built, which counts as a failure. */
   private async image(): Promise<boolean> {
     const startedAt = performance.now();
     try {
@@ -139,14 +139,14 @@ class TestRun {
     this.add("stress", secondsSince(startedAt), report);
   }
 
-  /** Each broken rule that a test notices counts as one that passed. */
+  /** Each broken rule that a test detects counts as a passed test. */
   private async mutate(): Promise<void> {
     const startedAt = performance.now();
     const report = await runMutations(this.place);
     this.add("mutations", secondsSince(startedAt), report);
   }
 
-  /** That each acceptance scenario is held by the ordinary run counts as one test. */
+  /** Counts one test: the ordinary run covers each acceptance scenario. */
   private checkScenarios(): void {
     const unheld = unheldScenarios(this.total);
     const what = `only tests tagged exhaustive hold ${unheld.join(", ")}: leave one of them untagged`;
@@ -159,7 +159,7 @@ class TestRun {
     this.add(`check: ${name}`, 0, { ...emptyReport(), ...outcome });
   }
 
-  /** The table in the docs counts as one test. */
+  /** The check of the table in the docs counts as one test. */
   private checkCompatibility({ vitestReport }: LayerResult): void {
     const isThere = existsSync(vitestReport);
     const stale = isThere
@@ -171,7 +171,7 @@ class TestRun {
 
 const secondsSince = (startedAt: number) => (performance.now() - startedAt) / 1000;
 
-/** Every file of a layer runs. */
+/** True if every file of a layer runs. */
 function isWhole({ shard, changedSince }: TestOptions): boolean {
   return shard === undefined && changedSince === undefined;
 }

@@ -1,4 +1,4 @@
-/** `torpor up` and `torpor down`: the local fleet as something that stays. */
+/** `torpor up` and `torpor down`: the local fleet, running in the background. */
 import { parseArgs } from "node:util";
 import { Fleet } from "@torpor/fleet";
 import { bringUpRest, fleetDir, fleetOptions, interrupted, startFleet } from "../local.ts";
@@ -23,7 +23,7 @@ export async function up(context: CommandContext): Promise<number> {
   return 0;
 }
 
-/** The fleet is there, though perhaps not all of it runs. */
+/** The fleet exists, but some of its components may not run. */
 async function upAgain(
   context: CommandContext,
   fleet: Fleet,

@@ -1,6 +1,6 @@
 /**
- * Tells a story step by step: what was done, what was claimed, what was seen. A step whose claim
- * does not hold fails the story, and the story goes on to tell the rest.
+ * Tells a story step by step: the action, the claim, the observation. A claim that does not hold
+ * fails the story, which still continues to its end.
  */
 
 export interface Seen {
@@ -17,8 +17,8 @@ export class Narrator {
   }
 
   /**
-   * Runs one step and prints it with its duration. Throws when the step throws: nothing after it
-   * would mean anything.
+   * Runs one step and prints it with its duration. Throws when the step throws: the later steps
+   * would mean nothing.
    */
   async step<T>(
     title: string,
@@ -54,7 +54,7 @@ export class Narrator {
     );
   }
 
-  /** Prints the sum. True when every claim held. */
+  /** Prints the totals. Returns true if every claim held. */
   finish(): boolean {
     if (this.failures.length === 0) {
       this.write(`\nAll ${this.claims} claims checked and true.`);

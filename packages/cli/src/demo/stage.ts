@@ -1,4 +1,4 @@
-/** What a story looks at beside the API: the VMM processes on the hosts. */
+/** Access for a story besides the API: to the VMM processes on the hosts. */
 import { readFile } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 
@@ -10,9 +10,9 @@ export interface DemoStage {
 
 export interface StageHost {
   id: string;
-  /** Health address of its node-agent. */
+  /** Health address of the host's node-agent. */
   healthUrl: string;
-  /** Resident memory of a process on that host; undefined when it is gone. */
+  /** Resident memory of a process on that host; undefined when the process has ended. */
   residentBytes(pid: number): Promise<number | undefined>;
 }
 
@@ -22,7 +22,7 @@ export interface VmSeen {
   residentBytes: number;
 }
 
-/** The VMM process of a sandbox, wherever it is; undefined when no host has one. */
+/** The VMM process of a sandbox, on any host; undefined when no host has one. */
 export async function findVmm(stage: DemoStage, sandboxId: string): Promise<VmSeen | undefined> {
   for (const host of stage.hosts) {
     const health = (await getJson(host.healthUrl)) as {
@@ -35,21 +35,21 @@ export async function findVmm(stage: DemoStage, sandboxId: string): Promise<VmSe
   return undefined;
 }
 
-/** Of a process on this machine. */
+/** Resident memory of a process on this machine. */
 export async function residentBytesHere(pid: number): Promise<number | undefined> {
   return residentBytesIn(await readFile(`/proc/${pid}/status`, "utf8").catch(() => ""));
 }
 
 /**
- * Read from /proc/<pid>/status; undefined when there is no process, or a zombie, which has no
- * memory.
+ * Resident memory from the text of /proc/<pid>/status; undefined without a process, or for a
+ * zombie, which has no memory.
  */
 export function residentBytesIn(status: string): number | undefined {
   const match = /^VmRSS:\s+(\d+) kB$/m.exec(status);
   return match?.[1] === undefined ? undefined : Number(match[1]) * 1024;
 }
 
-/** A call of the public API; the body is parsed whatever the status. */
+/** Calls the public API; parses the body for any status. */
 export async function call(
   stage: DemoStage,
   method: string,
@@ -68,7 +68,7 @@ export async function call(
   return { status: response.status, body: (await response.json()) as Record<string, unknown> };
 }
 
-/** Looks again until `look` gives something, at most `limitMs`. */
+/** Polls until `look` returns a value, for at most `limitMs`. */
 export async function eventually<T>(
   what: string,
   limitMs: number,

@@ -1,8 +1,7 @@
 /**
- * The lifecycle of one sandbox, told with the official SDK, unmodified: nothing lost over pause and
- * resume, files kept over stop and start, repeats joined, mismatches refused, a resume on the other
- * host, a kill. Every claim is checked against what the API, the guest and the host's process table
- * say.
+ * The lifecycle of one sandbox, with the unmodified official SDK: state kept over pause and resume,
+ * files kept over stop and start, repeats joined, mismatches refused, a resume on the other host, a
+ * kill. Every claim is checked against the API, the guest and the host's process table.
  */
 import { Sandbox } from "@hopx-ai/sdk";
 import { mib, Narrator } from "./narrator.ts";
@@ -10,9 +9,7 @@ import { call, eventually, findVmm, type DemoStage, type VmSeen } from "./stage.
 
 const TEMPLATE = "code-interpreter";
 
-/**
- * Tells the story. True when every claim held; throws when a step could not be carried out at all.
- */
+/** Tells the story. Returns true if every claim held; throws when a step failed. */
 export async function tellStory(stage: DemoStage, write: (line: string) => void): Promise<boolean> {
   const narrator = new Narrator(write);
   const sandbox = await create(narrator, stage);
@@ -133,7 +130,7 @@ async function claimMemory(narrator: Narrator, sandbox: Sandbox, when: string): 
   );
 }
 
-/** The two calls that newer SDKs have lost, by plain HTTP. */
+/** Uses plain HTTP: newer SDKs lack these two calls. */
 async function stopAndStart(narrator: Narrator, stage: DemoStage, id: string): Promise<void> {
   const stopped = await narrator.step("stop: the file system is kept", () =>
     call(stage, "POST", `/v1/sandboxes/${id}/stop`),
@@ -242,7 +239,7 @@ async function moveToTheOtherHost(narrator: Narrator, stage: DemoStage, id: stri
   }
 }
 
-/** A fleet of one host has no other. */
+/** For a fleet with only one host. */
 async function resumeWhereItIs(narrator: Narrator, stage: DemoStage, id: string): Promise<void> {
   const resumed = await narrator.step(
     "resume on the only host (there is no other to move to)",

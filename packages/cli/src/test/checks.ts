@@ -5,7 +5,7 @@ import { emptyReport, firstLines, type TestReport } from "./reporter.ts";
 
 export interface StaticCheck {
   name: string;
-  /** Of `pnpm run`. */
+  /** Name of the script for `pnpm run`. */
   script: string;
 }
 
@@ -14,9 +14,10 @@ export const CHECKS: readonly StaticCheck[] = [
   { name: "lint", script: "lint" },
   { name: "format", script: "fmt:check" },
   { name: "dead code", script: "dead" },
+  { name: "house", script: "house" },
 ];
 
-/** The report of one, and what it printed where it failed. */
+/** Returns the report of a check, with its output on failure. */
 export async function runCheck(
   { root, signal }: TestPlace,
   { name, script }: StaticCheck,

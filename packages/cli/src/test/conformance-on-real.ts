@@ -1,6 +1,6 @@
 /**
- * `torpor test conformance --driver cloud-hypervisor [--only TEXT]`. Without a binary it says why
- * it ran nothing, which is no failure.
+ * `torpor test conformance --driver cloud-hypervisor [--only TEXT]`. Without a binary, the command
+ * reports that it ran nothing, which is no failure.
  */
 import { parseArgs } from "node:util";
 import { labDir, runningLab } from "@torpor/lab";

@@ -1,6 +1,5 @@
 /**
- * tests/mutations as a stage of the run: each broken rule that a test notices counts as a test that
- * passed.
+ * Runs tests/mutations as a stage: each broken rule that a test detects counts as a passed test.
  */
 import { join } from "node:path";
 import { run } from "@torpor/service";

@@ -1,4 +1,4 @@
-/** What `torpor test` is asked for. */
+/** The options of `torpor test`. */
 import { parseArgs } from "node:util";
 import { numberFrom, wholeNumber } from "../shape.ts";
 
@@ -6,26 +6,27 @@ export const LAYERS = ["unit", "integration", "system", "conformance", "vm"] as 
 export type Layer = (typeof LAYERS)[number];
 const PARTS: readonly string[] = ["verify", ...LAYERS];
 /**
- * What takes seconds. A fleet's programs are no imports of its tests: those layers only on demand.
+ * Layers that take seconds. Tests of the other layers do not import the programs of their fleets,
+ * so those layers run only on request.
  */
 const INNER_LOOP: readonly Layer[] = ["unit", "integration"];
 const DEFAULT_TIMES = 20;
-/** Vitest takes seeds below it. */
+/** Upper bound of vitest's seeds. */
 export const SEED_LIMIT = 2 ** 31;
 
 export interface TestOptions {
-  /** The static checks. */
+  /** Runs the static checks. */
   isVerified: boolean;
   layers: Layer[];
-  /** What is tagged `exhaustive` too, and the mutations. */
+  /** Also runs tests tagged `exhaustive`, and the mutations. */
   isExhaustive: boolean;
   /** `1/3`: the first of three parts of every layer's files. */
   shard?: { index: number; count: number };
-  /** Only files that a change since this commit can reach. */
+  /** Runs only files that a change since this commit can affect. */
   changedSince?: string;
-  /** Only these files, again and again beside load. */
+  /** Runs only these files, repeatedly under load. */
   stress?: { files: string[]; times: number };
-  /** Of the order of tests, and of everything that a test draws. */
+  /** Seed of the order of the tests, and of all random values in them. */
   seed: number;
 }
 
@@ -39,7 +40,7 @@ const FLAGS = {
   seed: { type: "string" },
 } as const;
 
-/** Throws one line that names the argument that is wrong. */
+/** Throws a line that names the wrong argument. */
 export function testOptions(args: string[], newSeed: () => number): TestOptions {
   const { values, positionals } = parseArgs({ args, allowPositionals: true, options: FLAGS });
   const seed =

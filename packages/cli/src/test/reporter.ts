@@ -1,7 +1,7 @@
 /**
- * What a run of vitest comes to, for the end of `torpor test`: a reporter that writes it, and how
- * it is read. Vitest's own JSON report has neither the differences of an assertion nor what went
- * wrong outside of any test.
+ * The result of a vitest run, for the summary of `torpor test`: a reporter that writes it, and its
+ * reader. Vitest's own JSON report has neither the diff of an assertion nor the errors outside of
+ * tests.
  */
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { stripVTControlCharacters } from "node:util";
@@ -9,7 +9,7 @@ import { failureDirectory } from "@torpor/testkit/evidence";
 import { EXHAUSTIVE } from "../../../../scripts/test-tags.ts";
 import type { Reporter, SerializedError, TestCase, TestModule, TestSuite } from "vitest/node";
 
-/** Where the reporter writes to. */
+/** Environment variable with the path of the report. */
 export const REPORT_VARIABLE = "TORPOR_TEST_REPORT";
 
 export interface FileTime {
@@ -23,15 +23,16 @@ export interface TestReport {
   failed: number;
   skipped: number;
   /**
-   * Of tests, of hooks and files, of tests that were never run to their end, and of none of these:
-   * each with its name, its message and what differed.
+   * Failures of tests, of hooks and files, tests that did not finish, and errors outside of them:
+   * each with its name, message and diff.
    */
   failures: string[];
   files: FileTime[];
   /** Tests that only `--all` runs. */
   leftOut: number;
   /**
-   * Scenarios that tests name (`S33`): of the ordinary run, and of those that only `--all` runs.
+   * Scenarios that test names cite (`S33`): in the ordinary run, and in tests that only `--all`
+   * runs.
    */
   scenarios: { ordinary: string[]; exhaustive: string[] };
 }
@@ -46,7 +47,7 @@ export const emptyReport = (): TestReport => ({
   scenarios: { ordinary: [], exhaustive: [] },
 });
 
-/** Counts of the second are added to the first. */
+/** Adds the counts of `report` to those of `to`. */
 export function addReport(to: TestReport, report: TestReport): void {
   for (const count of ["passed", "failed", "skipped", "leftOut"] as const)
     to[count] += report[count];
@@ -58,7 +59,7 @@ export function addReport(to: TestReport, report: TestReport): void {
 
 const MAX_MESSAGE_LINES = 40;
 
-/** The first lines of a message, without the frames of what the project uses. */
+/** The first lines of a message, without frames of dependencies. */
 export function firstLines(text: string): string {
   return text
     .split("\n")
@@ -67,7 +68,7 @@ export function firstLines(text: string): string {
     .join("\n");
 }
 
-/** What was written to `path`; zeros when nothing was. */
+/** The report in `path`; zeros if there is none. */
 export function readReport(path: string): TestReport {
   if (!existsSync(path)) return emptyReport();
   return JSON.parse(readFileSync(path, "utf8")) as TestReport;
@@ -122,7 +123,7 @@ function reportOf(
 
 const isExhaustive = (test: TestCase) => test.tags.includes(EXHAUSTIVE.name);
 
-/** The acceptance scenarios that the names of tests and of what they stand in cite. */
+/** The acceptance scenarios cited by the names of tests and of their suites. */
 function scenariosOf(tests: readonly TestCase[]): string[] {
   return [...new Set(tests.flatMap(({ fullName }) => fullName.match(/\bS\d{1,2}\b/g) ?? []))];
 }
@@ -132,7 +133,7 @@ function secondsOf(module: TestModule): number {
   return (collectDuration + setupDuration + duration + prepareDuration) / 1000;
 }
 
-/** With the directory of what it left, where it left something (testkit's evidence.ts). */
+/** Adds the directory of the test's evidence, if there is any (testkit's evidence.ts). */
 function failuresOfTest(test: TestCase): string[] {
   if (test.result().state !== "failed") return [];
   const kept = failureDirectory(test.module.relativeModuleId, test.fullName);
@@ -144,14 +145,14 @@ function failuresOfTest(test: TestCase): string[] {
 
 const nameOf = (of: TestCase | TestSuite) => `${of.module.relativeModuleId}: ${of.fullName}`;
 
-/** One, with all that went wrong there. */
+/** One failure, with all its errors. */
 function failuresOf(name: string, errors: readonly SerializedError[]): string[] {
   return errors.length === 0 ? [] : [`${name}\n${errors.map(told).join("\n")}`];
 }
 
-/** The parts of vitest's error that are told, as far as an error has them. */
+/** The parts of vitest's errors that are reported, all optional except the message. */
 interface Told {
-  /** Of one outside of any test: what kind it is, and the file and test that ran then. */
+  /** For an error outside of any test: its kind, and the file and test that ran at the time. */
   type?: string;
   VITEST_TEST_PATH?: string;
   VITEST_TEST_NAME?: string;
@@ -162,7 +163,7 @@ interface Told {
   cause?: Told;
 }
 
-/** With every frame: the ones of a library may be the only ones. */
+/** Includes every frame: an error may have only frames of a library. */
 function toldWhole(error: Told): string {
   const { type, VITEST_TEST_PATH: path, VITEST_TEST_NAME: name } = error;
   const where = [type, path, name].filter((part) => part !== undefined).join(", ");

@@ -6,10 +6,10 @@ import { EXHAUSTIVE } from "../../../../scripts/test-tags.ts";
 import type { Layer, TestOptions } from "./options.ts";
 import { readReport, REPORT_VARIABLE, type TestReport } from "./reporter.ts";
 
-/** Drawn numbers of tests come from it (testkit's seed.ts). */
+/** Variable with the seed of all random values in tests (testkit's seed.ts). */
 const SEED_VARIABLE = "TORPOR_TEST_SEED";
 
-/** Where tests run, and until when. */
+/** The checkout that tests run in, and the signal that ends them. */
 export interface TestPlace {
   /** Root of the checkout. */
   root: string;
@@ -22,7 +22,7 @@ export interface LayerResult {
   report: TestReport;
   /** Path of vitest's own JSON report. */
   vitestReport: string;
-  /** What it has printed. */
+  /** The output of the run. */
   output: string;
 }
 
@@ -43,11 +43,11 @@ export async function runLayer(
   return await runVitest(place, layer, options.seed, args, isShown);
 }
 
-/** For vitest: leaves out what only `--all` runs. */
+/** Arguments for vitest that exclude tests which only `--all` runs. */
 export const ordinaryOnly = (isExhaustive: boolean) =>
   isExhaustive ? [] : ["--tags-filter", `!${EXHAUSTIVE.name}`];
 
-/** Throws when the signal ends it. */
+/** Throws when the signal aborts. */
 export async function runVitest(
   { root, signal }: TestPlace,
   name: string,

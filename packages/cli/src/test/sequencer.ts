@@ -4,7 +4,7 @@ import { relative } from "node:path";
 import { readTimes, secondsOf } from "./times.ts";
 
 export default class LongestFirst extends BaseSequencer {
-  /** Files of which nothing is known keep vitest's order, large files first. */
+  /** Files with equal times keep vitest's order, large files first. */
   override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
     const times = readTimes();
     const root = this.ctx.config.root;

@@ -1,7 +1,7 @@
 /**
- * `torpor test --stress <file…>`: each file again and again, its tests in another order each time,
- * beside load on every processor and on the disk, in a checkout whose path is long and has a space.
- * What fails here fails one day in CI.
+ * `torpor test --stress <file…>`: runs each file repeatedly, its tests in another order each time,
+ * under load on every processor and the disk, in a checkout whose path is long and has a space. A
+ * failure here is a failure in CI some day.
  */
 import { spawn } from "node:child_process";
 import { availableParallelism } from "node:os";
@@ -22,7 +22,7 @@ type Write = (line: string) => void;
 export interface Stress {
   files: string[];
   times: number;
-  /** What is tagged `exhaustive` too. */
+  /** Also runs tests tagged `exhaustive`. */
   isExhaustive: boolean;
 }
 
@@ -44,7 +44,7 @@ export async function runStress(
     return total;
   } finally {
     load[Symbol.dispose]();
-    // What is told of a failure names it as the checkout has it.
+    // The report of a failure refers to evidence in the original checkout.
     const failures = join(checkout, FAILURES);
     if (existsSync(failures)) await cp(failures, join(root, FAILURES), { recursive: true });
     await rm(checkout, { recursive: true, force: true });
@@ -75,7 +75,7 @@ async function repeat(
   return { ...total, failed: Math.max(total.failed, total.failures.length) };
 }
 
-/** Below `.torpor/`, as long as the path of a checkout may well be, with a space. */
+/** A path below `.torpor/`, as long as that of a real checkout may be, with a space. */
 function longPath(root: string): string {
   const base = join(root, ".torpor/stress");
   const name = "a checkout".padEnd(
@@ -85,7 +85,7 @@ function longPath(root: string): string {
   return join(base, name);
 }
 
-/** One busy process per processor, and one that keeps the disk busy. */
+/** One busy process per processor, and one that writes to the disk. */
 function startLoad(dir: string): Disposable {
   const busy = Array.from({ length: availableParallelism() }, () => startProgram("for (;;);"));
   const disk = startProgram(`

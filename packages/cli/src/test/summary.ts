@@ -1,6 +1,6 @@
 /**
- * The end of a test run, in words: what failed and where its evidence is, the time per layer, the
- * slowest files, the counts.
+ * The end of a test run, in words: failures with their evidence, the time per layer, the slowest
+ * files, the counts.
  */
 import { table } from "../table.ts";
 import type { FileTime, TestReport } from "./reporter.ts";
@@ -15,7 +15,7 @@ export interface RunStage {
 
 const SLOWEST = 10;
 
-/** The last line counts the tests, for whoever reads only that. */
+/** The last line counts the tests, for readers of only that line. */
 export function summaryOf(stages: readonly RunStage[], total: TestReport, seed: number): string[] {
   const { passed, failed, skipped, failures, files, leftOut } = total;
   return [
@@ -40,8 +40,8 @@ function slowest(files: readonly FileTime[]): string[] {
 }
 
 /**
- * Of the rule of docs/testing.md: what only `--all` runs is one more case of what the ordinary run
- * holds.
+ * Implements a rule of docs/testing.md: a scenario that only `--all` runs must also be covered by
+ * the ordinary run.
  */
 export function unheldScenarios({ scenarios }: Pick<TestReport, "scenarios">): string[] {
   return [...new Set(scenarios.exhaustive)].filter((name) => !scenarios.ordinary.includes(name));

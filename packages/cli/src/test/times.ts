@@ -1,7 +1,7 @@
 /**
- * How long each test file took when it ran last, in `.torpor/test-times.json`: long files first
- * keeps every worker busy to the end. A checkout that has run none goes by `tests/long-files.json`,
- * which is copied from there now and then.
+ * Durations of the test files in their last run, in `.torpor/test-times.json`: starting long files
+ * first keeps every worker busy to the end. A new checkout uses `tests/long-files.json`, which is
+ * copied from there now and then.
  */
 import { readFileSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
@@ -10,7 +10,7 @@ import type { FileTime } from "./reporter.ts";
 const ROOT = new URL("../../../../", import.meta.url);
 const FILE = fileURLToPath(new URL(".torpor/test-times.json", ROOT));
 const LONG_FILES = fileURLToPath(new URL("tests/long-files.json", ROOT));
-/** A file that is in neither is a short one, or new. */
+/** For a file in neither list, which is short or new. */
 const UNKNOWN_SECONDS = 10;
 
 /** Seconds by path, relative to the root of the checkout. */
@@ -20,7 +20,7 @@ export const readTimes = (): TestTimes => ({ ...timesIn(LONG_FILES), ...timesIn(
 
 export const secondsOf = (times: TestTimes, path: string) => times[path] ?? UNKNOWN_SECONDS;
 
-/** Of a file that is not there: none. */
+/** Empty if the file does not exist. */
 function timesIn(file: string): TestTimes {
   try {
     return JSON.parse(readFileSync(file, "utf8")) as TestTimes;

@@ -1,12 +1,12 @@
 /**
- * The codes that a client can see: of answers, with their HTTP status, and of causes, which say why
- * an operation ended or a sandbox is as it is. Codes are API: never renamed, never reused, and none
- * but an outage is a 5xx. docs/errors.md is made of these tables.
+ * The codes that a client can see: of responses, with their HTTP status, and of causes, which
+ * explain why an operation ended or why a sandbox is in its state. Codes are API: never renamed,
+ * never reused, and only an outage is a 5xx. docs/errors.md is generated from these tables.
  */
 export interface ErrorCodeMeaning {
   status: number;
   when: string;
-  /** What the client can do. */
+  /** Advice for the client. */
   remedy: string;
 }
 
@@ -199,9 +199,14 @@ export const ERROR_CODES = {
 
 export type ErrorCode = keyof typeof ERROR_CODES;
 
+/** True if an operation that ends with this cause gets a 429, because a later retry may succeed. */
+export function isRefusedForNow(code: string): boolean {
+  return Object.hasOwn(ERROR_CODES, code) && ERROR_CODES[code as ErrorCode].status === 429;
+}
+
 /**
- * Causes of operations, events and drains that are no code of an answer by themselves. An operation
- * that ends with one is answered with 409, and with that code.
+ * Causes of operations, events and drains that are not codes of responses. An operation that ends
+ * with such a cause gets a 409 with that code.
  */
 export const CAUSE_CODES = {
   SANDBOX_ACTIVE: {

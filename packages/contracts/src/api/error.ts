@@ -1,5 +1,5 @@
 /**
- * The one error body of the control plane: a superset that the JS and the Python SDK both
+ * The only error body of the control plane: a superset that the JS and the Python SDK both
  * understand. JS reads the top level, Python reads `error`.
  */
 import { type Static, Type } from "typebox";

@@ -1,6 +1,6 @@
 /**
- * What an organization may have and ask for, at most. Resources are those of sandboxes that run or
- * are about to; `disk_mb` and `sandboxes` are of all that are kept.
+ * Limits of an organization. Resources count for sandboxes that run or are about to run; `disk_mb`
+ * and `sandboxes` count for all sandboxes that are kept.
  */
 export const QUOTA_NAMES = [
   "running_sandboxes",
@@ -13,5 +13,5 @@ export const QUOTA_NAMES = [
 ] as const;
 export type QuotaName = (typeof QUOTA_NAMES)[number];
 
-/** A name that is not there has no limit. */
+/** A missing name has no limit. */
 export type QuotaLimits = Partial<Record<QuotaName, number>>;

@@ -18,7 +18,7 @@ export const PUBLIC_STATUSES = [
 export const PublicStatus = Type.Enum(PUBLIC_STATUSES);
 export type PublicStatus = Static<typeof PublicStatus>;
 
-/** That a list can be asked for. */
+/** States by which a list can be filtered. */
 export const LISTED_STATES = ["running", "stopped", "paused", "creating", "error"] as const;
 export type ListedState = (typeof LISTED_STATES)[number];
 
@@ -29,7 +29,7 @@ export const TimeoutSeconds = Type.Integer({
   description: "Lifetime in seconds from now; the sandbox is deleted when it ends",
 });
 
-/** Bytes are counted by `findEnvProblem`; a schema counts characters. */
+/** A schema counts characters; `findEnvProblem` counts the bytes. */
 export const EnvVars = Type.Record(
   Type.String({ pattern: ENV_NAME_PATTERN }),
   Type.String({ maxLength: MAX_PROGRAM_STRING_BYTES }),
@@ -82,7 +82,7 @@ const MetadataValue = Type.String({ maxLength: 1024 });
 const MAX_PLACEMENT_LABELS = 16;
 const LABEL_NAME = "[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?";
 const LABEL_VALUE = "[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?";
-/** `name=value,name=value`, or nothing: how a host is given its labels. */
+/** `name=value,name=value`, or empty: the format in which a host's labels are set. */
 export const HOST_LABELS_PATTERN = `^(?:${LABEL_NAME}=${LABEL_VALUE}(?:,${LABEL_NAME}=${LABEL_VALUE})*)?$`;
 
 export const SandboxPlacement = Type.Object(
@@ -110,7 +110,7 @@ export const SandboxPlacement = Type.Object(
 );
 export type SandboxPlacement = Static<typeof SandboxPlacement>;
 
-/** What may be set at create and changed later. It is kept over pause, resume, stop and start. */
+/** Settings of a create that can be changed later. They survive pause, resume, stop and start. */
 const POLICIES = {
   auto_pause: Type.Optional(Nullable(AutoPause)),
   auto_resume: Type.Optional(AutoResume),
@@ -120,8 +120,7 @@ const POLICIES = {
 };
 
 /**
- * Unknown fields are ignored, as the SDKs expect; `template_id` may come as a number from older
- * clients.
+ * Unknown fields are ignored, as the SDKs expect; older clients may send `template_id` as a number.
  */
 export const CreateSandboxBody = Type.Object({
   template_id: Type.Optional(
@@ -139,8 +138,8 @@ export const CreateSandboxBody = Type.Object({
 export type CreateSandboxBody = Static<typeof CreateSandboxBody>;
 
 /**
- * Fields that are left out stay as they are; metadata is merged name by name, null removes a name
- * (RFC 7396).
+ * Omitted fields stay as they are. Metadata is merged name by name, and null removes a name (RFC
+ * 7396).
  */
 export const PatchSandboxBody = Type.Object({
   ...POLICIES,
@@ -148,7 +147,7 @@ export const PatchSandboxBody = Type.Object({
 });
 export type PatchSandboxBody = Static<typeof PatchSandboxBody>;
 
-/** What a create would ask for, or a sandbox that is paused or stopped. */
+/** A create, or a sandbox at rest, for which a dry run chooses a host. */
 export const DryRunBody = Type.Object({
   ...CreateSandboxBody.properties,
   sandbox_id: Type.Optional(
@@ -161,12 +160,12 @@ export const DryRunBody = Type.Object({
 });
 
 /**
- * The answer to: where would it be placed now? Nothing is kept of it; a moment later it may be
- * another.
+ * Result of a dry run: where the sandbox would be placed now. Nothing is reserved, so the result
+ * may be different a moment later.
  */
 export const PlacementResource = Type.Object({
   object: Type.Literal("placement"),
-  /** The host that would be chosen; null: none can take it. */
+  /** The host that would be chosen; null: no host can take the sandbox. */
   host_id: Nullable(Type.String()),
   score: Nullable(Type.Number()),
   policy: Type.String(),
@@ -188,15 +187,15 @@ export const PlacementResource = Type.Object({
 export const SetTimeoutBody = Type.Object({ timeout_seconds: TimeoutSeconds });
 
 /**
- * What is wrong while a sandbox is in its state all the same. `host_lost_sandbox`: its host has it
- * no more.
+ * Problems that do not change the state of a sandbox. `host_lost_sandbox`: the host no longer has
+ * the sandbox.
  */
 export const SANDBOX_CONDITIONS = [
   "host_unreachable",
   "vmm_unresponsive",
   "host_lost_sandbox",
 ] as const;
-/** As stored; that a host is unreachable is seen from the host. */
+/** A condition as stored; `host_unreachable` follows from the host's state. */
 export interface SandboxCondition {
   code: Exclude<(typeof SANDBOX_CONDITIONS)[number], "host_unreachable">;
   message: string;
@@ -266,7 +265,7 @@ export const TransitionReply = Type.Object({
   id: Type.String(),
   status: PublicStatus,
   operation_id: Type.Optional(Type.String()),
-  /** Where it was waited for. */
+  /** Set if the request waited for the copy in the store. */
   durability: Type.Optional(Type.Literal("replicated")),
   request_id: Type.String(),
 });

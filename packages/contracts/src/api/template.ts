@@ -41,7 +41,7 @@ export const TemplateList = Type.Object({
   request_id: Type.String(),
 });
 
-/** Typed on command lines, and what images are linked by on hosts. */
+/** The name is typed on command lines, and links to images on hosts are named by it. */
 const TemplateName = Type.String({
   pattern: "^[a-z0-9][a-z0-9._-]{0,62}$",
   description: "Lowercase letters, digits and ._-, 63 at most",
@@ -76,7 +76,7 @@ export const CreateTemplateBody = Type.Object(
 );
 export type CreateTemplateBody = Static<typeof CreateTemplateBody>;
 
-/** What is left out stays. Sandboxes keep what they began with. */
+/** Omitted fields stay as they are. Sandboxes keep what they started with. */
 export const UpdateTemplateBody = Type.Object(
   {
     ...texts,

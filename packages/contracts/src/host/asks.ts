@@ -1,7 +1,7 @@
 /**
- * Questions of a host to the control plane: core request/reply on
- * `torpor.v1.host.<hostId>.ask.<question>`, answered by any scheduler; that for a certificate by
- * any gateway that has the fleet's authority. No answer in time counts as "no".
+ * Requests of a host to the control plane: core request/reply on
+ * `torpor.v1.host.<hostId>.ask.<question>`. Any scheduler replies; to `certificate`, any gateway
+ * that has the fleet's authority. No reply in time counts as "no".
  */
 import { type Static, Type } from "typebox";
 import { HostId, OperationId, SandboxId } from "../ids.ts";
@@ -12,8 +12,8 @@ export const QUESTIONS = ["register", "lease", "commit", "thaw", "garbage", "cer
 export type Question = (typeof QUESTIONS)[number];
 
 /**
- * What a host knows of its fence, the process that freezes VMs of `on_host_loss: restore` when the
- * lease ends. Absent in agents of before: there is none.
+ * State of the fence, the process that freezes VMs of `on_host_loss: restore` when the lease ends.
+ * Absent in older agents: there is no fence.
  */
 const FenceFacts = Type.Optional(Type.Object({ isAlive: Type.Boolean() }));
 
@@ -24,11 +24,11 @@ export const RegisterRequest = Type.Object({
   region: Type.String(),
   /** Where the gateway's edge reaches this host's data plane, e.g. `http://127.0.0.1:9101`. */
   dataPlaneUrl: Type.String(),
-  /** Of which the tickets for its data plane are made. Absent in agents of 0.1.0. */
+  /** Key from which tickets for the data plane are made. Absent in agents of 0.1.0. */
   ticketKey: Type.Optional(TicketKey),
   /**
-   * Public half of the key for which secrets in its commands are sealed. Absent in agents of
-   * before: they are in plain text.
+   * Public key that seals secrets in the host's commands. Absent in older agents: the secrets are
+   * in plain text.
    */
   commandKey: Type.Optional(CommandKey),
   capacity: Type.Object({
@@ -38,9 +38,9 @@ export const RegisterRequest = Type.Object({
   }),
   labels: Type.Record(Type.String(), Type.String()),
   driver: Type.String(),
-  /** Of the snapshots that the host writes of new VMs. */
+  /** Fingerprint of the snapshots that the host writes of new VMs. */
   driverFingerprint: Type.String(),
-  /** Fingerprints whose snapshots it can restore. Absent in agents of before: its own alone. */
+  /** Fingerprints of snapshots that the host can restore. Absent in older agents: only its own. */
   restorableFingerprints: Type.Optional(Type.Array(Type.String())),
   agentVersion: Type.String(),
   fence: FenceFacts,
@@ -70,18 +70,19 @@ export const LeaseRequest = Type.Object({
 });
 export type LeaseRequest = Static<typeof LeaseRequest>;
 
-/** `register` and `lease` both answer with the lease. The host counts from before it asked. */
+/** Reply to `register` and `lease`. The host counts the lease from before its request. */
 export const LeaseReply = Type.Object({
   granted: Type.Boolean(),
   leaseMs: Type.Integer({ minimum: 0 }),
-  /** Set when not granted, e.g. a host that must register (again). */
+  /** Set when not granted, for example because the host must register (again). */
   reason: Type.Optional(Type.String()),
   /**
-   * Digest of the host's inventory that the control plane has reconciled: the next ones may go by
-   * what has changed since. Absent, also from schedulers of before: whole ones are wanted.
+   * Digest of the host's inventory that the control plane has reconciled: from now on, heartbeats
+   * may report only the changes since. Absent, also from older schedulers: whole inventories are
+   * needed.
    */
   reconciledInventory: Type.Optional(Type.String()),
-  /** Sandboxes that each heartbeat is to report for now, changed or not: there or gone. */
+  /** Sandboxes that each heartbeat has to report for now, changed or not, present or gone. */
   showSandboxes: Type.Optional(Type.Array(SandboxId)),
   /** No new sandbox comes to the host: it is cordoned, or being drained. */
   getsNoSandboxes: Type.Optional(Type.Boolean()),
@@ -106,13 +107,13 @@ export const CommitReply = Type.Object({
 });
 export type CommitReply = Static<typeof CommitReply>;
 
-/** The fence has frozen this VM. Is it still the sandbox's newest run, so that it may go on? */
+/** May the frozen VM continue, because it is still its sandbox's newest run? */
 export const ThawRequest = Type.Object({
   type: Type.Literal("thaw"),
   version: Type.Literal(1),
   hostId: HostId,
   sandboxId: SandboxId,
-  /** Of the frozen VM. */
+  /** Epoch of the frozen VM. */
   epoch: Type.Integer({ minimum: 0 }),
 });
 export type ThawRequest = Static<typeof ThawRequest>;
@@ -123,7 +124,7 @@ export const ThawReply = Type.Object({
 });
 export type ThawReply = Static<typeof ThawReply>;
 
-/** Which of these entries of the snapshot store are for nothing? */
+/** Which of these entries of the snapshot store are no longer needed? */
 export const GarbageRequest = Type.Object({
   type: Type.Literal("garbage"),
   version: Type.Literal(1),
@@ -135,23 +136,23 @@ export const GarbageRequest = Type.Object({
 });
 export type GarbageRequest = Static<typeof GarbageRequest>;
 
-/** What is not named in it stays. */
+/** Entries that the reply does not name stay. */
 export const GarbageReply = Type.Object({
-  /** Deleted, and not only now: all that the store has of them goes. */
+  /** Sandboxes deleted longer ago than the grace time: the store drops all of their entries. */
   deleted: Type.Array(SandboxId),
   storeKeys: Type.Array(Type.String()),
 });
 export type GarbageReply = Static<typeof GarbageReply>;
 
 /**
- * The host's certificate is to be renewed, for the key that it joined with. It gets its own name
- * alone, whatever the request says.
+ * Renews the host's certificate, for the key that the host joined with. The certificate contains
+ * only the host's own name, whatever the request contains.
  */
 export const CertificateRequest = Type.Object({
   type: Type.Literal("certificate"),
   version: Type.Literal(1),
   hostId: HostId,
-  /** PEM, PKCS #10, signed by that key. */
+  /** PEM, PKCS #10, signed with that key. */
   certificateRequest: Type.String({ minLength: 1, maxLength: 8_192 }),
 });
 export type CertificateRequest = Static<typeof CertificateRequest>;

@@ -1,26 +1,25 @@
 /**
- * What any message of a host may hold, besides what its schema says: numbers and texts that the
- * database can store. A host is a stranger; what is beyond this is refused once, where it comes in.
- * It stands apart from the schemas because those are frozen with the releases
- * (versioned-schemas.ts).
+ * Bounds of every message from a host, beyond its schema: numbers and texts that the database can
+ * store. A host is not trusted: a message out of bounds is refused once, on arrival. The bounds are
+ * not in the schemas, because those are released (versioned-schemas.ts).
  */
 import { type Decoder, decoder, InvalidMessageError } from "../decode.ts";
 import { decodeHeartbeat, type Heartbeat, withoutSome } from "./heartbeat.ts";
 import { Observation } from "./observation.ts";
 
-/** Of Postgres' `integer`. */
+/** Maximum of Postgres' `integer`. */
 const MAX_COUNT = 2 ** 31 - 1;
-/** Bytes and milliseconds are kept as `bigint`, and are exact in JavaScript up to here. */
+/** Bytes and milliseconds are stored as `bigint`, and are exact in JavaScript up to here. */
 const MAX_QUANTITY = Number.MAX_SAFE_INTEGER;
 const QUANTITY = /(?:[bB]ytes|Ms|MsAgo|bytesDone|bytesTotal)$/;
 const MAX_TEXT_LENGTH = 4_096;
 const MAX_ENTRIES = 10_000;
-/** Messages are no deeper: a trace of an observation in the inventory of a heartbeat has four. */
+/** More than real messages need: an observation in the inventory of a heartbeat has depth four. */
 const MAX_DEPTH = 8;
-/** For people, and of programs that may print anything: cut and cleaned instead of refused. */
+/** Text for people, which any program may have printed: cut and cleaned instead of refused. */
 const FREE_TEXT = "message";
 
-/** `decode`, for messages of hosts. Throws InvalidMessageError, which names the field. */
+/** Wraps `decode`, for messages of hosts. Throws InvalidMessageError, which names the field. */
 export function bounded<T>(decode: Decoder<T>): Decoder<T> {
   return (subject, bytes) => checked(subject, decode(subject, bytes));
 }
@@ -34,7 +33,7 @@ export const decodeBoundedObservation: Decoder<Observation> = (subject, bytes) =
   return seen;
 };
 
-/** What is stored of a sandbox is below its own name: a host names no other one's as its copy. */
+/** A store key must begin with the sandbox's id: a host must not name another sandbox's entry. */
 function storeKeyProblem({ sandboxId, snapshot }: Observation): string | undefined {
   const storeKey = snapshot?.storeKey ?? null;
   if (storeKey === null || isStoredOf(sandboxId, storeKey)) return undefined;
@@ -45,7 +44,7 @@ export function isStoredOf(sandboxId: string, storeKey: string): boolean {
   return storeKey.startsWith(`${sandboxId}/`);
 }
 
-/** A sandbox that is out of bounds is left out: the others on its host are not to suffer for it. */
+/** Leaves out sandboxes that are out of bounds, so that the others on the host do not suffer. */
 export const decodeBoundedHeartbeat: Decoder<Heartbeat> = (subject, bytes) => {
   const { inventory, ...rest } = decodeHeartbeat(subject, bytes);
   const within = withCleanTexts(inventory).filter(
@@ -61,7 +60,7 @@ function checked<T>(subject: string, message: T): T {
   return clean;
 }
 
-/** What is out of bounds first, with its path; undefined when all is well. */
+/** The first value out of bounds, with its path; undefined: there is none. */
 export function boundsProblem(value: unknown, path = "", depth = 0): string | undefined {
   const at = path === "" ? "(message)" : path;
   if (typeof value === "number") return numberProblem(value, at);
@@ -93,7 +92,7 @@ export function isStorable(text: string): boolean {
   return !text.includes("\0") && text.isWellFormed();
 }
 
-/** The same with every free text as it can be stored. */
+/** A copy with every free text made storable. */
 function withCleanTexts<T>(value: T, depth = 0): T {
   if (typeof value !== "object" || value === null || depth >= MAX_DEPTH) return value;
   if (Array.isArray(value)) return value.map((inner) => withCleanTexts(inner, depth + 1)) as T;
@@ -112,7 +111,7 @@ const cleaned = (text: string) =>
 
 const MAX_CAPACITY = { vcpu: 100_000, memoryMib: 2 ** 27, diskMib: MAX_COUNT };
 
-/** Of labels, fingerprints and images, which are shown wherever the host is. */
+/** Limit of labels, fingerprints and images, because they are shown wherever the host is. */
 const MAX_OF_EACH = 256;
 const MAX_NAME_LENGTH = 256;
 const DIGEST = /^[0-9a-f]{64}$/;
@@ -129,7 +128,7 @@ interface Offer {
   images: readonly { templateName: string; sha256: string }[];
 }
 
-/** Why a registration is of no use, in words for whoever set the host up. */
+/** Why a registration is refused, for the operator who set the host up. */
 export function registrationProblem(offer: Offer): string | undefined {
   const { dataPlaneUrl, capacity, images } = offer;
   const problem = dataPlaneUrlProblem(dataPlaneUrl);
@@ -181,7 +180,7 @@ function imagesProblem(images: Offer["images"]): string | undefined {
   return undefined;
 }
 
-/** Where a host's data plane is: an origin, and nothing else. */
+/** Checks that a data plane's URL is an origin and nothing else. */
 export function dataPlaneUrlProblem(text: string): string | undefined {
   const url = URL.parse(text);
   const example = "must look like https://10.0.0.5:9401";

@@ -1,8 +1,8 @@
 /**
- * Data plane between the gateway's edge and a node-agent: HTTP (and WebSocket upgrades), the
- * guest's path unchanged, with these request headers. The agent refuses a request without the
- * ticket of the run (401), for a sandbox or epoch it does not run (409), and strips the headers
- * before the guest sees them.
+ * Data plane between the gateway's edge and a node-agent: HTTP (and WebSocket upgrades), with the
+ * guest's path unchanged and with these request headers. The agent refuses a request without the
+ * ticket of the run (401), or for a sandbox or epoch that it does not run (409). The agent strips
+ * the headers before the guest sees them.
  */
 export const DATA_PLANE_HEADERS = {
   sandboxId: "x-torpor-sandbox",
@@ -11,9 +11,7 @@ export const DATA_PLANE_HEADERS = {
   port: "x-torpor-port",
   /** `runTicket`, or `snapshotTicket` (tickets.ts). */
   ticket: "x-torpor-ticket",
-  /**
-   * One key for the whole fleet, in place of tickets: between programs of which one is of 0.1.0.
-   */
+  /** A single key of the fleet instead of tickets, if one of the two programs is of 0.1.0. */
   hostKey: "x-torpor-host-key",
   /** A call of the edge itself, not of its client: one of DATA_PLANE_CONTROLS. */
   control: "x-torpor-control",
@@ -23,8 +21,8 @@ export const DATA_PLANE_HEADERS = {
 export const DATA_PLANE_CONTROLS = { ports: "/_torpor/ports" } as const;
 
 /**
- * What a guest agent answers to `DATA_PLANE_CONTROLS.ports`: TCP ports that something in the guest
- * listens on, ascending, and a tag that differs when they do.
+ * Reply of a guest agent to `DATA_PLANE_CONTROLS.ports`: the TCP ports with a listener in the
+ * guest, ascending, and a tag that changes when they do.
  */
 export interface GuestPorts {
   ports: number[];
@@ -32,10 +30,11 @@ export interface GuestPorts {
 }
 
 /**
- * Between node-agents, on the same server, with the ticket of the snapshot and WITHOUT the header
- * `sandboxId`, which every request of an edge carries: so no client of an edge gets there.
- * `GET <base>/<sandboxId>/<generation>/<manifestSha256>/index`, then `…/chunks/<number>/<file>` for
- * what the index names. 404 when the host does not hold that snapshot.
+ * Snapshots, between node-agents: on the same server, with the ticket of the snapshot and WITHOUT
+ * the header `sandboxId`. Every request of an edge carries that header, so no client of an edge
+ * gets there. `GET <base>/<sandboxId>/<generation>/<manifestSha256>/index`, then
+ * `…/chunks/<number>/<file>` for what the index names. 404 when the host does not hold that
+ * snapshot.
  */
 export const SNAPSHOT_PATH = "/_torpor/snapshots/";
 

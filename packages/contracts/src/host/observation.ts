@@ -1,6 +1,6 @@
 /**
- * Observations: what a host saw. Subject `torpor.v1.host.<hostId>.obs.<state>`; the same shape is
- * an entry of the inventory in a heartbeat, so a lost observation is repeated until the scheduler
+ * Observations: what a host saw. Subject `torpor.v1.host.<hostId>.obs.<state>`. An entry of the
+ * inventory in a heartbeat has the same shape, so a lost observation is repeated until a scheduler
  * has it.
  *
  * Order: (epoch, opSeq, revision), compared in this order; only higher ones apply. `revision` is
@@ -12,11 +12,11 @@ import { HostId, OperationId, SandboxId } from "../ids.ts";
 export const OBSERVED_STATES = ["running", "paused", "stopped", "deleted", "failed"] as const;
 export type ObservedState = (typeof OBSERVED_STATES)[number];
 
-/** Why something went wrong; `code` is stable, `message` is for people and says what to do. */
+/** Why something went wrong; `code` is stable, `message` is for people and contains the remedy. */
 export const Cause = Type.Object({
   code: Type.String(),
   message: Type.String(),
-  /** When the same may succeed: it was refused for what else goes on. */
+  /** When a retry may succeed, if other work was the reason for the refusal. */
   retryAfterSeconds: Type.Optional(Type.Integer({ minimum: 1, maximum: 3_600 })),
 });
 export type Cause = Static<typeof Cause>;
@@ -26,18 +26,15 @@ export const SnapshotFacts = Type.Object({
   /** Bytes allocated on disk by memory image and device state. */
   sizeBytes: Type.Integer({ minimum: 0 }),
   manifestSha256: Type.String({ pattern: "^[0-9a-f]{64}$" }),
-  /**
-   * File systems were synced before the vCPUs stopped: the memory may be dropped without losing
-   * files.
-   */
+  /** File systems were synced before the vCPUs were paused: dropping the memory loses no files. */
   guestSynced: Type.Boolean(),
-  /** Key in the shared snapshot store once it is there whole; null until then. */
+  /** Key in the shared snapshot store once the copy is whole; null until then. */
   storeKey: Type.Union([Type.String(), Type.Null()]),
   driverFingerprint: Type.String(),
 });
 export type SnapshotFacts = Static<typeof SnapshotFacts>;
 
-/** What a host sees to be wrong with a sandbox that is in its state all the same. */
+/** A problem, seen by the host, that does not change the sandbox's state. */
 export const Condition = Type.Object({
   code: Type.Literal("vmm_unresponsive"),
   message: Type.String(),
@@ -70,16 +67,14 @@ export const Observation = Type.Object({
       error: Type.Optional(Cause),
     }),
   ),
-  /** Why the state is what it is, when nobody asked for it. */
+  /** Why the state is what it is, when no operation led to it. */
   cause: Type.Optional(Cause),
   /** Present while it lasts. */
   condition: Type.Optional(Condition),
-  /**
-   * The VM stands still and its network is cut, because the control plane said so (`quarantine`).
-   */
+  /** The vCPUs are paused and the network is cut, by a command (`quarantine`). */
   quarantined: Type.Optional(Type.Boolean()),
   /**
-   * Present while a command is being executed: `state` is then the one before it, and settles
+   * Present while a command runs: `state` is then the one before the command, and completes
    * nothing.
    */
   busyWith: Type.Optional(OperationId),
@@ -87,25 +82,25 @@ export const Observation = Type.Object({
     Type.Object({ pid: Type.Integer(), residentBytes: Type.Integer({ minimum: 0 }) }),
   ),
   /**
-   * Of a paused sandbox its snapshot; of a stopped one its disk (none: its host cannot give it to
-   * another one before it is stored); of a running one a snapshot that reached the store after it
-   * was resumed.
+   * For a paused sandbox, its snapshot. For a stopped one, its disk; absent if the host cannot give
+   * the disk to another host before it is stored. For a running one, a snapshot that reached the
+   * store after the resume.
    */
   snapshot: Type.Optional(SnapshotFacts),
-  /** Why the snapshot is not in the store and will not get there unless somebody asks again. */
+  /** Why the snapshot is not in the store, and will not get there without another request. */
   replicationFailed: Type.Optional(Cause),
   /**
-   * In a heartbeat's inventory, while the sandbox is copied to the store: bytes of its files, holes
-   * left out.
+   * In a heartbeat's inventory, while the sandbox is copied to the store: bytes of its files,
+   * without holes.
    */
   replicating: Type.Optional(CopyProgress),
-  /** The same while the operation that it is busy with brings it to this host. */
+  /** The same, while the operation in `busyWith` fetches the sandbox to this host. */
   fetching: Type.Optional(CopyProgress),
   /** Milliseconds per step of the operation, e.g. `{"save_memory": 412}`. */
   timingsMs: Type.Optional(Type.Record(Type.String(), Type.Number())),
   /**
-   * In a heartbeat's inventory, of a running sandbox: how long ago the host's data plane saw it
-   * used. 0 while a request waits for its answer.
+   * In a heartbeat's inventory, for a running sandbox: how long ago the host's data plane last saw
+   * a use. 0 while a request is open.
    */
   lastActiveMsAgo: Type.Optional(Type.Integer({ minimum: 0 })),
   observedAt: Type.String(),
@@ -114,7 +109,7 @@ export type Observation = Static<typeof Observation>;
 
 type Order = Pick<Observation, "epoch" | "opSeq" | "revision">;
 
-/** What a digest of an inventory is made of. */
+/** Fields that enter the digest of an inventory. */
 export type InventoryEntry = Pick<Observation, "sandboxId"> & Order;
 
 /** Positive when `a` is newer than `b`. */

@@ -1,7 +1,6 @@
 /**
- * Environment variables in a command, sealed for the one host that is to read them, so that whoever
- * reads the stream of commands, or the disk under it, has nothing of them (sealed-box.ts in
- * service).
+ * Environment variables in a command, sealed for the one host that needs them. A reader of the
+ * command stream, or of the disk under it, cannot open them (sealed-box.ts in service).
  */
 import { Type } from "typebox";
 
@@ -24,8 +23,8 @@ interface Sealed {
 }
 
 /**
- * What they are sealed for: one operation of one run on one host. In another command they do not
- * open.
+ * Context of the sealing: one operation of one run on one host. The variables do not open in
+ * another command.
  */
 export function variablesContext({ hostId, epoch, opSeq, operationId, spec }: Sealed): string {
   return ["torpor variables 1", hostId, spec.sandboxId, epoch, opSeq, operationId].join("/");

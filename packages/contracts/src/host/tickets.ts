@@ -1,9 +1,9 @@
 /**
- * Tickets for a host's data plane. Each host makes a key of its own and tells the control plane at
- * registration; gateways and schedulers derive from it what is shown to that host, for one run of
- * one sandbox or for one snapshot. Whoever sees a ticket, at a wrong address say, has what it is
- * for, and nothing of any other sandbox or host. The names end with no time: a run and a snapshot
- * end by themselves, and clocks of hosts do not matter.
+ * Tickets for a host's data plane. Each host makes its own key and sends it to the control plane at
+ * registration. Gateways and schedulers derive tickets from the key, each for one run of a sandbox
+ * or for one snapshot. A leaked ticket gives access to that run or snapshot, and to no other
+ * sandbox or host. Tickets do not expire: a run and a snapshot end by themselves, and the clocks of
+ * hosts do not matter.
  */
 import { createHmac, timingSafeEqual } from "node:crypto";
 import { Type } from "typebox";
@@ -22,18 +22,18 @@ export interface SnapshotNamed {
   manifestSha256: string;
 }
 
-/** For requests to a run of a sandbox. */
+/** Ticket for requests to a run of a sandbox. */
 export function runTicket(ticketKey: string, { sandboxId, epoch }: RunNamed): string {
   return signed(ticketKey, `run/${sandboxId}/${epoch}`);
 }
 
-/** For another host that is to bring the snapshot to itself. */
+/** Ticket for another host, which fetches the snapshot. */
 export function snapshotTicket(ticketKey: string, snapshot: SnapshotNamed): string {
   const { sandboxId, generation, manifestSha256 } = snapshot;
   return signed(ticketKey, `snapshot/${sandboxId}/${generation}/${manifestSha256}`);
 }
 
-/** Takes the same time wherever they differ. */
+/** Takes the same time wherever the secrets differ. */
 export function isSameSecret(given: string, expected: string): boolean {
   const [one, other] = [Buffer.from(given), Buffer.from(expected)];
   return one.length === other.length && timingSafeEqual(one, other);

@@ -1,6 +1,6 @@
 /**
- * Messages made from frozen JSON schemas: as much of JSON Schema as they use. A path names a field:
- * `inventory[].state`.
+ * Makes messages from the versioned JSON schemas, with the parts of JSON Schema that they use. A
+ * path names a field: `inventory[].state`.
  */
 import fc from "fast-check";
 
@@ -19,7 +19,7 @@ export interface JsonSchema {
   maximum?: number;
 }
 
-/** The values that each field with a closed set of them may have. */
+/** Allowed values of each field that has a closed set of values. */
 export type Vocabulary = Map<string, Set<unknown>>;
 
 const MAX_NUMBER = 2 ** 31;
@@ -42,8 +42,8 @@ export function vocabularyOf(
 }
 
 /**
- * Whatever the schema allows; with fields added that no schema knows, and of the values of a field
- * those alone that `known` has, if it knows the field.
+ * Any message that the schema allows, with added fields that no schema knows. A field that `known`
+ * lists gets only values from `known`.
  */
 export function messagesOf(
   schema: JsonSchema,

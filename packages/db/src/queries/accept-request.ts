@@ -1,10 +1,10 @@
 /**
- * Accepting a request for a transition: what the gateway writes. It queues an operation and
- * announces it through the outbox. What has nothing before it, and needs no choice of a host,
- * begins with that (decision 42).
+ * Accepts a request for a transition, in the gateway: queues an operation and announces it through
+ * the outbox. An operation that needs no choice of a host, and has nothing before it, begins with
+ * the same statement (decision 42).
  *
- * Concurrent identical intents join (S31) and different ones see each other: a plan is applied only
- * to the queue that it was made for.
+ * Concurrent identical intents join (S31), and different ones see each other: a plan is applied
+ * only to the queue that it was made for.
  */
 import { newOperationId } from "@torpor/contracts";
 import { type BeginsAt, type Plan, planRequest, type Requester } from "@torpor/plans";
@@ -30,17 +30,14 @@ export type AcceptRequest =
   | { kind: "key_reused" }
   | QuotaRefusal;
 
-/**
- * Where placement needs no choice: whether it goes on at the host that holds it, whatever there is
- * elsewhere.
- */
+/** True if a sandbox can continue on the host that holds it, so that there is no host to choose. */
 export type GoesHome = (
   home: PlacementHost,
   sandbox: Pick<SandboxRows, "sandbox" | "snapshot"> & { kind: SandboxRequest },
 ) => boolean;
 
 /**
- * Judges `request` against the end of the sandbox's queue (ARCHITECTURE.md, "A request") and queues
+ * Compares `request` with the end of the sandbox's queue (ARCHITECTURE.md, "A request"), and queues
  * an operation where one is needed.
  */
 export async function acceptRequest(
@@ -58,19 +55,19 @@ export async function acceptRequest(
   try {
     const decided = await decide<RequestAnswer>(db, wantedFor(sandboxId, requester), {
       decideFrom: (view) => decideRequest(view, request, requester, view && { home: homeOf(view) }),
-      // It is no more, has no room, or is not to be had at once: a scheduler chooses a host.
+      // The home host has changed, is full or is locked: a scheduler chooses a host.
       onOvertaken: () => (isHomeFree = false),
     });
     if (decided === "gave_up") throw keptBusy(sandboxId);
     const { answer, applied, quotas } = decided;
-    // Without a sandbox there was no view to find the key's request in.
+    // There was no view, so the key has not been looked up.
     if (answer.kind === "not_found") return (await findRepeat(db, requester)) ?? answer;
     if (applied?.kind === "quota_exceeded") return applied;
     const accepted = acceptedBy(answer, applied);
     return accepted.kind === "accepted" && accepted.isNew ? { ...accepted, quotas } : accepted;
   } catch (error) {
     if (!isRepeated(error)) throw error;
-    // Two requests with one key raced: the other one is committed now.
+    // Two requests with one key raced, and the other one is committed now.
     const repeat = await findRepeat(db, requester);
     if (repeat === undefined) throw error;
     return repeat;
@@ -78,7 +75,7 @@ export async function acceptRequest(
 }
 
 /**
- * The same, as part of a transaction that changes more. No quota stands in its way, and it waits.
+ * Accepts a request within a transaction that changes more. Ignores quotas, and waits for locks.
  */
 export async function acceptWithin(
   tx: Tx,
@@ -91,7 +88,7 @@ export async function acceptWithin(
   const { plan, answer } = decideRequest(view, request, requester);
   if (plan === undefined) return acceptedBy(answer);
   const applied = await applyPlan(tx, { ...plan, unlimitedOrganizationId: null });
-  // By a request for another sandbox: this one is locked.
+  // The key belongs to another sandbox, because this sandbox is locked.
   if (applied.kind === "key_used") return { kind: "key_reused" };
   if (applied.kind !== "applied")
     throw new Error(`a request for a sandbox that is locked was ${applied.kind}`);
@@ -103,7 +100,7 @@ type RequestAnswer =
   | { kind: "joined"; operation: OperationRow }
   | Exclude<AcceptRequest, AcceptedOperation | QuotaRefusal>;
 
-/** These alone use what a quota counts: the others make room, or keep what there is. */
+/** Only these requests use what a quota counts; the others free it or keep it. */
 const COUNTED: ReadonlySet<SandboxRequest> = new Set(["resume", "start"]);
 
 function decideRequest(
@@ -144,7 +141,7 @@ function decideRequest(
   }
 }
 
-/** The operation as it is once the plan is applied. */
+/** The operation as it will be once the plan is applied. */
 function joinedAs({ executing, waiting }: SandboxRows, id: string, plan: Plan | undefined) {
   const operation = [executing, waiting].find((open) => open?.id === id);
   if (operation === undefined) throw new Error(`operation ${id} is not open`);
@@ -195,7 +192,7 @@ async function lockSandbox(
   return row;
 }
 
-/** Read as an outage, which it is for whoever waited. */
+/** Reported as an outage, which it is for the waiting client. */
 const keptBusy = (sandboxId: string) =>
   Object.assign(new Error(`sandbox ${sandboxId} kept changing, or was locked, for too long`), {
     code: "ETIMEDOUT",

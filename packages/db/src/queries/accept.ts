@@ -1,6 +1,6 @@
 /**
- * Accepting a create: what the gateway writes. It inserts the sandbox and its operation, and
- * announces them through the outbox.
+ * Accepts a create, in the gateway: inserts the sandbox and its operation, and announces them
+ * through the outbox.
  */
 import { newOperationId } from "@torpor/contracts";
 import { planCreate, type Requester } from "@torpor/plans";
@@ -17,10 +17,10 @@ import type { QuotaRefusal, QuotaStatus } from "./quotas.ts";
 export interface AcceptedOperation {
   kind: "accepted";
   operation: OperationRow;
-  /** False when it joined an operation that was there already. */
+  /** False when the request joined an existing operation. */
   isNew: boolean;
   messages: OutboxRow[];
-  /** With the operation counted; undefined: the organization has none, or nothing was counted. */
+  /** Quotas with the operation counted; undefined: no quotas, or nothing was counted. */
   quotas?: QuotaStatus | undefined;
 }
 
@@ -55,12 +55,12 @@ type NewSandbox = Pick<
   | "edgeAddress"
 >;
 
-/** A request with the same key was there each time, and was not accepted in the end. */
+/** Attempts after races with requests that had the same key and were not accepted in the end. */
 const MAX_ATTEMPTS = 10;
 
 /**
- * Makes a sandbox in `creating` with its create operation, together with what else is accepted at
- * the moment. `address_taken`: choose another edge address and call again.
+ * Inserts a sandbox in `creating` with its create operation, in a batch with other requests.
+ * `address_taken`: choose another edge address and call again.
  */
 export async function acceptCreate(
   db: Database,
@@ -77,7 +77,7 @@ export async function acceptCreate(
       sandbox,
       supersedes: false,
     });
-    // While this one waited for the quotas, the one that it repeats may have used them.
+    // The request may be a repeat of one that used the quotas in the meantime.
     if (counted.applied.kind === "quota_exceeded")
       return (await findRepeat(db, requester)) ?? counted.applied;
     const created = await createdBy(db, counted.applied, requester);
@@ -91,7 +91,7 @@ export async function acceptCreate(
   });
 }
 
-/** Whoever had the key was not accepted, or the quotas are to be judged again. */
+/** The request that had the key was not accepted, or the quotas must be counted again. */
 interface Raced {
   kind: "raced";
 }
@@ -121,7 +121,7 @@ async function createdBy(
   }
 }
 
-/** As the database would fill it in: plans are written whole. */
+/** Fills in the columns' defaults, because a plan contains the whole row. */
 function withDefaults(sandbox: NewSandbox): { id: string } & Record<string, unknown> {
   const columns = Object.entries<Column>(getTableColumns(sandboxes));
   const defaults = columns
@@ -130,15 +130,14 @@ function withDefaults(sandbox: NewSandbox): { id: string } & Record<string, unkn
   return { ...Object.fromEntries(defaults), ...sandbox };
 }
 
-/** Somebody else's operation has the idempotency key. */
+/** Another operation has the idempotency key. */
 export function isRepeated(error: unknown): boolean {
   const isTaken = sqlState(error) === UNIQUE_VIOLATION;
   return isTaken && constraintName(error) === "operations_idempotency";
 }
 
 /**
- * The operation that was accepted of this very request before; undefined: none was, or it has no
- * key.
+ * The operation of an earlier, equal request. Undefined: there is none, or the request has no key.
  */
 export async function findRepeat(
   tx: Tx,

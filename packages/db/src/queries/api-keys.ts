@@ -1,6 +1,6 @@
 /**
- * API keys. A row is one secret: its scopes never change, its life is only ever shortened. Whatever
- * decides whether a key is good goes by the clock of the database, which all gateways share.
+ * API keys. A row is one secret: its scopes never change, and its life is only ever shortened. The
+ * clock of the database, which all gateways share, decides whether a key is valid.
  */
 import { createHash } from "node:crypto";
 import { type Scope, SCOPES, TENANT_SCOPES } from "@torpor/contracts";
@@ -22,17 +22,17 @@ import { openDatabase } from "../client.ts";
 import { apiKeys, organizations } from "../schema.ts";
 import { inTransaction } from "../transaction.ts";
 
-/** Who sends a request, and what its key allows. */
+/** The sender of a request, and what the sender's key allows. */
 export interface ApiKeyOwner {
   apiKeyId: number;
   organizationId: number;
   scopes: Scope[];
-  /** Null: never. */
+  /** Null: the key never expires. */
   expiresAt: Date | null;
 }
 
 export interface FoundApiKey extends ApiKeyOwner {
-  /** Until it expires, by the clock of the database; null: it never does. */
+  /** Milliseconds until the key expires, by the clock of the database; null: never. */
   goodForMs: number | null;
 }
 
@@ -41,7 +41,7 @@ const isGood = and(
   or(isNull(apiKeys.expiresAt), gt(apiKeys.expiresAt, sql`now()`)),
 );
 
-/** Whom a key speaks for; undefined when it is unknown, revoked or expired. */
+/** The owner of a key; undefined when the key is unknown, revoked or expired. */
 export async function findApiKey(db: Tx, apiKey: string): Promise<FoundApiKey | undefined> {
   const { id: apiKeyId, organizationId, scopes, expiresAt } = apiKeys;
   const goodForMs = sql<
@@ -55,9 +55,9 @@ export async function findApiKey(db: Tx, apiKey: string): Promise<FoundApiKey | 
 }
 
 /**
- * Keys, those that rotations made of them, and so on, each with the one that it comes of (`root`).
- * One that was revoked after its rotation hands nothing on: only the rotation itself ends it in the
- * moment in which it makes the next.
+ * Keys and the keys that rotations made from them, each with the key that it descends from
+ * (`root`). A key that was revoked after its rotation has no heirs. A rotation without overlap
+ * revokes the old key at the very time at which it creates the new one.
  */
 const heirsOf = (roots: SQL) => sql`heirs AS (
   SELECT id AS root, id, created_at, expires_at, revoked_at, replaced_by
@@ -68,7 +68,7 @@ const heirsOf = (roots: SQL) => sql`heirs AS (
   WHERE heirs.revoked_at IS NULL OR heirs.revoked_at = next.created_at)`;
 const isGoodKey = sql`revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())`;
 
-/** Whether a key is good, or one of its heirs. */
+/** True if a key or one of its heirs is valid. */
 export async function isApiKeyGood(db: Tx, id: number): Promise<boolean> {
   const rows = await db.execute(
     sql`WITH RECURSIVE ${heirsOf(sql`${id}`)} SELECT FROM heirs WHERE ${isGoodKey} LIMIT 1`,
@@ -76,14 +76,12 @@ export async function isApiKeyGood(db: Tx, id: number): Promise<boolean> {
   return rows.length > 0;
 }
 
-/** What a client showed at the edge. */
+/** Credential that a client showed at the edge. */
 export type StreamCredential =
-  /**
-   * What was got for a sandbox, of this generation; with the key that got it, where that is known.
-   */
+  /** A token for a sandbox, of this generation, with the key that requested it if that is known. */
   { sandboxId: string; generation: number; gotWithKeyId?: number } | { apiKeyId: number };
 
-/** Those that are good no more, by their places in the list. One query, however many there are. */
+/** Indexes of the credentials that are no longer valid. One query, however long the list is. */
 export async function findEndedCredentials(
   db: Tx,
   shown: readonly StreamCredential[],
@@ -103,7 +101,7 @@ export async function findEndedCredentials(
   return rows.map((row: Record<string, unknown>) => Number(row["place"]));
 }
 
-/** Notes that a key was used now, unless that was noted within the last minute. */
+/** Records that a key was used now, unless a use was recorded within the last minute. */
 export async function recordApiKeyUse(db: Tx, id: number): Promise<void> {
   const isOld = lt(apiKeys.lastUsedAt, sql`now() - interval '1 minute'`);
   await db
@@ -125,7 +123,7 @@ const recordQuery = (db: Tx) =>
     .from(apiKeys)
     .innerJoin(organizations, eq(organizations.id, apiKeys.organizationId));
 
-/** What is known of a key: all but its secret, and the secret's digest. */
+/** A key without its secret and without the secret's digest. */
 export type ApiKeyRecord = Awaited<ReturnType<typeof recordQuery>>[number];
 
 export async function findApiKeyRecord(db: Tx, id: number): Promise<ApiKeyRecord | undefined> {
@@ -134,11 +132,11 @@ export async function findApiKeyRecord(db: Tx, id: number): Promise<ApiKeyRecord
 }
 
 export interface ApiKeyFilter {
-  /** Undefined: of all. */
+  /** Undefined: all organizations. */
   organizationId: number | undefined;
   status: ApiKeyStatus | undefined;
   limit: number;
-  /** Only those that are older. */
+  /** Only keys with a lower id. */
   beforeId: number | undefined;
 }
 
@@ -163,9 +161,9 @@ export interface NewApiKey {
   scopes: readonly Scope[];
   expiresAt: Date | null;
   createdBy: string;
-  /** Kept as its digest only. */
+  /** Only the digest is stored. */
   secret: string;
-  /** What it begins with, for people. */
+  /** First characters of the key, for people. */
   hint: string;
 }
 
@@ -183,14 +181,14 @@ export async function createApiKey(db: Tx, key: NewApiKey): Promise<ApiKeyRecord
 export type RevokedApiKey =
   | { kind: "revoked"; key: ApiKeyRecord }
   | { kind: "not_found" }
-  /** Nobody could manage hosts and keys any more, but who has the database. */
+  /** No other valid key could manage hosts and keys through the API. */
   | { kind: "last_operator" };
 
-/** Ends a key. Repeating it changes nothing. */
+/** Ends a key. Idempotent. */
 export async function revokeApiKey(db: Database, id: number): Promise<RevokedApiKey> {
   return await inTransaction(db, async (tx): Promise<RevokedApiKey> => {
-    // Held by every revocation, in the same order: of two at once, the second sees what the first
-    // left.
+    // Every revocation takes these locks in the same order: of two concurrent revocations, the
+    // second sees the result of the first.
     const operators = await tx
       .select({ id: apiKeys.id })
       .from(apiKeys)
@@ -208,10 +206,10 @@ export async function revokeApiKey(db: Database, id: number): Promise<RevokedApi
 }
 
 export interface Rotation {
-  /** The new one. */
+  /** Secret of the new key. */
   secret: string;
   hint: string;
-  /** How long the old one stays good. */
+  /** How long the old key stays valid. */
   overlapSeconds: number;
   requestedBy: string;
 }
@@ -219,12 +217,12 @@ export interface Rotation {
 export type RotatedApiKey =
   | { kind: "rotated"; key: ApiKeyRecord; replaced: ApiKeyRecord }
   | { kind: "not_found" }
-  /** It has ended, or was rotated before: `replacedBy` says into which. */
+  /** The key has ended, or was rotated before, into `replacedBy`. */
   | { kind: "refused"; key: ApiKeyRecord };
 
 /**
- * Makes a key like this one with a new secret, and ends this one when the overlap is over. The new
- * one expires when the old one would have.
+ * Makes a copy of a key with a new secret, and ends the old key after the overlap. The new key
+ * expires when the old one would have.
  */
 export async function rotateApiKey(
   db: Database,
@@ -252,7 +250,7 @@ export async function rotateApiKey(
   });
 }
 
-/** Whether anybody can manage hosts and keys through the API. */
+/** True if a valid key can manage hosts and keys through the API. */
 export async function hasOperatorKey(databaseUrl: string): Promise<boolean> {
   const handle = openDatabase(databaseUrl, { maxConnections: 1 });
   try {
@@ -271,11 +269,11 @@ export interface ApiKeySeed {
   organization: string;
   apiKey: string;
   name?: string;
-  /** Has every scope. A key that is there gets those that it lacks; none is ever taken away. */
+  /** The key has every scope. An existing key gets the scopes that it lacks, and loses none. */
   isOperator?: boolean;
 }
 
-/** Makes the organization and the key exist, if they do not. Repeating it changes nothing. */
+/** Creates the organization and the key if they do not exist. Idempotent. */
 export async function seedApiKey(databaseUrl: string, seed: ApiKeySeed): Promise<void> {
   const handle = openDatabase(databaseUrl, { maxConnections: 1 });
   const { db } = handle;

@@ -1,6 +1,6 @@
 /**
- * Plans of organizations with quotas: applied under the lock of these, by what is counted then.
- * Those that an organization asks for at the same moment share the lock, the count and the commit.
+ * Applies plans of organizations with quotas: the use is counted under a lock on the quotas.
+ * Concurrent plans of one organization share the lock, the count and the commit.
  */
 import type { Plan } from "@torpor/plans";
 import type { Database, Tx } from "../database.ts";
@@ -20,12 +20,12 @@ export interface CountedPlan {
   asked: QuotaRequest;
 }
 
-/** `quotas`: with what the plan uses; undefined: the organization has none any more. */
+/** `quotas`: includes the plan's use; undefined: the organization no longer has quotas. */
 export type AppliedCounted =
   | { applied: AppliedOne; quotas?: QuotaStatus | undefined }
   | { applied: QuotaRefusal };
 
-/** Of any organizations, in the order in which they were given. */
+/** Applies plans of any organizations. Results are in the order of `counted`. */
 export async function applyCounted(
   db: Database,
   counted: CountedPlan[],
@@ -42,7 +42,7 @@ export async function applyCounted(
   return results;
 }
 
-/** Its sandbox is planned about once more. */
+/** Makes the caller plan again. */
 const LOST: AppliedCounted = { applied: { kind: "lost_race" } };
 
 async function applyOfOne(db: Database, counted: CountedPlan[]): Promise<AppliedCounted[]> {
@@ -56,7 +56,7 @@ async function applyOfOne(db: Database, counted: CountedPlan[]): Promise<Applied
 }
 
 async function applyUnderLock(tx: Tx, all: CountedPlan[]): Promise<AppliedCounted[]> {
-  // The second of one sandbox is for a queue that the first changes.
+  // A second plan for a sandbox was made for a queue that the first plan changes.
   const isFirst = ({ plan: { sandboxId } }: CountedPlan, at: number) =>
     all.findIndex(({ plan }) => plan.sandboxId === sandboxId) === at;
   const counted = all.filter(isFirst);
@@ -70,7 +70,7 @@ async function applyUnderLock(tx: Tx, all: CountedPlan[]): Promise<AppliedCounte
       : judgeQuotas(use, asked);
   const granted = counted.filter((_, at) => claims[at]?.kind === "granted");
   const plans = granted.map(({ plan }) => ({ ...plan, unlimitedOrganizationId: null }));
-  // Whoever has a sandbox locked is not waited for: others wait for the quotas.
+  // Does not wait for locked sandboxes, because other requests wait for the quotas.
   const applied = plans.length === 0 ? [] : await applyTogether(tx, plans, "for_none");
   return resultsOf(
     claims,
@@ -79,7 +79,7 @@ async function applyUnderLock(tx: Tx, all: CountedPlan[]): Promise<AppliedCounte
   );
 }
 
-/** Refused is only who is refused by what has been applied: else it is judged once more. */
+/** A refusal is final only if everything granted before it was applied; otherwise plan again. */
 function resultsOf(
   claims: QuotaClaim[],
   applied: AppliedPlan[],

@@ -1,6 +1,4 @@
-/**
- * The one way to change a sandbox: plans (packages/plans), applied by a function of the database.
- */
+/** The only way to change a sandbox: plans (packages/plans), applied by a database function. */
 import type { Applied, Plan, SandboxPatch } from "@torpor/plans";
 import { getTableColumns, sql } from "drizzle-orm";
 import type { Tx } from "../database.ts";
@@ -10,16 +8,16 @@ import type { OperationRow } from "./operations.ts";
 import type { OutboxRow } from "./outbox.ts";
 import { rowFrom } from "./row-from.ts";
 
-/** For whom it waits that others have locked (migration 0024). */
+/** Locks of others to wait for: of sandboxes and hosts, of hosts, or none (migration 0024). */
 type Waits = "for_all" | "for_hosts" | "for_none";
 
-/** What came of one of several: one that the database refuses fails alone. */
+/** Result of one plan of a batch. A plan that the database refuses fails without the others. */
 export type AppliedPlan = Applied<OutboxRow, OperationRow>;
 export type AppliedOne = AppliedPlan | { kind: "failed"; error: unknown };
 
 /**
- * Applies plans in one statement, and so in one transaction: what was applied stands when this
- * resolves. Rejects when the database cannot be asked; then any of them may have been applied.
+ * Applies plans in one statement, and so in one transaction: when the promise resolves, the applied
+ * plans are committed. Rejects when the database is unreachable; then any of them may be applied.
  */
 export async function applyPlans(
   db: Tx,
@@ -29,16 +27,14 @@ export async function applyPlans(
   try {
     return await applyTogether(db, plans, waits);
   } catch (error) {
-    // A host's row is held for longer than by another batch: its plans alone are left out.
+    // Not another batch, but something slower holds a host's row: leave only its plans out.
     if (sqlState(error) === LOCK_NOT_AVAILABLE) return await applyPlans(db, plans, "for_none");
     if (!isOfOnePlan(error)) throw error;
     return plans.length === 1 ? [{ kind: "failed", error }] : await applyHalves(db, plans, waits);
   }
 }
 
-/**
- * Whose fault it is: the other half is applied at once. What was applied stands, whatever follows.
- */
+/** Finds the plan at fault: the other half is applied at once. Applied plans stay applied. */
 async function applyHalves(db: Tx, plans: Plan[], waits: Waits): Promise<AppliedOne[]> {
   const middle = Math.ceil(plans.length / 2);
   const halves = [plans.slice(0, middle), plans.slice(middle)];
@@ -53,8 +49,8 @@ async function applyHalves(db: Tx, plans: Plan[], waits: Waits): Promise<Applied
 }
 
 /**
- * All of them or none, as part of a transaction that changes more, and holds their sandboxes.
- * Throws when one is not applied.
+ * Applies all plans within a transaction that changes more and has locked their sandboxes. Throws
+ * when a plan is not applied.
  */
 export async function applyWithin(tx: Tx, plans: Plan[]): Promise<void> {
   if (plans.length === 0) return;
@@ -64,8 +60,8 @@ export async function applyWithin(tx: Tx, plans: Plan[]): Promise<void> {
 }
 
 /**
- * The same for one, inside of a transaction that changes more: roll it back on all but `applied`.
- * It waits for whoever has the sandbox locked.
+ * Applies one plan within a transaction that changes more, and waits for locks. Roll the
+ * transaction back unless the result is `applied`.
  */
 export async function applyPlan(tx: Tx, plan: Plan): Promise<AppliedPlan> {
   const [applied] = await applyTogether(tx, [plan], "for_all");
@@ -76,20 +72,20 @@ export async function applyPlan(tx: Tx, plan: Plan): Promise<AppliedPlan> {
 const LOCK_NOT_AVAILABLE = "55P03";
 
 /**
- * Of a value or a constraint (22, 23), or of locks that others hold in another order (40): the
- * whole statement has failed for it.
+ * An error of a value or a constraint (22, 23), or of locks taken in another order (40). One plan
+ * is at fault, but the whole statement has failed.
  */
 export function isOfOnePlan(error: unknown): boolean {
   return /^(22|23|40)/.test(sqlState(error) ?? "");
 }
 
-/** Of a batch, as the function gives it. */
+/** Result of the database function for a batch. */
 interface Results {
   verdicts: AppliedPlan["kind"][];
   shortHosts: (string | null)[] | null;
   outboxIds: number[];
   occurredAt: string;
-  /** By sandbox. */
+  /** Keyed by sandbox id. */
   waiting: Record<string, string>;
   queued: Record<string, Record<string, unknown>>;
 }
@@ -143,7 +139,7 @@ const OPERATION_COLUMNS = getTableColumns(operations);
 function asColumns({ isObserved, ...plan }: Plan) {
   return {
     ...plan,
-    // The name that the function in the database knows.
+    // The field's name in the database function.
     isFact: isObserved,
     creates: plan.creates === null ? null : named(plan.creates, SANDBOX_COLUMNS),
     after: named(plan.after, SANDBOX_COLUMNS),
@@ -154,7 +150,7 @@ function asColumns({ isObserved, ...plan }: Plan) {
   };
 }
 
-/** By the names that columns have in the database. */
+/** Renames the keys to the names of the columns in the database. */
 function named(
   patch: SandboxPatch | object,
   columns: Readonly<Record<string, { name: string }>>,

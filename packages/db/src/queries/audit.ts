@@ -1,4 +1,4 @@
-/** The audit log: who asked for what. Rows are only added; a trigger refuses everything else. */
+/** The audit log: who requested what. A trigger refuses changes and early deletes. */
 import { and, desc, eq, lt, sql } from "drizzle-orm";
 import type { Database, Tx } from "../database.ts";
 import { auditEntries } from "../schema.ts";
@@ -14,7 +14,7 @@ export interface AuditFilter {
   requestedBy: string | undefined;
   organizationId: number | undefined;
   limit: number;
-  /** Only those that were written before. */
+  /** Only entries with a lower id. */
   beforeId: number | undefined;
 }
 
@@ -35,9 +35,7 @@ export async function listAuditEntries(db: Tx, filter: AuditFilter): Promise<Aud
     .limit(filter.limit);
 }
 
-/**
- * Removes what is older than the 365 days for which the trigger keeps an entry. Returns how many.
- */
+/** Deletes entries after 366 days; the trigger protects them for 365 days. Returns how many. */
 export async function pruneAuditEntries(db: Database): Promise<number> {
   const rows = await db
     .delete(auditEntries)

@@ -1,4 +1,4 @@
-/** Deleted sandboxes whose host owes the clean-up: `deleting`. */
+/** Deleted sandboxes with a pending clean-up on their host: state `deleting`. */
 import { LEASED_STATES } from "@torpor/state-machine";
 import { and, asc, eq, inArray, lt, sql } from "drizzle-orm";
 import type { Tx } from "../database.ts";
@@ -7,9 +7,9 @@ import { hosts, sandboxes } from "../schema.ts";
 import type { SandboxRow } from "./move-sandbox.ts";
 
 /**
- * Those of which their hosts were last told longer than `olderThanMs` ago, longest first; from now
- * on they count as told. Lost hosts are left out: they hear nothing, and are told when they are
- * back. Two that ask at once get different ones.
+ * Takes sandboxes whose host was last sent the delete more than `olderThanMs` ago, oldest first,
+ * and marks them as sent now. Lost hosts are left out: they get the delete when they return.
+ * Concurrent callers take different sandboxes.
  */
 export async function takePendingDeletes(
   tx: Tx,
@@ -38,8 +38,8 @@ export async function takePendingDeletes(
 }
 
 /**
- * Of one host; they change no more until the transaction ends. To be called before the host's row
- * is locked: sandboxes first is the order of all moves.
+ * Locks the pending deletes of a host until the end of the transaction. Call this before locking
+ * the host's row: every move locks sandboxes first.
  */
 export async function holdPendingDeletes(tx: Tx, hostId: string): Promise<SandboxRow[]> {
   return await tx

@@ -1,6 +1,4 @@
-/**
- * How far drains are: what their hosts say of the copies, what of it is done, and how fast it goes.
- */
+/** Progress of drains: what the hosts report about the copies, what is done, and how fast. */
 import { and, asc, desc, eq, gt, inArray, isNotNull, isNull, ne, sql } from "drizzle-orm";
 import type { Tx } from "../database.ts";
 import type { DrainedSandboxEnd } from "../host-records.ts";
@@ -20,10 +18,12 @@ export interface DrainProgress {
   ended: Partial<Record<DrainedSandboxEnd, number>>;
   working: number;
   failed: number;
-  /** Of what the drain moves: what has left counts in full, what was left or deleted not at all. */
+  /**
+   * Bytes that the drain moves: a sandbox counts in full once it has left, else not if it ended.
+   */
   bytesDone: number;
   bytesTotal: number;
-  /** So many of `bytesTotal` are expected, not counted yet. */
+  /** The part of `bytesTotal` that is an estimate. */
   bytesEstimated: number;
   failures: DrainSandboxRow[];
 }
@@ -80,7 +80,7 @@ function emptyProgress(drain: DrainRow): DrainProgress {
 const counts = sql`(${drainSandboxes.outcome} IS NULL OR ${drainSandboxes.outcome} IN ('moved', 'released'))`;
 const hasLeft = sql`coalesce(${drainSandboxes.outcome} IN ('moved', 'released'), false)`;
 const { bytesDone, bytesTotal, isEstimate } = drainSandboxes;
-/** Of a drain's rows, summed. */
+/** Sums over the rows of a drain. */
 const BYTES = {
   bytesDone: sql<number>`coalesce(sum(CASE WHEN ${hasLeft} THEN ${bytesTotal} ELSE ${bytesDone} END) FILTER (WHERE ${counts}), 0)::float8`,
   bytesTotal: sql<number>`coalesce(sum(${bytesTotal}) FILTER (WHERE ${counts}), 0)::float8`,
@@ -118,7 +118,7 @@ async function addCounts(
   }
 }
 
-/** What a drain has copied by now, by the database's clock. */
+/** Bytes that a drain has copied so far, with the time by the database's clock. */
 export async function readDrainBytes(
   db: Tx,
   drainId: number,
@@ -133,7 +133,7 @@ export async function readDrainBytes(
 
 export type DrainMeasure = Pick<DrainRow, "measuredBytes" | "measuredAt" | "bytesPerSecond">;
 
-/** Unless another scheduler has measured since. */
+/** Stores the measure, unless another scheduler has measured since. */
 export async function noteDrainMeasure(
   db: Tx,
   { id, measuredAt }: Pick<DrainRow, "id" | "measuredAt">,

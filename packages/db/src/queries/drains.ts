@@ -1,13 +1,13 @@
 /**
- * Drains of hosts: what was asked for, and how far each sandbox is. What is done about it is
- * decided in the scheduler, by any number of them, from these rows.
+ * Drains of hosts: what was requested, and the progress of each sandbox. Any number of schedulers
+ * decide from these rows what to do.
  *
- * DN1  At most `max_parallel` sandboxes of a drain are worked on at once: a place is taken under a
- *      lock on the drain's row.
- * DN2  A sandbox is decided about by one scheduler at a time, under locks on its row and then on
- *      its row here: the order in which a pause that somebody asks for is accepted.
- * DN3  It is decided from the drain as it is at that moment, held until the commit: what an ended
- *      drain had read before pauses nothing afterwards.
+ * DN1  A drain moves at most `max_parallel` sandboxes at once: a slot is taken under a lock on the
+ *      drain's row.
+ * DN2  One scheduler at a time decides about a sandbox, under locks on the sandbox's row and then
+ *      on its row here. A user's pause takes the locks in the same order.
+ * DN3  A decision reads the drain under a lock that is held until the commit, so a drain that has
+ *      ended pauses nothing.
  */
 import type { Cause } from "@torpor/contracts";
 import { DRAINER } from "@torpor/plans";
@@ -34,8 +34,8 @@ const MIB = sql`1048576::bigint`;
 const atWork = isOneOf(drains.status, "active", "undoing");
 
 /**
- * Starts a drain. A host that is draining already gets the new budget; a drain that is being undone
- * goes on.
+ * Starts a drain. A host that is draining gets the new budget; an `undoing` drain becomes active
+ * again.
  */
 export async function requestDrain(
   db: Database,
@@ -73,8 +73,8 @@ export async function requestDrain(
 }
 
 /**
- * Ends a drain before its host is empty: the host is cordoned, and what the drain has paused is
- * resumed.
+ * Ends a drain before its host is empty: the host is cordoned, and sandboxes that the drain has
+ * paused are resumed.
  */
 export async function endDrain(
   db: Database,
@@ -117,7 +117,7 @@ export async function listExpiredDrains(db: Tx): Promise<DrainRow[]> {
 
 export type DrainAtWork = DrainRow & { isHostLost: boolean };
 
-/** Drains that are not over. */
+/** Drains that have not ended. */
 export async function listDrainsAtWork(db: Tx): Promise<DrainAtWork[]> {
   const rows = await db
     .select({ drain: drains, hostState: hosts.state })
@@ -129,14 +129,13 @@ export async function listDrainsAtWork(db: Tx): Promise<DrainAtWork[]> {
 }
 
 /**
- * Takes up every sandbox that is on the host now, or would come back to it; one that was done and
- * is back is begun again.
+ * Adds every sandbox that is resident on the host. A finished sandbox that is back begins again.
  *
- * What its copy will take is expected: what its newest snapshot took, and for what that did not
- * hold, or without one, the size of its memory and its disk. What is in the store takes nothing.
+ * The bytes to copy are estimated: none for what is in the store, else the size of the newest
+ * snapshot, with the sizes of memory and disk for what the snapshot lacks.
  *
- * Those at work are left out at first: a conflict would lock their rows, in another order than who
- * counts their bytes does.
+ * The NOT EXISTS leaves open rows out before they can conflict: a conflict would lock them, in
+ * another order than the statement that records their bytes.
  */
 export async function listSandboxesToMove(
   db: Tx,
@@ -161,10 +160,7 @@ export async function listSandboxesToMove(
     WHERE drain_sandboxes.ended_at IS NOT NULL`);
 }
 
-/**
- * Those that are not done and whose time has come, the ones at work and the ones that have failed
- * least first.
- */
+/** Open sandboxes that are due: first those with a slot, then those with the fewest failures. */
 export async function listDrainSandboxes(
   db: Tx,
   drainId: number,
@@ -187,7 +183,7 @@ export async function listDrainSandboxes(
     .limit(limit);
 }
 
-/** Takes a place for the sandbox, if one is free (DN1). */
+/** Takes a slot for the sandbox, if one is free (DN1). */
 export async function acquireSlot(
   db: Database,
   drainId: number,
@@ -218,8 +214,8 @@ export type DrainSandboxPatch = Partial<
 >;
 
 /**
- * Decides about one sandbox, alone (DN2, DN3), and keeps the patch that `decide` returns.
- * Undefined: it is done, or the drain is.
+ * Decides about one sandbox under its locks (DN2, DN3), and stores the patch that `decide` returns.
+ * Undefined: the sandbox is done, or the drain has ended.
  */
 export async function withDrainSandbox<T>(
   db: Database,
@@ -260,7 +256,7 @@ export async function withDrainSandbox<T>(
   });
 }
 
-/** Ends a drain whose host is empty; true when it has. The host is cordoned then. */
+/** Ends a drain whose host is empty, and cordons the host. True when the drain has ended. */
 export async function finishDrain(db: Database, { id, hostId }: DrainRow): Promise<boolean> {
   return await db.transaction(async (tx) => {
     const host = await lockHost(tx, hostId);
@@ -278,8 +274,8 @@ export async function finishDrain(db: Database, { id, hostId }: DrainRow): Promi
 }
 
 /**
- * Ends a drain that was given up, once it owes no sandbox a resume any more. What it has not
- * touched is left as it is.
+ * Ends an `undoing` drain once it has no sandbox left to resume. Sandboxes that the drain has not
+ * touched stay as they are.
  */
 export async function finishUndoing(db: Database, drain: DrainRow): Promise<boolean> {
   return await db.transaction(async (tx) => {
@@ -307,7 +303,7 @@ export async function finishUndoing(db: Database, drain: DrainRow): Promise<bool
   });
 }
 
-/** Of a host that will not come back, and has no sandboxes. */
+/** Ends the drain of a host that will not return and has no sandboxes. */
 export async function giveUpDrain(tx: Tx, hostId: string): Promise<void> {
   await tx
     .update(drains)
@@ -329,10 +325,7 @@ async function endWith(
   return rows.length === 1;
 }
 
-/**
- * What the sandboxes of a host, and those that may come back to it, need of another one, alike ones
- * together.
- */
+/** Needs of a host's sandboxes on another host. Sandboxes with equal needs share an entry. */
 export interface SandboxNeed {
   organizationId: number;
   imageSha256: string;
@@ -343,9 +336,9 @@ export interface SandboxNeed {
   placementLabels: Record<string, string>;
   antiAffinity: string | null;
   onHostLoss: SandboxRow["onHostLoss"];
-  /** Its memory is yet to be written. */
+  /** The sandbox runs: its memory is not in a snapshot yet. */
   runs: boolean;
-  /** Of the VMM and CPU that wrote the memory of a paused one. */
+  /** Fingerprint of the VMM and CPU that wrote the memory of a paused sandbox. */
   snapshotFingerprint: string | null;
   count: number;
 }

@@ -1,10 +1,9 @@
 /**
- * Which kinds of work there may be for the schedulers' rounds, read in one statement. Most rounds
- * of a quiet fleet find nothing, and a statement for each of them is most of what such a fleet
- * costs.
+ * Kinds of work that the schedulers' rounds may find, read in one statement. Most rounds of a quiet
+ * fleet find nothing, and one statement per round would be most of such a fleet's load.
  *
- * No condition is stricter than the list of the round that goes by it: a kind of which there is
- * work is always among the result; of a kind in the result there may be none.
+ * No condition is stricter than the list of its round: a kind with work is always in the result,
+ * but a kind in the result may have no work.
  */
 import { LEASED_STATES } from "@torpor/state-machine";
 import { and, inArray, isNotNull, isNull, lt, or, type SQL, sql } from "drizzle-orm";
@@ -18,7 +17,7 @@ import { isAlive } from "./sandboxes.ts";
 const isPast = (time: Parameters<typeof lt>[0]) => lt(time, sql`now()`);
 
 const WORK = {
-  /** Operations that nobody has begun. */
+  /** Operations that have not begun. */
   waiting: [operations, isOneOf(operations.status, "waiting")],
   /** Operations past their deadline. */
   overdue: [
@@ -29,7 +28,7 @@ const WORK = {
       isPast(operations.deadlineAt),
     ),
   ],
-  /** Hosts that are lost, or have to be called so. */
+  /** Hosts that are lost, or have to be marked as lost. */
   lostHosts: [
     hosts,
     or(
@@ -37,11 +36,11 @@ const WORK = {
       and(inArray(hosts.state, [...LEASED_STATES]), isPast(hosts.leaseExpiresAt)),
     ),
   ],
-  /** Sandboxes that are owed a restore. */
+  /** Sandboxes with a pending restore. */
   owedRestores: [incarnations, isPast(incarnations.restoreDueAt)],
   /** Sandboxes whose timeout has run out. */
   expired: [sandboxes, and(isAlive, isPast(sandboxes.expiresAt))],
-  /** Sandboxes that their policy may want to pause. */
+  /** Sandboxes that their policy may pause. */
   idle: [
     sandboxes,
     and(
@@ -50,13 +49,13 @@ const WORK = {
       isIdleFor(sandboxes.autoPauseIdleSeconds),
     ),
   ],
-  /** Sandboxes whose hosts owe a clean-up. */
+  /** Sandboxes with a pending delete. */
   deleting: [sandboxes, isOneOf(sandboxes.state, "deleting")],
-  /** Drains that are not over. */
+  /** Drains that have not ended. */
   drains: [drains, isOneOf(drains.status, "active", "undoing")],
   /** Messages that are not published yet. */
   unpublished: [outbox, and(isNull(outbox.publishedAt), isNull(outbox.refusedBecause))],
-  /** Messages that never will be. */
+  /** Messages that can never be published. */
   refused: [outbox, isNotNull(outbox.refusedBecause)],
 } satisfies Record<string, [PgTable, SQL | undefined]>;
 
@@ -72,7 +71,7 @@ const EACH = sql.join(
   sql`, `,
 );
 
-/** The kinds of work of which there may be some now. */
+/** The kinds of work that may exist now. */
 export async function readDueWork(db: Tx): Promise<ReadonlySet<Work>> {
   const [row]: Record<string, unknown>[] = await db.execute(sql`SELECT ${EACH}`);
   return new Set(KINDS.filter((kind) => row?.[kind] === true));

@@ -1,4 +1,4 @@
-/** What a gateway's edge has to know beforehand of sandboxes, whose previews it listens for. */
+/** Facts about sandboxes that a gateway's edge reads in advance, to listen for their previews. */
 import { and, asc, eq, gt, inArray, sql } from "drizzle-orm";
 import type { Tx } from "../database.ts";
 import { hosts, sandboxes } from "../schema.ts";
@@ -22,20 +22,20 @@ function edgeQuery(db: Tx) {
       settledState,
       epoch,
       autoResume,
-      // Null where it is on none.
+      // Null when the sandbox is on no host.
       host: { id: hosts.id, dataPlaneUrl: hosts.dataPlaneUrl, ticketKey: hosts.ticketKey },
     })
     .from(sandboxes)
     .leftJoin(hosts, eq(hosts.id, sandboxes.hostId));
 }
 
-/** Those of them that live. */
+/** The living sandboxes among `ids`. */
 export async function findEdgeSandboxes(db: Tx, ids: string[]): Promise<EdgeSandbox[]> {
   if (ids.length === 0) return [];
   return await edgeQuery(db).where(and(inArray(sandboxes.id, ids), isAlive));
 }
 
-/** A page of those that run, by id; `sandboxes_running` holds them alone. */
+/** A page of running sandboxes, by id. The index `sandboxes_running` holds only these. */
 export async function listRunningAtEdge(
   db: Tx,
   { limit, afterId = "" }: { limit: number; afterId?: string | undefined },

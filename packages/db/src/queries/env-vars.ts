@@ -1,7 +1,6 @@
 /**
- * Environment variables of sandboxes: encrypted where there is a key, and in plain text where there
- * was none. Only a create needs them (apps/scheduler/src/environment.ts), and a deleted sandbox has
- * none any more.
+ * Environment variables of sandboxes, encrypted if a key was set, otherwise in plain text. Only a
+ * create needs the variables (apps/scheduler/src/environment.ts), and a deleted sandbox has none.
  */
 import type { SealedValue } from "@torpor/contracts";
 import { and, asc, eq, gt, isNotNull, ne, or, sql } from "drizzle-orm";
@@ -11,7 +10,7 @@ import type { SandboxRow } from "./move-sandbox.ts";
 
 export type EnvVars = Record<string, string>;
 
-/** What encrypts and decrypts, for one sandbox by its id: @torpor/service has one. */
+/** Encrypts and decrypts for one sandbox, by its id; @torpor/service has an implementation. */
 export interface Sealer {
   /** Undefined: there is no key. */
   readonly keyId: string | undefined;
@@ -21,7 +20,7 @@ export interface Sealer {
 
 type Stored = Pick<SandboxRow, "envVars" | "envVarsSealed">;
 
-/** As they are stored for the sandbox of that id, and read by it alone. */
+/** Variables as they are stored: readable only for the sandbox with that id. */
 export async function sealEnvVars(sealer: Sealer, id: string, envVars: EnvVars): Promise<Stored> {
   if (Object.keys(envVars).length === 0) return { envVars, envVarsSealed: null };
   const sealed = await sealer.seal(id, JSON.stringify(envVars));
@@ -30,7 +29,7 @@ export async function sealEnvVars(sealer: Sealer, id: string, envVars: EnvVars):
     : { envVars: {}, envVarsSealed: sealed };
 }
 
-/** Throws when the key that they were encrypted with is not here. */
+/** Decrypts stored variables. Throws when the key that encrypted them is missing. */
 export async function openEnvVars(sealer: Sealer, id: string, stored: Stored): Promise<EnvVars> {
   const { envVars, envVarsSealed } = stored;
   if (envVarsSealed === null) return envVars;
@@ -40,9 +39,8 @@ export async function openEnvVars(sealer: Sealer, id: string, stored: Stored): P
 const BATCH = 200;
 
 /**
- * Encrypts with the sealer's key what is stored in plain text, or with another key. Returns how
- * many sandboxes that were. Safe beside everything else: what a sandbox was made with never
- * changes.
+ * Encrypts, with the sealer's key, what is stored in plain text or with another key. Returns the
+ * number of changed sandboxes. Safe at any time, because a sandbox's variables never change.
  */
 export async function sealStoredEnvVars(db: Tx, sealer: Sealer): Promise<number> {
   const { keyId } = sealer;

@@ -1,6 +1,6 @@
 /**
- * Where a host and the database disagree about a sandbox: found, counted, reported once, and gone
- * when it is no longer so.
+ * Disagreements between a host and the database about a sandbox: counted, reported once, and
+ * deleted when they are over.
  */
 import type { HostEventType } from "@torpor/contracts";
 import {
@@ -38,10 +38,10 @@ const itsRow = (hostId: string, sandboxId: string) =>
   and(eq(hostFindings.hostId, hostId), eq(hostFindings.sandboxId, sandboxId));
 const ago = (ms: number) => sql`now() - ${`${ms} milliseconds`}::interval`;
 
-/** A host may say that it holds any number of sandboxes that are not its own. */
+/** Limit, because a host can report any number of foreign sandboxes. */
 const MAX_FINDINGS_PER_HOST = 1_000;
 
-/** Whether it may be noted: as many of one host as anybody will read, and those that are known. */
+/** True for a known finding, and while the host has fewer findings than the limit. */
 export async function mayRecordFinding(
   db: Tx,
   hostId: string,
@@ -53,8 +53,8 @@ export async function mayRecordFinding(
 }
 
 /**
- * Notes that it was seen once more. Another kind or epoch than before is another finding, and
- * counts from one. Its host is asked about it until it is over (HB3).
+ * Records one more sighting. Another kind or epoch is a new finding, and counts from one. The host
+ * has to report the sandbox until the finding is over (HB3).
  */
 export async function recordFinding(db: Tx, finding: NewFinding): Promise<FindingRow> {
   const { hostId, sandboxId, kind, message, epoch, quarantined = false } = finding;
@@ -78,12 +78,12 @@ export async function recordFinding(db: Tx, finding: NewFinding): Promise<Findin
     })
     .returning();
   if (row === undefined) throw new Error("the recorded finding was not returned");
-  // After the finding: a check that ends meanwhile ends because it saw none.
+  // After the finding: a concurrent end of the check has then seen no finding.
   await db.insert(hostChecks).values({ hostId, sandboxId }).onConflictDoNothing();
   return row;
 }
 
-/** Enters it into the host's history; false when that was done before. */
+/** Enters the finding into the host's history; false when it is already there. */
 export async function reportFinding(db: Database, finding: FindingRow): Promise<boolean> {
   const { hostId, sandboxId, kind, message } = finding;
   return await db.transaction(async (tx) => {
@@ -101,7 +101,7 @@ export async function reportFinding(db: Database, finding: FindingRow): Promise<
   });
 }
 
-/** True for one of those who ask within `everyMs`: it tells the host. */
+/** True for one caller in `everyMs`, which then sends the host a command. */
 export async function mayTellHost(
   db: Tx,
   hostId: string,
@@ -122,8 +122,8 @@ export async function mayTellHost(
 }
 
 /**
- * Copies that the host has not shown for `unseenMs`: it has them no more, or the database knows
- * them again. Returns what is over.
+ * Ends findings of copies that the host has not reported for `unseenMs`: the copies are gone, or
+ * the database knows them again. Returns the findings that had been reported.
  */
 export async function endOrphanFindings(
   db: Database,
@@ -139,7 +139,7 @@ export async function endOrphanFindings(
   return await end(db, hostId, isOver);
 }
 
-/** Missing ones, given those of which it is over. Returns those that were reported. */
+/** Ends `missing` findings of these sandboxes. Returns the findings that had been reported. */
 export async function endMissingFindings(
   db: Database,
   hostId: string,
@@ -177,7 +177,7 @@ async function end(
   });
 }
 
-/** Those of one kind, reported or not. */
+/** Findings of one kind, reported or not. */
 export async function listFindingsOf(
   db: Tx,
   hostId: string,
@@ -189,7 +189,7 @@ export async function listFindingsOf(
     .where(and(eq(hostFindings.hostId, hostId), eq(hostFindings.kind, kind)));
 }
 
-/** Reported ones of a host, by sandbox, those after `afterSandboxId`. */
+/** Reported findings of a host after `afterSandboxId`, by sandbox. */
 export async function listFindings(
   db: Tx,
   hostId: string,
@@ -211,13 +211,13 @@ export async function listFindings(
 }
 
 export interface FindingSummary {
-  /** Reported ones, all of them. */
+  /** Number of reported findings. */
   count: number;
-  /** The first of them, by sandbox. */
+  /** The first reported findings, by sandbox. */
   shown: FindingRow[];
 }
 
-/** Per host, by id; those without any are not in it. */
+/** Summaries by host id; hosts without findings have no entry. */
 export async function summarizeFindings(
   db: Tx,
   hostIds: string[],
@@ -254,7 +254,7 @@ export async function summarizeFindings(
 
 export type DiscardRequested = { kind: "requested" | "not_found" | "missing" };
 
-/** An operator says that a copy is of no use. The host is told as long as it shows it. */
+/** Marks a copy for discard, for an operator; a host that reports the copy gets the discard. */
 export async function requestDiscard(
   db: Database,
   hostId: string,

@@ -1,13 +1,12 @@
 /**
- * Heartbeats of many hosts at once. None of these statements waits for a host's row that somebody
- * else holds: they hold rows of other hosts meanwhile, and whoever waits for two would wait for
- * ever.
+ * Heartbeats of many hosts at once. No statement here waits for a locked row of a host: the
+ * statement holds rows of other hosts, and two such waits could deadlock.
  *
- * HB1  A sandbox's use is recorded with or before the beat that tells of it (listIdleSandboxes).
- * HB2  What is to be compared of a host is what has changed since its reconciled inventory, and
- *      its checks: a sandbox that comes to a host or leaves it becomes one in the same
- *      transaction.
- * HB3  A check ends when the host has reported of the sandbox after that, nothing of it is news,
+ * HB1  A sandbox's use is recorded with or before the heartbeat that reports it
+ *      (listIdleSandboxes).
+ * HB2  For a host, the schedulers compare what has changed since its reconciled inventory, and its
+ *      checks. A sandbox that comes to a host or leaves it becomes a check in the same transaction.
+ * HB3  A check ends when the host has reported the sandbox after that, the report contains no news,
  *      and no finding is left.
  */
 import type { HostState } from "@torpor/state-machine";
@@ -17,16 +16,15 @@ import type { SeenReplication } from "./drain-progress.ts";
 import type { SeenFetch } from "./operations.ts";
 import { MIN_ADVANCE_MS, type SeenActivity } from "./policies.ts";
 
-/** As many sandboxes as one beat reports. Of a host with more a whole inventory is wanted. */
+/** Sandboxes in one heartbeat. A host with more checks has to send a whole inventory. */
 export const MAX_CHECKS = 200;
 /**
- * What a host makes up by itself is kept up to so many; with as many none of its inventories is
- * reconciled.
+ * Limit of the checks that a host can cause; at the limit, no inventory of the host is reconciled.
  */
 const MOST_CHECKS = 2_000;
 /**
- * After about so long a whole inventory is wanted, whatever has changed. Hosts do not take turns by
- * themselves: a fleet is started at once.
+ * Approximate interval of whole inventories. The time is randomized, because the hosts of a fleet
+ * start at once.
  */
 const WHOLE_EVERY_MS = 600_000;
 
@@ -46,42 +44,44 @@ export interface HostCheck {
 export interface InventoryProgress {
   hostId: string;
   state: HostState;
-  /** Digest of the inventory that changes are told since; null: a whole one is wanted. */
+  /** Digest of the inventory that changes refer to; null: a whole inventory is needed. */
   reconciled: string | null;
   /** At most one more than `MAX_CHECKS`. */
   checks: HostCheck[];
 }
 
-/** Of rows of `hosts`. */
+/** The columns of `InventoryProgress`, from rows of `hosts`. */
 export const progressColumns = sql`hosts.id AS "hostId", hosts.state,
   CASE WHEN hosts.reconciled_until > now() THEN hosts.reconciled_inventory END AS "reconciled",
   (SELECT coalesce(jsonb_agg(jsonb_build_object('sandboxId', sandbox_id, 'version', version)), '[]')
     FROM (SELECT sandbox_id, version FROM host_checks WHERE host_id = hosts.id LIMIT ${sql.raw(String(MAX_CHECKS + 1))}) first) AS "checks"`;
 
-/** Records what they say beside their inventories. Hosts that are not known have no standing. */
+/** Records everything in the heartbeats except the inventories. Unknown hosts have no result. */
 export async function recordHeartbeats(
   db: Tx,
-  beats: HostHeartbeat[],
+  heartbeats: HostHeartbeat[],
 ): Promise<InventoryProgress[]> {
-  const heard = beats.map(({ hostId, load }) => ({ hostId, load }));
+  const heard = heartbeats.map(({ hostId, load }) => ({ hostId, load }));
   const steps = [
     sql`beat AS (SELECT * FROM jsonb_to_recordset(${JSON.stringify(heard)}::jsonb) AS beat("hostId" text, load jsonb))`,
-    ...activitySteps(beats),
-    ...replicationSteps(beats),
-    ...fetchSteps(beats),
-    heardStep(beats),
+    ...activitySteps(heartbeats),
+    ...replicationSteps(heartbeats),
+    ...fetchSteps(heartbeats),
+    heardStep(heartbeats),
   ];
   const rows = await db.execute(sql`
     WITH ${sql.join(steps, sql`, `)} SELECT ${progressColumns} FROM hosts JOIN beat ON beat."hostId" = hosts.id`);
   return rows as unknown as InventoryProgress[];
 }
 
-const flat = <T>(beats: HostHeartbeat[], of: (beat: HostHeartbeat) => T[]) =>
-  beats.flatMap((beat) => of(beat).map((one) => ({ ...one, hostId: beat.hostId })));
+const flat = <T>(heartbeats: HostHeartbeat[], of: (heartbeat: HostHeartbeat) => T[]) =>
+  heartbeats.flatMap((heartbeat) =>
+    of(heartbeat).map((one) => ({ ...one, hostId: heartbeat.hostId })),
+  );
 
-/** Rows of sandboxes are waited for, in order: a use that is left out would make a sandbox idle. */
-function activitySteps(beats: HostHeartbeat[]): SQL[] {
-  const seen = flat(beats, ({ activity }) => activity);
+/** Waits for rows of sandboxes, in order, because a lost use would make a sandbox appear idle. */
+function activitySteps(heartbeats: HostHeartbeat[]): SQL[] {
+  const seen = flat(heartbeats, ({ activity }) => activity);
   if (seen.length === 0) return [];
   const activeAt = sql`now() - seen."lastActiveMsAgo" * interval '1 millisecond'`;
   return [
@@ -100,9 +100,9 @@ function activitySteps(beats: HostHeartbeat[]): SQL[] {
   ];
 }
 
-/** How far copies are is said again with the next beat: rows that somebody holds are left out. */
-function replicationSteps(beats: HostHeartbeat[]): SQL[] {
-  const seen = flat(beats, ({ replication }) => replication);
+/** Skips locked rows, because the next heartbeat repeats the progress. */
+function replicationSteps(heartbeats: HostHeartbeat[]): SQL[] {
+  const seen = flat(heartbeats, ({ replication }) => replication);
   if (seen.length === 0) return [];
   return [
     sql`replication AS (
@@ -118,8 +118,8 @@ function replicationSteps(beats: HostHeartbeat[]): SQL[] {
   ];
 }
 
-function fetchSteps(beats: HostHeartbeat[]): SQL[] {
-  const seen = flat(beats, ({ fetches }) => fetches);
+function fetchSteps(heartbeats: HostHeartbeat[]): SQL[] {
+  const seen = flat(heartbeats, ({ fetches }) => fetches);
   if (seen.length === 0) return [];
   return [
     sql`fetches AS (
@@ -135,11 +135,11 @@ function fetchSteps(beats: HostHeartbeat[]): SQL[] {
 }
 
 /**
- * A host whose row is held is heard with its next beat. The uses first (HB1), so that no host's row
- * is held while a sandbox's is waited for.
+ * Skips a host whose row is locked; its next heartbeat counts. Uses are written first (HB1), so
+ * that no host's row is locked while the statement waits for a sandbox's row.
  */
-function heardStep(beats: HostHeartbeat[]): SQL {
-  const isActivityDone = beats.some(({ activity }) => activity.length > 0)
+function heardStep(heartbeats: HostHeartbeat[]): SQL {
+  const isActivityDone = heartbeats.some(({ activity }) => activity.length > 0)
     ? sql`WHERE (SELECT count(*) FROM activity) >= 0`
     : sql``;
   return sql`heard AS (
@@ -149,19 +149,19 @@ function heardStep(beats: HostHeartbeat[]): SQL {
     WHERE hosts.id = free.id)`;
 }
 
-/** What came of comparing what a host has reported. */
+/** Result of a comparison of a host's report with the database. */
 export interface InventoryComparison {
   hostId: string;
   /**
-   * That inventory agrees with the database, but for the checks. Undefined: it is not known whether
-   * it does.
+   * Digest of the inventory, which agrees with the database except for the checks. Undefined: not
+   * known to agree.
    */
   digest: string | undefined;
-  /** The changes that were compared were told since this one; undefined: a whole inventory was. */
+  /** Digest of the inventory that the changes refer to; undefined: the inventory was whole. */
   since: string | undefined;
-  /** Checks that may end, as they were before the comparison. */
+  /** Checks that may end, with their versions from before the comparison. */
   ended: HostCheck[];
-  /** Sandboxes about which host and database do not agree yet. */
+  /** Sandboxes about which host and database still disagree. */
   open: string[];
 }
 
@@ -202,8 +202,7 @@ const openStep = (open: { hostId: string; sandboxId: string }[]) => sql`opened A
   ORDER BY seen."sandboxId", seen."hostId" ON CONFLICT DO NOTHING)`;
 
 /**
- * Changes advance the inventory that they were told since, and nothing else; the time until a whole
- * one is wanted goes on.
+ * Changes advance only the inventory that they refer to, and do not postpone the next whole one.
  */
 const reconciledStep = (
   reconciled: { hostId: string; digest: string; since: string | null }[],

@@ -1,12 +1,10 @@
 /**
- * Who may be a host, and the tokens with which one joins.
+ * Admissions of hosts, and the tokens with which hosts join.
  *
- * HA1  A token lets one host join. The same host may send the same request again, for the same
- *      keys: its answer may have been lost. Whoever else has the token by then gets nothing that is
- *      of use.
- * HA2  A token that names no host lets in nobody who is a host already: it cannot take over
- * another.
- * HA3  A host that is revoked has no keys and gets no lease.
+ * HA1  A token admits one host. The same host may send the same request again, with the same keys,
+ *      because the reply may have been lost. A second bearer of the token gets nothing of use.
+ * HA2  A token that names no host does not admit an existing host, so it cannot take over a host.
+ * HA3  A revoked host has no keys and gets no lease.
  */
 import { createHash } from "node:crypto";
 import { and, asc, desc, eq, gt, isNull, lt, sql } from "drizzle-orm";
@@ -17,12 +15,10 @@ import { inTransaction } from "../transaction.ts";
 import { lockHost, recordHostEvent } from "./host-events.ts";
 
 export type HostAdmissionRow = typeof hostAdmissions.$inferSelect;
-/** All but the digest of its secret. */
+/** A token without the digest of its secret. */
 export type HostTokenRow = Omit<typeof hostTokens.$inferSelect, "secretSha256">;
 
-/**
- * A key that another took the place of is good for so long still: by then the host is restarted.
- */
+/** How long a replaced key stays valid: the host needs the old key until it is restarted. */
 const OVERLAP = sql`interval '1 day'`;
 
 export interface NewHostToken {
@@ -48,7 +44,7 @@ export async function createHostToken(db: Tx, token: NewHostToken): Promise<Host
 
 interface Page {
   limit: number;
-  /** Id of the last row of the page before. */
+  /** Id of the last row of the previous page. */
   after: string | number | undefined;
 }
 
@@ -58,7 +54,7 @@ export async function listHostTokens(db: Tx, { limit, after }: Page): Promise<Ho
   return await db.select().from(hostTokens).where(older).orderBy(desc(hostTokens.id)).limit(limit);
 }
 
-/** Ends it, if it is still there to be used. Undefined: there is none. */
+/** Ends an unused token. Undefined: there is no such token. */
 export async function revokeHostToken(db: Tx, id: number): Promise<HostTokenRow | undefined> {
   await db
     .update(hostTokens)
@@ -68,7 +64,7 @@ export async function revokeHostToken(db: Tx, id: number): Promise<HostTokenRow 
   return row;
 }
 
-/** Whether a token would let somebody in, before anything is made for its bearer. */
+/** True if a token may admit a host; checked before anything is made for its bearer. */
 export async function isHostTokenKnown(db: Tx, secret: string): Promise<boolean> {
   const [row] = await db
     .select({ id: hostTokens.id })
@@ -81,7 +77,7 @@ export interface Joining {
   secret: string;
   hostId: string;
   natsPublicKey: string;
-  /** Of the key that it wants a certificate for. */
+  /** Digest of the key in the host's certificate request. */
   certificateKeySha256: string;
 }
 
@@ -92,7 +88,7 @@ export type Joined =
       why: "unknown" | "used" | "ended" | "another_host" | "host_is_there" | "retired";
     };
 
-/** Lets a host in. `certificateExpiresAt`: of what it is given, if it gets one. */
+/** Admits a host. `certificateExpiresAt`: end of the certificate that the host gets, if any. */
 export async function joinHost(
   db: Database,
   joining: Joining,
@@ -102,7 +98,7 @@ export async function joinHost(
     const refuse = (why: Extract<Joined, { kind: "refused" }>["why"]) =>
       rollback({ kind: "refused", why });
     const { hostId, natsPublicKey, certificateKeySha256 } = joining;
-    // Of a host that is new there is no row to lock.
+    // A new host has no row to lock.
     await tx.execute(sql`SELECT pg_advisory_xact_lock(hashtext(${`host ${hostId}`}))`);
     const [found] = await tx
       .select({ token: hostTokens, isOver: sql<boolean>`${hostTokens.expiresAt} <= now()` })
@@ -137,7 +133,7 @@ export async function joinHost(
       .update(hostTokens)
       .set({ usedAt: sql`now()`, usedBy: hostId })
       .where(eq(hostTokens.id, token.id));
-    // With a further token, a run that broke off before comes with the keys that it had.
+    // A join that broke off may be repeated with another token and the same key.
     const hasItsKey = known?.natsPublicKey === natsPublicKey && known.revokedAt === null;
     const replaced = hasItsKey
       ? {}
@@ -171,7 +167,7 @@ export async function joinHost(
   });
 }
 
-/** Of one that was revoked, nothing is good any more. */
+/** No key of a revoked host is valid. */
 const keyBefore = (known: HostAdmissionRow | undefined) =>
   known === undefined || known.revokedAt !== null ? null : known.natsPublicKey;
 
@@ -183,7 +179,7 @@ export async function findHostAdmission(
   return row;
 }
 
-/** By host; those that are revoked too, those of retired hosts not. */
+/** Admissions by host, including revoked hosts, but not retired hosts. */
 export async function listHostAdmissions(
   db: Tx,
   { limit, after }: Page,
@@ -205,8 +201,8 @@ export async function listHostAdmissions(
 }
 
 /**
- * From now on it gets no lease, and what `listHostAdmissions` says of its keys is none. Undefined:
- * it never joined.
+ * Revokes a host: it gets no lease, and its keys in `listHostAdmissions` are void. Undefined: the
+ * host never joined.
  */
 export async function revokeHost(
   db: Database,
@@ -238,9 +234,8 @@ export async function revokeHost(
 }
 
 /**
- * For hosts that do not join by a token: those of a local fleet, and those whose keys are made by
- * infra/nats (`natsPublicKey` null). One that was revoked stays so. `by`: what the admission says
- * of who let them in.
+ * Admits hosts that do not join with a token: hosts of a local fleet, and hosts whose keys
+ * infra/nats makes (`natsPublicKey` null). A revoked host stays revoked. `by` becomes `admittedBy`.
  */
 export async function seedHostAdmissions(
   databaseUrl: string,

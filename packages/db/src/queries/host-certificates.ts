@@ -1,4 +1,4 @@
-/** What the database has to say to the renewal of a host's certificate. */
+/** Checks and records the renewal of a host's certificate. */
 import { eq } from "drizzle-orm";
 import type { Database } from "../database.ts";
 import { hostAdmissions } from "../schema.ts";
@@ -7,18 +7,18 @@ import { lockHost } from "./host-events.ts";
 
 export interface Renewal {
   hostId: string;
-  /** Of the key in the request. */
+  /** Digest of the key in the request. */
   certificateKeySha256: string;
-  /** Of the certificate that it is to be given. */
+  /** End of the new certificate. */
   expiresAt: Date;
 }
 
-/** Undefined: it is noted, and the host may have it; else why it may not. */
+/** Why the host may not have the certificate. */
 export type RenewalRefusal = "not_joined" | "revoked" | "retired" | "another_key";
 
 /**
- * A host that is revoked or retired at the same moment is refused, or was renewed before that. The
- * same host may ask again: its answer may have been lost.
+ * Records a renewal; undefined: the host may have the certificate. A concurrent revocation or
+ * retirement comes after the renewal, or refuses it. Repeatable, because the reply may be lost.
  */
 export async function renewHostCertificate(
   db: Database,
@@ -31,7 +31,7 @@ export async function renewHostCertificate(
       .from(hostAdmissions)
       .where(eq(hostAdmissions.hostId, hostId))
       .for("update");
-    // One that did not join by a token has no key that is known here.
+    // A host that did not join with a token has no known key.
     if (admission === undefined || admission.certificateKeySha256 === null) return "not_joined";
     if (admission.revokedAt !== null) return "revoked";
     if (host?.state === "retired") return "retired";

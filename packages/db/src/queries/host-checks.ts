@@ -1,4 +1,4 @@
-/** What a host is asked to show: nobody asks one that was retired. */
+/** Sandboxes that a host has to report; a retired host has none. */
 import { eq, sql } from "drizzle-orm";
 import type { Tx } from "../database.ts";
 import { hostChecks } from "../schema.ts";
@@ -7,12 +7,12 @@ export async function dropHostChecks(tx: Tx, hostId: string): Promise<void> {
   await tx.delete(hostChecks).where(eq(hostChecks.hostId, hostId));
 }
 
-/** In one statement: one that takes too long would never end. */
+/** Rows per statement: a statement over the time limit would fail in every round. */
 const MAX_PRUNED = 10_000;
 
 /**
- * Those that came while their host was being retired, or that an agent which was not told yet has
- * made since. Returns how many.
+ * Deletes checks of retired hosts: made during the retirement, or later by an agent that did not
+ * know of it yet. Returns how many.
  */
 export async function pruneHostChecks(db: Tx): Promise<number> {
   const rows = await db.execute(sql`

@@ -1,6 +1,6 @@
 /**
- * The one way to change a host's state: by the table, on its locked row, with an event. And what is
- * kept of a host's past.
+ * The only way to change a host's state: by the state table, on the locked row, with an event. Also
+ * the history of hosts.
  */
 import type { Cause, HostEventType } from "@torpor/contracts";
 import { type HostEvent, transitionHost } from "@torpor/state-machine";
@@ -13,7 +13,7 @@ export type HostRow = typeof hosts.$inferSelect;
 export type HostEventRow = typeof hostEvents.$inferSelect;
 
 export interface HostMove {
-  /** As locked by this transaction. */
+  /** The row, as locked by this transaction. */
   host: HostRow;
   event: HostEvent;
   /** The type of the event in the host's history. */
@@ -25,7 +25,7 @@ export interface HostMove {
 
 export type HostMoved =
   | { kind: "moved"; host: HostRow }
-  /** Already so; the patch was applied. */
+  /** The host was already in that state; the patch was applied. */
   | { kind: "stay"; host: HostRow }
   | { kind: "refused"; host: HostRow };
 
@@ -56,7 +56,7 @@ export async function moveHost(tx: Tx, move: HostMove): Promise<HostMoved> {
   return { kind: "moved", host: after };
 }
 
-/** Notes something that moves the host nowhere, too. */
+/** Records an event, also one that does not change the state. */
 export async function recordHostEvent(
   tx: Tx,
   event: {
@@ -74,13 +74,13 @@ export async function recordHostEvent(
     .values({ hostId, fact, fromState: from, toState: to, requestedBy, cause: cause ?? null });
 }
 
-/** Holds the host's row until the transaction ends. */
+/** Locks the host's row until the end of the transaction. */
 export async function lockHost(tx: Tx, hostId: string): Promise<HostRow | undefined> {
   const [row] = await tx.select().from(hosts).where(eq(hosts.id, hostId)).for("update");
   return row;
 }
 
-/** Oldest first, those after `afterId`; without it the newest, oldest of them first. */
+/** Events after `afterId`, oldest first; without `afterId`, the newest ones in the same order. */
 export async function listHostEvents(
   db: Tx,
   hostId: string,
@@ -104,13 +104,13 @@ export async function listHostEvents(
     .limit(limit);
 }
 
-/** Of one host, besides what operators asked for: a host can make any number of them. */
+/** Per host, without operators' requests: a host can cause any number of events. */
 const MAX_EVENTS_OF_ITS_OWN = 5_000;
 const MAX_PRUNED = 10_000;
 
 /**
- * Forgets what is older, and what of a host's own making is beyond the newest ones. Returns how
- * many events that were.
+ * Deletes events older than `keptMs`, and a host's own events beyond the newest ones. Returns how
+ * many.
  */
 export async function pruneHostEvents(db: Database, keptMs: number): Promise<number> {
   const isOld = lt(hostEvents.occurredAt, sql`now() - ${`${keptMs} milliseconds`}::interval`);
@@ -134,7 +134,7 @@ export async function pruneHostEvents(db: Database, keptMs: number): Promise<num
   return forgotten;
 }
 
-/** One statement that takes too long would never end; the next round does more. */
+/** A statement over the time limit would always fail, so the next round deletes the rest. */
 async function pruneSome(db: Database, which: SQL | undefined): Promise<number> {
   const some = db.select({ id: hostEvents.id }).from(hostEvents).where(which).limit(MAX_PRUNED);
   return (

@@ -1,6 +1,7 @@
 /**
  * Runs that were lost with their host, and what they can be restored from. Times are the
- * database's: a host counts its lease from before it asked, so its own ends no later.
+ * database's: a host counts its lease from before its request, so the lease on the host ends no
+ * later.
  */
 import type { SandboxEventType } from "@torpor/contracts";
 import { and, desc, eq, gt, inArray, isNotNull, isNull, lt, sql } from "drizzle-orm";
@@ -12,7 +13,7 @@ import type { SandboxRow } from "./move-sandbox.ts";
 import { hasLease } from "./placement.ts";
 import type { IncarnationRow, StoredSnapshotRow } from "./rows.ts";
 
-/** Of these the vCPUs may have run until the fence froze them. */
+/** States in which the vCPUs may have run until the fence froze the VM. */
 const RUN_STATES = [
   "running",
   "pausing",
@@ -31,9 +32,9 @@ const silentFor = (marginMs: number) =>
   sql`${hosts.leaseExpiresAt} + ${`${marginMs} milliseconds`}::interval < now()`;
 
 /**
- * Sandboxes to be restored on another host, as their policy says: their vCPUs were allowed to run,
- * and the host has been silent past its lease and the margin. In no order, so that those that
- * cannot be helped do not stand before those that can.
+ * Sandboxes to restore on another host, by their policy: the vCPUs were allowed to run, and the
+ * host has been silent past its lease and the margin. In random order, so that sandboxes that
+ * cannot be restored do not block the others.
  */
 export async function listLostRuns(db: Tx, marginMs: number, limit: number): Promise<LostRun[]> {
   return await db
@@ -58,10 +59,7 @@ export async function listLostRuns(db: Tx, marginMs: number, limit: number): Pro
     .limit(limit);
 }
 
-/**
- * The newest snapshot of the sandbox that has reached the store, whether it has been run since or
- * not.
- */
+/** Newest snapshot of the sandbox in the store, whether or not the sandbox has run since. */
 export async function findStoredSnapshot(
   db: Tx,
   sandboxId: string,
@@ -78,8 +76,8 @@ export async function findStoredSnapshot(
 const isDue = lt(incarnations.restoreDueAt, sql`now()`);
 
 /**
- * Sandboxes that stand still since a run of theirs was given up for lost, with nothing in flight,
- * and are to run. In no order, as `listLostRuns`.
+ * Sandboxes at rest with a pending restore and without an open operation. In random order, as in
+ * `listLostRuns`.
  */
 export async function listPendingRestores(
   db: Tx,
@@ -101,7 +99,7 @@ export async function listPendingRestores(
     .limit(limit);
 }
 
-/** Whether the sandbox has an event of that name since then. */
+/** True if the sandbox has had an event of that type since then. */
 export async function hasEventSince(
   db: Tx,
   sandboxId: string,
@@ -124,15 +122,15 @@ export async function hasEventSince(
 
 export interface RunFacts {
   sandbox: SandboxRow;
-  /** Of the host that asks. */
+  /** The requesting host has a lease. */
   isLeased: boolean;
-  /** Of the run that it asks about. */
+  /** The run that the request names. */
   incarnation: IncarnationRow | null;
 }
 
 /**
- * What decides whether a frozen VM may go on, all as of one moment. Undefined: no such sandbox, or
- * no such host.
+ * Facts that decide whether a frozen VM may continue, all of the same moment. Undefined: the
+ * sandbox or the host is unknown.
  */
 export async function findRunFacts(
   db: Tx,

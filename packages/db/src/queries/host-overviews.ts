@@ -1,4 +1,4 @@
-/** Hosts, each with all that is known beside its row. */
+/** Hosts, each with everything that is known beside its row. */
 import type { Database, Tx } from "../database.ts";
 import { readSnapshot } from "../transaction.ts";
 import { type DrainProgress, listDrainProgress } from "./drain-progress.ts";
@@ -9,15 +9,15 @@ import { compareImages, type HostTemplates } from "./templates.ts";
 
 export interface HostOverview {
   host: HostRow;
-  /** How many sandboxes lie on it, by state. */
+  /** Number of sandboxes resident on the host, by state. */
   sandboxes: Record<string, number>;
-  /** The newest one. */
+  /** The newest drain. */
   drain: DrainProgress | undefined;
   findings: FindingSummary;
   templates: HostTemplates;
 }
 
-/** Of each host; the others are in a list of their own. */
+/** Per host; all findings are in a list of their own. */
 const FINDINGS_SHOWN = 100;
 
 export async function findHostOverview(
@@ -28,7 +28,7 @@ export async function findHostOverview(
   return (await overviewsOf(db, read))[0];
 }
 
-/** Those that are not retired, by id, those after `afterId`. */
+/** Hosts after `afterId` that are not retired, by id. */
 export async function listHostOverviews(
   db: Database,
   limit: number,
@@ -37,7 +37,7 @@ export async function listHostOverviews(
   return await overviewsOf(db, async (tx) => await listHosts(tx, { limit, afterId }));
 }
 
-/** As of one moment: a drain that ends meanwhile is not done on a host that is still draining. */
+/** Reads one snapshot of the database, so that drains and hosts agree. */
 async function overviewsOf(
   db: Database,
   read: (tx: Tx) => Promise<HostRow[]>,

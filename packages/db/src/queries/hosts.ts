@@ -24,9 +24,9 @@ export const wasRevoked = (hostId: string, at: Date) =>
 const byItself = (hostId: string) => `host:${hostId}`;
 
 /**
- * Makes or refreshes a host with the images that it says it holds, and starts its lease. A cordoned
- * host stays cordoned; a retired one stays retired and is not granted a lease. `vcpuOvercommit`
- * times the vCPUs that it offers may be reserved there.
+ * Inserts or refreshes a host with the images that it reports, and starts its lease. A cordoned
+ * host stays cordoned; a retired host stays retired and gets no lease. `vcpuOvercommit` times the
+ * offered vCPUs may be reserved.
  */
 export async function registerHost(
   db: Database,
@@ -35,8 +35,7 @@ export async function registerHost(
   vcpuOvercommit = 1,
 ): Promise<{ granted: boolean; reason?: string }> {
   const vcpuOffered = Math.floor(request.capacity.vcpu);
-  // In the database, as applyVcpuOvercommit: binary fractions would round to another number now and
-  // then.
+  // Computed in the database, as in applyVcpuOvercommit: binary fractions can round differently.
   const vcpuCapacity = sql`floor(${vcpuOffered}::int * ${vcpuOvercommit}::numeric)::int`;
   return await db.transaction(async (tx) => {
     const facts = {
@@ -44,7 +43,7 @@ export async function registerHost(
       dataPlaneUrl: request.dataPlaneUrl,
       ticketKey: request.ticketKey ?? null,
       commandKey: request.commandKey ?? null,
-      // Of one that was revoked while it was on its way in, no lease is renewed.
+      // A host that was revoked during its registration gets no renewal.
       revokedAt: sql`(SELECT revoked_at FROM host_admissions WHERE host_id = ${request.hostId})`,
       labels: request.labels,
       driver: request.driver,
@@ -94,8 +93,8 @@ export async function registerHost(
 }
 
 /**
- * Extends a host's lease, and notes whether a fence guards its VMs. Not granted to a host that is
- * unknown or retired: it has to register.
+ * Extends a host's lease, and records whether a fence guards its VMs. Refused for a host that is
+ * revoked, retired or unknown; an unknown host has to register.
  */
 export async function renewLease(
   db: Database,
@@ -108,7 +107,7 @@ export async function renewLease(
     if (host === undefined) return { granted: false, reason: `host ${hostId} is not registered` };
     if (host.revokedAt !== null)
       return { granted: false, reason: wasRevoked(hostId, host.revokedAt) };
-    // Of one that was lost, what it has is looked at again; of the others it stays.
+    // The inventory of a lost host is compared again; other hosts keep theirs.
     const forgets = host.state === "lost" ? { reconciledInventory: null } : {};
     const patch = { leaseExpiresAt: leaseEnd(leaseMs), hasFence, ...forgets };
     const moved = await moveHost(tx, {
@@ -125,8 +124,8 @@ export async function renewLease(
 }
 
 /**
- * Hosts whose lease ran out become `lost`, but for a lease that nobody could have renewed. Returns
- * them, as they were before.
+ * Marks hosts as `lost` whose lease ended, unless no scheduler could have renewed the lease.
+ * Returns their rows from before.
  */
 export async function markLostHosts(db: Database, leaseMs: number): Promise<HostRow[]> {
   return await db.transaction(async (tx) => {
@@ -142,11 +141,11 @@ export async function markLostHosts(db: Database, leaseMs: number): Promise<Host
       )
       .for("update", { skipLocked: true });
     for (const host of silent) {
-      const beat =
-        host.lastBeatAt === null
+      const heartbeat =
+        host.lastHeartbeatAt === null
           ? "It has never sent a heartbeat"
-          : `Its last heartbeat was at ${host.lastBeatAt.toISOString()}`;
-      const message = `It has not renewed its lease, which ended at ${host.leaseExpiresAt.toISOString()}. ${beat}.`;
+          : `Its last heartbeat was at ${host.lastHeartbeatAt.toISOString()}`;
+      const message = `It has not renewed its lease, which ended at ${host.leaseExpiresAt.toISOString()}. ${heartbeat}.`;
       const cause = { code: "LEASE_ENDED", message };
       await moveHost(tx, {
         host,
@@ -160,7 +159,7 @@ export async function markLostHosts(db: Database, leaseMs: number): Promise<Host
   });
 }
 
-/** By id; a page of them, those after `afterId`, or all. */
+/** Hosts that are not retired, by id: a page after `afterId`, or all. */
 export async function listHosts(
   db: Tx,
   page?: { limit: number; afterId: string | undefined },
@@ -192,9 +191,9 @@ const FACTS: Record<Exclude<HostRequest, "drain" | "abort_drain">, HostEventType
 };
 
 /**
- * What an operator asks of a host, drains aside (drains.ts). A host with sandboxes is not retired:
- * nobody would look after them. Deleted ones hold up none that is lost: who was to clean up after
- * them is gone, and they are settled with it.
+ * Applies an operator's request, except drains (drains.ts). A host with sandboxes is not retired,
+ * because nothing would manage them. Pending deletes do not block a lost host: it can no longer
+ * clean up, so they end with it.
  */
 export async function changeHost(
   db: Database,
@@ -208,8 +207,8 @@ export async function changeHost(
     if (host === undefined) return { kind: "not_found" };
     if (request === "retire") {
       const owesNothing = host.state === "lost";
-      // Placement claims capacity on the host's row, which is held here: none can come between this
-      // look and the move.
+      // Placement claims capacity on the host's row, which is locked here: no sandbox can arrive
+      // between this count and the move.
       const count =
         (await tx.$count(sandboxes, isResidentOn(hostId))) - (owesNothing ? deleted.length : 0);
       if (count > 0) return { kind: "has_sandboxes", host, sandboxes: count };
@@ -225,15 +224,15 @@ export async function changeHost(
 }
 
 /**
- * How many sandboxes each host has, by state. One on its way counts on the host that it was sent
- * from as well: it may come back.
+ * Number of sandboxes of each host, by state. A sandbox in transit also counts on the host that it
+ * was sent from, because it may return.
  */
 export async function countSandboxes(
   db: Tx,
   hostIds: string[],
 ): Promise<Map<string, Record<string, number>>> {
   if (hostIds.length === 0) return new Map();
-  // Host by host: each has its part of the indexes, and no row of the table is read.
+  // Per host, by index: no row of the table is read.
   const rows = await db.execute<{ hostId: string; state: string; count: number }>(sql`
     SELECT named.id AS "hostId", resident.state, count(*)::int AS count
     FROM jsonb_array_elements_text(${JSON.stringify(hostIds)}::jsonb) AS named(id) CROSS JOIN LATERAL (

@@ -1,6 +1,6 @@
 /**
- * What a host says it has, put together from the beats that any scheduler has received, and
- * compared with what the database says.
+ * Inventories of hosts, put together from heartbeats that any scheduler has received, and compared
+ * with the database.
  */
 import { type InventoryEntry, inventoryDigest } from "@torpor/contracts";
 import { and, eq, inArray, sql } from "drizzle-orm";
@@ -11,14 +11,13 @@ import { isResidentOn, type SandboxRow } from "./move-sandbox.ts";
 export interface InventoryPart {
   hostId: string;
   entries: InventoryEntry[];
-  /** Of the whole. */
+  /** Number of entries of the whole inventory. */
   count: number;
   digest: string;
 }
 
 /**
- * The whole inventory that the part is of, once its digest proves that no part is missing; else
- * undefined.
+ * The whole inventory of the part, once its digest proves that no part is missing; else undefined.
  */
 export async function completeInventory(
   db: Database,
@@ -33,12 +32,12 @@ export async function completeInventory(
   return isWhole(entries) ? entries : undefined;
 }
 
-/** Of one host: more than any has. */
+/** Per host: more than any host needs. */
 const MAX_PARTS = 500;
 
 /**
- * Keeps the part, forgets those of other inventories, and returns all of this one once there are as
- * many entries as it has.
+ * Stores the part, deletes parts of other inventories, and returns all parts of this inventory once
+ * its entries are complete.
  */
 async function addPart(
   db: Database,
@@ -62,7 +61,7 @@ async function addPart(
     })
     .from(hostInventoryParts)
     .where(ofThis);
-  // Parts of one digest that are no inventory: begin anew.
+  // Parts with one digest that never make an inventory: begin again.
   if (kept !== undefined && kept.parts > MAX_PARTS)
     await db.delete(hostInventoryParts).where(eq(hostInventoryParts.hostId, hostId));
   if (kept === undefined || kept.parts > MAX_PARTS || kept.entries < count) return [];
@@ -83,13 +82,13 @@ export interface EntryNews {
   hostId: string;
   sandboxId: string;
   /**
-   * Of an epoch that has passed, on the sandbox's own host: it settles nothing, but may say that a
+   * From an earlier epoch, on the sandbox's own host: completes no operation, but may report that a
    * snapshot is stored.
    */
   isLate: boolean;
 }
 
-/** Those entries, of any hosts, that say what the database has not got, or what it contradicts. */
+/** Entries of any hosts that are new to the database, or contradict the database. */
 export async function findNews(db: Tx, entries: ReportedEntry[]): Promise<EntryNews[]> {
   if (entries.length === 0) return [];
   const seen = entries.map(
@@ -103,8 +102,8 @@ export async function findNews(db: Tx, entries: ReportedEntry[]): Promise<EntryN
       s: hasSnapshot,
     }),
   );
-  // As in applyObservation: what is stale says nothing, but of an earlier epoch that a snapshot
-  // has been stored.
+  // As in applyObservation: a stale entry counts only if it reports a stored snapshot of an earlier
+  // epoch.
   const rows = await db.execute(sql`
     SELECT seen.h AS "hostId", seen.i AS "sandboxId", (sandbox.host_id = seen.h AND seen.e < sandbox.epoch) IS TRUE AS "isLate"
     FROM jsonb_to_recordset(${JSON.stringify(seen)}::jsonb) AS seen(h text, i text, e int, o int, r int, q boolean, s boolean)
@@ -117,9 +116,9 @@ export async function findNews(db: Tx, entries: ReportedEntry[]): Promise<EntryN
 }
 
 export type AbsentSandbox = Pick<SandboxRow, "id" | "organizationId" | "state" | "epoch"> & {
-  /** The database says that it stands there; else it may be on its way there or back. */
+  /** The database has the sandbox on this host; false: it may be in transit. */
   isMissing: boolean;
-  /** Something executes: what is true of it is being changed. */
+  /** An operation executes and may change this. */
   isBusy: boolean;
 };
 
@@ -136,8 +135,8 @@ function absentOn(db: Tx, hostId: string) {
 const isExpected = sql`${sandboxes.state} NOT IN ('deleting', 'deleted', 'error')`;
 
 /**
- * Sandboxes that are on the host, or come from it or to it, as the database has it, and are not
- * among `inventory`.
+ * Sandboxes that the database has on the host, or in transit from or to it, and that are not in
+ * `inventory`.
  */
 export async function listAbsentSandboxes(
   db: Tx,
@@ -154,7 +153,7 @@ export async function listAbsentSandboxes(
   );
 }
 
-/** Those of `sandboxIds`, which the host says it has not. */
+/** Sandboxes among `sandboxIds`, which the host reports as absent, that the database has there. */
 export async function findAbsentSandboxes(
   db: Tx,
   hostId: string,

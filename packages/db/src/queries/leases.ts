@@ -1,4 +1,4 @@
-/** Leases of many hosts at once. */
+/** Renews the leases of many hosts at once. */
 import type { HostState } from "@torpor/state-machine";
 import { HOST_STATES, transitionHost } from "@torpor/state-machine";
 import { inArray, sql } from "drizzle-orm";
@@ -15,19 +15,19 @@ export interface LeaseRenewal {
 export interface LeaseAnswer {
   granted: boolean;
   reason?: string;
-  /** Of one that was where it belongs already; the others' inventories are wanted whole. */
+  /** Set for a host whose state did not change; the other hosts have to send a whole inventory. */
   standing?: InventoryProgress;
 }
 
-/** In which a renewal moves nothing. */
+/** States that a renewal does not change. */
 const isRenewed = (state: HostState) =>
   transitionHost({ state, before: null }, "renew").kind === "stay";
 const RENEWED = HOST_STATES.filter(isRenewed);
 
 /**
- * Extends the leases of hosts that it moves nowhere and whose rows are free, in one statement.
- * Undefined for the others (lost, revoked, retired, not known, or being written): each is renewed
- * by itself (renewLease), so that none waits for another. In the order of `asked`.
+ * Extends, in one statement, the leases of hosts whose state does not change and whose rows are not
+ * locked. Undefined for the others (lost, revoked, retired, unknown, or locked): each is renewed by
+ * itself (renewLease), so that no host waits for another. In the order of `asked`.
  */
 export async function renewFreeLeases(
   db: Database,

@@ -1,6 +1,6 @@
 /**
- * Rows of sandboxes, and messages that go out with what else a transaction writes. Sandboxes are
- * moved by plans (apply-plans.ts).
+ * Rows of sandboxes, and outbox messages of transactions without a plan. Plans move sandboxes
+ * (apply-plans.ts).
  */
 import type { Cause, SandboxEventType } from "@torpor/contracts";
 import { eq, or } from "drizzle-orm";
@@ -10,7 +10,7 @@ import type { OutboxRow } from "./outbox.ts";
 
 export type SandboxRow = typeof sandboxes.$inferSelect;
 
-/** Columns that a sandbox is made with, and keeps. */
+/** Columns that are set once, when the sandbox is made. */
 export const FIXED_COLUMNS = [
   "id",
   "organizationId",
@@ -27,7 +27,7 @@ export const FIXED_COLUMNS = [
   "edgeAddress",
   "createdAt",
 ] as const satisfies (keyof SandboxRow)[];
-/** Columns that every plan sets by itself. */
+/** Columns that a plan sets by itself. */
 type OwnColumn =
   | "state"
   | "settledState"
@@ -44,7 +44,7 @@ export interface OutboxMessage {
   traceId?: string | null | undefined;
 }
 
-/** Changes of a row that no plan of packages/plans makes: what its owner sets. */
+/** Changes that no plan of packages/plans makes: the owner's settings. */
 export interface Change {
   fact: SandboxEventType;
   patch?: Patch;
@@ -65,6 +65,6 @@ export async function insertOutbox(tx: Tx, messages: OutboxMessage[]): Promise<O
   });
 }
 
-/** Sandboxes that lie on the host, or have not yet arrived where they were sent from it. */
+/** Sandboxes that are resident on the host, also while another host fetches them from it. */
 export const isResidentOn = (hostId: string | typeof hosts.id) =>
   or(eq(sandboxes.hostId, hostId), eq(sandboxes.originHostId, hostId));

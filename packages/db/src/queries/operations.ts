@@ -20,9 +20,7 @@ export async function findOperation(db: Tx, id: string): Promise<OperationRow | 
 
 type OperationEnd = Pick<OperationRow, "status" | "error" | "explain">;
 
-/**
- * How they ended, as far as whoever waits for them needs to know; undefined: of one that is open.
- */
+/** How the operations ended, as far as a waiting client needs to know; undefined: still open. */
 export async function findOperationEnds(
   db: Tx,
   ids: string[],
@@ -37,11 +35,11 @@ export async function findOperationEnds(
   return ids.map((one) => ends.get(one));
 }
 
-/** One that a silent server never answers holds up no other. */
+/** A query without a reply must not block the next batch. */
 const LOOK_LIMIT_MS = 3_000;
 const looks = new WeakMap<Database, Batches<string, OperationEnd | undefined>>();
 
-/** The same of one, together with what others look for at the same moment. */
+/** How one operation ended, read in a batch with others. */
 export async function findOperationEnd(
   db: Database,
   id: string,
@@ -91,11 +89,11 @@ type OperationPatch = Partial<
 >;
 
 /**
- * Applies `event` to an operation if its status allows a move; undefined when it does not (already
- * there, or ended). Call it in the transaction of the sandbox's move.
+ * Applies `event` to an operation if its status allows the move; undefined when it does not
+ * (already there, or ended). Call it in the transaction of the sandbox's move.
  *
- * The row of the sandbox is locked first, as `acceptRequest` does: a request that replaces the
- * operation and a scheduler that begins it would otherwise each hold what the other wants.
+ * The sandbox's row is locked first, as in `acceptRequest`. Otherwise a request that replaces the
+ * operation and a scheduler that begins it could deadlock.
  */
 export async function moveOperation(
   tx: Tx,
@@ -132,10 +130,10 @@ export interface CommitQuestion {
 }
 
 /**
- * Lets operations pass their point of no return, those that still may: executing, of this
- * incarnation, unexpired, not asked to back out. Their incarnations have been allowed to run from
- * then on. Idempotent: once committed, the answer stays yes, whatever the deadline. Returns the
- * answers in the order of `asked`.
+ * Commits the operations that may still pass their point of no return: executing, of this
+ * incarnation, within the deadline, without a request to back out. Their incarnations are allowed
+ * to run from then on. Idempotent: after the commit the result stays true, whatever the deadline.
+ * Results are in the order of `asked`.
  */
 export async function commitOperations(tx: Tx, asked: CommitQuestion[]): Promise<boolean[]> {
   const given = JSON.stringify(asked);
@@ -148,7 +146,7 @@ export async function commitOperations(tx: Tx, asked: CommitQuestion[]): Promise
 
 const commits = new WeakMap<Database, Batches<CommitQuestion, boolean>>();
 
-/** The same for one, together with others of the same moment. */
+/** Commits one operation, in a batch with others. */
 export async function commitOperation(db: Database, asked: CommitQuestion): Promise<boolean> {
   const known =
     commits.get(db) ??
@@ -157,7 +155,7 @@ export async function commitOperation(db: Database, asked: CommitQuestion): Prom
   return await known.add(asked);
 }
 
-/** Notes why an operation still waits. */
+/** Records why an operation still waits. */
 export async function explainOperation(tx: Tx, id: string, explain: unknown): Promise<void> {
   await tx
     .update(operations)
@@ -172,8 +170,8 @@ export interface SeenFetch {
 }
 
 /**
- * Waiting operations whose sandbox has nothing executing, oldest first: what a lost intent or a
- * full fleet left behind.
+ * Waiting operations whose sandbox has nothing executing, oldest first: the intent was lost, or the
+ * fleet was full.
  */
 export async function listDrivableOperations(
   db: Tx,
@@ -186,7 +184,7 @@ export async function listDrivableOperations(
     .where(
       and(
         isOneOf(operations.status, "waiting"),
-        // Before that its intent is on its way.
+        // The intent of a younger operation is still in flight.
         lt(operations.createdAt, sql`now() - ${`${olderThanMs} milliseconds`}::interval`),
         // A delete does not wait for what executes: it cancels or follows it.
         or(
@@ -217,7 +215,7 @@ export async function listExpiredOperations(db: Tx, limit: number): Promise<Oper
 
 const onLostHost = sql`EXISTS (SELECT 1 FROM hosts WHERE hosts.id = ${sandboxes.hostId} AND hosts.state = 'lost')`;
 
-/** Executing, committed operations whose host is lost: nobody can say how they ended. */
+/** Executing, committed operations whose host is lost: their outcome is unknown. */
 export async function listContactlessOperations(db: Tx, limit: number): Promise<OperationRow[]> {
   const rows = await db
     .select({ operation: operations })
@@ -231,9 +229,8 @@ export async function listContactlessOperations(db: Tx, limit: number): Promise<
 }
 
 /**
- * What a lost host was told to do and has not committed, with sandboxes that stood still and that
- * another host can do it with: they are in the store, or lie whole on the host that they were sent
- * from.
+ * Uncommitted operations of lost hosts, on sandboxes that were at rest and that another host can
+ * take: they are in the store, or whole on the host that they were sent from.
  */
 export async function listAbandoned(db: Tx, limit: number): Promise<OperationRow[]> {
   const rows = await db
@@ -256,7 +253,7 @@ export async function listAbandoned(db: Tx, limit: number): Promise<OperationRow
   return rows.map((row) => row.operation);
 }
 
-/** A waiting operation may be placed on that host alone from now on, with so much time. */
+/** Restricts a waiting operation to one host, and sets a new deadline. */
 export async function pinOperation(
   tx: Tx,
   id: string,

@@ -4,7 +4,7 @@ import { organizations } from "../schema.ts";
 
 export type OrganizationRow = typeof organizations.$inferSelect;
 
-/** Undefined when there is one of that name. */
+/** Undefined when the name is taken. */
 export async function createOrganization(
   db: Tx,
   name: string,
@@ -26,7 +26,7 @@ export async function findOrganizationById(
   return row;
 }
 
-/** Oldest first, those after `afterId`. */
+/** Organizations after `afterId`, oldest first. */
 export async function listOrganizations(
   db: Tx,
   limit: number,

@@ -1,7 +1,7 @@
 /**
- * The outbox: rows written with the change they announce, published after the commit. Readers take
- * "unpublished", never "id greater than the last": ids become visible out of order. Whoever looks
- * for some goes kind by kind, so that those of one stream never stand behind those of another.
+ * The outbox: rows that are written with the change that they announce, and published after the
+ * commit. Readers select "unpublished", never "id greater than the last": ids become visible out of
+ * order. Readers go kind by kind, so that a message never waits behind those of another stream.
  */
 import { and, asc, eq, isNull, lt, sql } from "drizzle-orm";
 import type { Database, Tx } from "../database.ts";
@@ -13,7 +13,7 @@ export type OutboxRow = Pick<typeof outbox.$inferSelect, "id" | "subject" | "pay
 const isDue = and(isNull(outbox.publishedAt), isNull(outbox.refusedBecause));
 const kind = kindOfMessage(outbox.subject);
 
-/** Of what waits; one look into an index for each, however many rows there are. */
+/** Kinds of waiting messages: one index lookup per kind, however many rows there are. */
 const kindsCte = sql`kinds AS (
   (SELECT ${kind} AS kind FROM ${outbox} WHERE ${isDue} ORDER BY 1 LIMIT 1)
   UNION ALL
@@ -21,7 +21,7 @@ const kindsCte = sql`kinds AS (
     SELECT ${kind} AS kind FROM ${outbox} WHERE ${isDue} AND ${kind} > kinds.kind
     ORDER BY 1 LIMIT 1) next)`;
 
-/** Kinds of message of which the oldest has waited for so long. */
+/** Kinds of which the oldest message has waited for more than `olderThanMs`. */
 export async function listWaitingKinds(db: Tx, olderThanMs: number): Promise<string[]> {
   const rows = await db.execute<{ kind: string }>(sql`
     WITH RECURSIVE ${kindsCte}
@@ -32,17 +32,17 @@ export async function listWaitingKinds(db: Tx, olderThanMs: number): Promise<str
   return rows.map((row: { kind: string }) => row.kind);
 }
 
-/** What came of messages that were to be published; of those that are in neither, nothing yet. */
+/** Result of publishing; messages in neither list still wait. */
 export interface OutboxOutcome {
   published: number[];
   refused: { id: number; reason: string }[];
 }
 
 /**
- * Takes up to `limit` unpublished messages of a kind, hands them to `publish`, and marks those it
- * reports as published or refused. Rows are locked meanwhile, so that relays share the work; a
- * crash in between publishes again under the same message id. Returns how many were taken and how
- * many were published.
+ * Takes up to `limit` unpublished messages of a kind, passes them to `publish`, and marks those
+ * that it reports as published or refused. The rows are locked meanwhile, so that relays share the
+ * work. After a crash in between, messages are published again under the same id. Returns how many
+ * were taken and published.
  */
 export async function relayOutbox(
   db: Database,
@@ -86,18 +86,16 @@ export async function markOutcomes(db: Tx, outcomes: OutboxOutcome[]): Promise<v
 
 export interface OutboxBacklog {
   oldestAt: Date;
-  /** Of the oldest, by the database's clock. */
+  /** Age of the oldest message, by the database's clock. */
   ageMs: number;
-  /** At most 1,000; `isCounted`: it is all of them. */
+  /** At most 1,000; `isCounted`: the number is exact. */
   count: number;
   isCounted: boolean;
 }
 
 const MOST_COUNTED = 1_000;
 
-/**
- * What waits to be published; undefined: nothing. It looks at so many rows of each kind at most.
- */
+/** The backlog; undefined: nothing waits. Reads a bounded number of rows of each kind. */
 export async function measureOutbox(db: Tx): Promise<OutboxBacklog | undefined> {
   const [row] = await db.execute<{ oldestAt: string | null; ageMs: number; count: number }>(sql`
     WITH RECURSIVE ${kindsCte}
@@ -117,9 +115,9 @@ export async function measureOutbox(db: Tx): Promise<OutboxBacklog | undefined> 
   };
 }
 
-/** In one statement: one that takes too long would never end. */
+/** Rows per statement: a statement over the time limit would fail in every round. */
 const MAX_PRUNED = 10_000;
-/** More than are published in the time of a round. */
+/** Enough for more than is published between two rounds. */
 const MAX_STATEMENTS = 50;
 
 /** Deletes published messages older than `olderThanMs`. Returns how many. */

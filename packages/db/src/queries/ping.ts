@@ -1,12 +1,12 @@
 import { sql } from "drizzle-orm";
 import type { Tx } from "../database.ts";
 
-/** Resolves when the database has answered anything at all. */
+/** Resolves when the database has replied. */
 export async function pingDatabase(db: Tx): Promise<void> {
   await db.execute(sql`SELECT 1`);
 }
 
-/** Why the database does not answer, in one line; undefined when it does. */
+/** Why the database does not reply, in one line; undefined when it does. */
 export async function databaseProblem(db: Tx): Promise<string | undefined> {
   try {
     await pingDatabase(db);

@@ -1,9 +1,8 @@
 /**
- * What placement reads, and what holds a choice to the facts of the moment at which it is claimed.
+ * Rows that placement reads, and the check of a choice when it is claimed.
  *
- * A choice may be made from rows that are a little old. So whoever claims it looks once more, with
- * the rows locked (apply_plans): at capacity, at the host's state and facts, and at the
- * anti-affinity key.
+ * A choice may be made from slightly old rows. So the claim checks again, with the rows locked
+ * (apply_plans): capacity, the host's state and facts, and the anti-affinity key.
  */
 import { and, asc, eq, gt, inArray, isNotNull, isNull, ne, notInArray, sql } from "drizzle-orm";
 import {
@@ -38,19 +37,16 @@ const PLACEMENT_COLUMNS = {
   registeredAt: hosts.registeredAt,
 } as const;
 export type PlacementHost = Pick<HostRow, keyof typeof PLACEMENT_COLUMNS> & {
-  /**
-   * Sandboxes that it starts at once, as it said last; null: it has not said, or keeps none
-   * waiting.
-   */
+  /** Limit of concurrent starts, as last reported; null: not reported, or no start waits. */
   startsAtOnce: number | null;
-  /** Those that it has been told to start, and has not reported on. */
+  /** Starts that the host was sent, and has not reported on. */
   startsUnderWay: number;
 };
 
-/** What begins a run on the host that it is assigned to. */
+/** Kinds of operations that begin a run on the assigned host. */
 const STARTS = OPERATION_KINDS.filter((kind) => OPERATION_TARGET[kind] === "running");
 
-/** Hosts with a running lease, of which none was revoked. */
+/** Condition: the host has a running lease, and is not revoked. */
 export const hasLease = and(
   inArray(hosts.state, [...LEASED_STATES]),
   gt(hosts.leaseExpiresAt, sql`now()`),
@@ -63,8 +59,8 @@ export async function listPlacementHosts(db: Tx): Promise<PlacementHost[]> {
 }
 
 /**
- * The same, and how many would count if their lease ran: lost, whether anybody has marked them yet
- * or not. In one statement: a lease that ends between two would count its host among both.
+ * The hosts with a running lease, and the number of those without (lost, whether marked or not).
+ * One statement: a lease that ends between two would count its host twice.
  */
 export async function readPlacementHosts(
   db: Tx,
@@ -97,8 +93,8 @@ export async function readPlacementHosts(
 type Separated = Pick<SandboxRow, "organizationId" | "antiAffinity">;
 
 /**
- * Hosts that have a sandbox of the same organization and key, or get it back when it does not
- * arrive elsewhere; `exceptId` does not count. Empty without a key.
+ * Hosts that have a sandbox of the same organization and key, or get one back if its move fails;
+ * `exceptId` does not count. Empty without a key.
  */
 export async function listHostsOfKey(
   db: Tx,
@@ -125,7 +121,7 @@ export async function listHostsOfKey(
 
 type Sized = Pick<SandboxRow, "region" | "placementLabels" | "vcpu" | "memoryMib" | "diskMib">;
 
-/** Whether a host that is registered could take it if nothing else were there. */
+/** True if some registered host could take the sandbox if that host were empty. */
 export async function couldBePlaced(
   db: Tx,
   { region, placementLabels, vcpu, memoryMib, diskMib }: Sized,
@@ -146,8 +142,8 @@ export async function couldBePlaced(
 }
 
 /**
- * Brings what may be reserved of each host's vCPUs to `ratio` times what it offers, but never below
- * what is used. Returns the hosts that changed.
+ * Sets each host's reservable vCPUs to `ratio` times the offered ones, but never below the used
+ * ones. Returns the changed hosts.
  */
 export async function applyVcpuOvercommit(db: Tx, ratio: number): Promise<string[]> {
   const capacity = sql`greatest(floor(${hosts.vcpuOffered} * ${ratio}::numeric)::int, ${hosts.vcpuUsed})`;

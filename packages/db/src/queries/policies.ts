@@ -1,7 +1,4 @@
-/**
- * What a user may change about a living sandbox beside its state, and the idle clock that
- * auto-pause goes by.
- */
+/** Settings of a living sandbox that a user may change, and the idle clock of auto-pause. */
 import {
   MAX_METADATA_NAMES,
   type OnHostLoss,
@@ -17,16 +14,16 @@ import type { SandboxRow } from "./move-sandbox.ts";
 import type { OutboxRow } from "./outbox.ts";
 import { changeSandbox } from "./sandboxes.ts";
 
-/** Who asks for a pause because nobody uses the sandbox. */
+/** Requester of pauses by the idle policy. */
 export const AUTO_PAUSER = "system:auto-pause";
 
 export interface SandboxChange {
-  /** Null: never. */
+  /** Null: no auto-pause. */
   autoPauseIdleSeconds?: number | null | undefined;
   autoResume?: boolean | undefined;
   previewAccess?: PreviewAccess | undefined;
   previewHost?: PreviewHost | undefined;
-  /** Counts from the next run on. */
+  /** Applies from the next run on. */
   onHostLoss?: OnHostLoss | undefined;
   /** Merged name by name; null removes a name. */
   metadata?: Record<string, string | null> | undefined;
@@ -38,8 +35,8 @@ export type Patched =
   | { kind: "too_much_metadata" };
 
 /**
- * Applies the fields that are there, in any state but deleted. A new auto-pause policy starts the
- * idle clock anew.
+ * Applies the fields that are set, in any state except deleted. A new auto-pause policy restarts
+ * the idle clock.
  */
 export async function patchSandbox(
   db: Database,
@@ -85,21 +82,15 @@ export interface SeenActivity {
   lastActiveMsAgo: number;
 }
 
-/** Less of an advance is not worth a write. */
+/** A smaller advance is not worth a write. */
 export const MIN_ADVANCE_MS = 500;
 
-/**
- * A sandbox that slept for less was paused for nothing: the pause and the resume cost more than
- * they saved.
- */
+/** After a shorter sleep, the pause and the resume have cost more than they saved. */
 const SHORT_SLEEP_S = 60;
-/** One in an hour may be; with each further one the idle time is doubled, up to so much. */
+/** One short sleep per hour is free; each further one doubles the idle time, up to this limit. */
 const MAX_DELAYED_IDLE_S = 600;
 
-/**
- * How often in the last hour a sandbox was resumed, by whomever, right after a pause for want of
- * use.
- */
+/** Resumes of the last hour, by any requester, shortly after an automatic pause. */
 const shortSleeps = sql<number>`(
   SELECT count(*)::integer FROM operations wake
   WHERE wake.sandbox_id = ${sandboxes.id} AND wake.kind = 'resume' AND wake.created_at > now() - interval '1 hour'
@@ -110,28 +101,25 @@ const shortSleeps = sql<number>`(
         AND sleep.ended_at > wake.created_at - ${SHORT_SLEEP_S} * interval '1 second'
         AND sleep.created_at > now() - interval '2 hours'))`;
 
-/**
- * Seconds without use after which it is paused: those of its policy, or more while its sleeps are
- * short.
- */
+/** Idle seconds before a pause: the policy's, or more while the sandbox's sleeps are short. */
 const idleSecondsNow = sql<number>`least(
   ${sandboxes.autoPauseIdleSeconds} * power(2, least(greatest(${shortSleeps} - 1, 0), 20)),
   greatest(${sandboxes.autoPauseIdleSeconds}, ${MAX_DELAYED_IDLE_S}))::integer`;
 
 const unusedFor = (seconds: SQL | typeof sandboxes.autoPauseIdleSeconds) =>
-  sql`${hosts.lastBeatAt} >= ${sandboxes.lastActiveAt} + ${seconds} * interval '1 second' + ${MIN_ADVANCE_MS} * interval '1 millisecond'`;
+  sql`${hosts.lastHeartbeatAt} >= ${sandboxes.lastActiveAt} + ${seconds} * interval '1 second' + ${MIN_ADVANCE_MS} * interval '1 millisecond'`;
 
-/** So many seconds have passed since its last use; as the index (sandboxes_auto_pause) has it. */
+/** That many seconds have passed since the last use; worded as in index sandboxes_auto_pause. */
 export const isIdleFor = (seconds: typeof sandboxes.autoPauseIdleSeconds) =>
   sql`(${sandboxes.lastActiveAt} AT TIME ZONE 'UTC' + ${seconds} * interval '1 second') < now() AT TIME ZONE 'UTC'`;
 
 const isIdleByPolicy = and(
   isOneOf(sandboxes.state, "running"),
   isNotNull(sandboxes.autoPauseIdleSeconds),
-  // The host's last word is no later than now.
+  // Implied by `unusedFor`, because no heartbeat is later than now; needed for the index.
   isIdleFor(sandboxes.autoPauseIdleSeconds),
   ne(hosts.state, "lost"),
-  sql`${hosts.lastBeatAt} > now() - interval '10 seconds'`,
+  sql`${hosts.lastHeartbeatAt} > now() - interval '10 seconds'`,
   unusedFor(sandboxes.autoPauseIdleSeconds),
   sql`NOT EXISTS (SELECT 1 FROM operations open WHERE open.sandbox_id = ${sandboxes.id} AND open.status IN ('waiting', 'executing', 'outcome_unknown'))`,
 );
@@ -143,10 +131,9 @@ export interface IdleSandbox {
 }
 
 /**
- * Running sandboxes with nothing in flight that had been idle for as long as they may when their
- * host last spoke: its word is what is known, and a host that has been silent for a while says
- * nothing. Longest idle first. What `recordHeartbeats` leaves unwritten counts as activity: the
- * host would give the pause up.
+ * Running sandboxes without an open operation that were idle for the time of their policy at the
+ * host's last heartbeat. A heartbeat that is too old proves nothing. Longest idle first. A use that
+ * `recordHeartbeats` does not write counts as activity, because the host would give the pause up.
  */
 export async function listIdleSandboxes(db: Tx, limit: number): Promise<IdleSandbox[]> {
   return await db
@@ -159,8 +146,8 @@ export async function listIdleSandboxes(db: Tx, limit: number): Promise<IdleSand
 }
 
 /**
- * Those that their policy would have paused, and that run on because their sleeps were short; each
- * once after each resume that has no event of this name yet.
+ * Sandboxes that keep running past their policy because their sleeps were short; each once after
+ * each resume, until it has an event of type `fact`.
  */
 export async function listDelayedPauses(
   db: Tx,

@@ -1,13 +1,13 @@
 /**
  * Quotas of organizations.
  *
- * Q1  What is used is counted from the rows of sandboxes and operations, each time anew: there is
- *     no counter that could drift from them.
- * Q2  Whoever may use more takes the lock of the organization's quotas first and counts then: of
- *     two at once the second sees what the first has taken.
+ * Q1  Use is counted from the rows of sandboxes and operations each time: there is no counter that
+ *     could drift.
+ * Q2  A request that may use more locks the organization's quotas first and counts then: of two
+ *     concurrent requests, the second sees what the first has taken.
  * Q3  An organization without quotas takes no lock and counts nothing.
- * Q4  What is owed a resume (a drain has paused it, its host was lost) counts as running: giving it
- *     back needs no place.
+ * Q4  A sandbox with a pending resume (paused by a drain, or lost with its host) counts as running,
+ *     so no quota can refuse that resume.
  */
 import { QUOTA_NAMES, type QuotaLimits, type QuotaName } from "@torpor/contracts";
 import type { OperationKind } from "@torpor/state-machine";
@@ -17,11 +17,11 @@ import { organizationQuotas } from "../schema.ts";
 
 export type QuotaUse = Record<QuotaName, number>;
 
-/** What is used of what there is. */
+/** Limits and current use. */
 export interface QuotaStatus {
   limits: QuotaLimits;
   used: QuotaUse;
-  /** Until the oldest create of the last minute counts no more; null: there was none. */
+  /** Until the oldest create of the last minute no longer counts; null: there was none. */
   createsFreeInMs: number | null;
 }
 
@@ -29,7 +29,7 @@ export interface QuotaRefusal extends QuotaStatus {
   kind: "quota_exceeded";
   quota: QuotaName;
   limit: number;
-  /** How much of it the request needs. */
+  /** How much of the quota the request needs. */
   needed: number;
 }
 
@@ -41,13 +41,13 @@ export interface QuotaRequest {
   organizationId: number;
   kind: OperationKind;
   sandbox: { id: string } & Resources;
-  /** It takes the place of an operation that waits. */
+  /** The operation replaces a waiting one. */
   supersedes: boolean;
 }
 
 const NOTHING = Object.fromEntries(QUOTA_NAMES.map((name) => [name, 0])) as QuotaUse;
 
-/** What an operation comes to use that its sandbox does not use yet. */
+/** Use that an operation adds to the current use of its sandbox. */
 export function neededBy(asked: QuotaRequest, countsAsRunning: boolean): QuotaUse {
   const { vcpu, memoryMib, diskMib } = asked.sandbox;
   const runs = { running_sandboxes: 1, vcpu, memory_mb: memoryMib };
@@ -60,7 +60,7 @@ export function neededBy(asked: QuotaRequest, countsAsRunning: boolean): QuotaUs
     case "resume":
     case "start":
       return { ...NOTHING, ...waits, ...(countsAsRunning ? {} : runs) };
-    // They make room, and are never refused for want of it.
+    // These free resources, and no quota refuses them.
     case "pause":
     case "stop":
     case "delete":
@@ -68,7 +68,7 @@ export function neededBy(asked: QuotaRequest, countsAsRunning: boolean): QuotaUs
   }
 }
 
-/** The first quota that has not enough left for what is needed of it. */
+/** The first quota with too little left. */
 export function findExceeded(
   limits: QuotaLimits,
   used: QuotaUse,
@@ -82,15 +82,15 @@ export function findExceeded(
   return undefined;
 }
 
-/** What an organization may have and has, as counted under the lock of its quotas. */
+/** Limits and use of an organization, counted under the lock of its quotas. */
 export interface CountedUse extends QuotaStatus {
-  /** Of the sandboxes that were asked about, those that count as running. */
+  /** The named sandboxes that count as running. */
   running: ReadonlySet<string>;
 }
 
 /**
- * Locks the organization's quotas until the transaction ends, and counts then; undefined: it has
- * none. What is granted from it is used by rows of the same transaction.
+ * Locks the organization's quotas until the end of the transaction, and then counts; undefined:
+ * there are no quotas. Rows of the same transaction must use what is granted.
  */
 export async function countUnderLock(
   tx: Tx,
@@ -106,7 +106,7 @@ export async function countUnderLock(
   return { limits: held.limits, ...(await countUse(tx, organizationId, sandboxIds)) };
 }
 
-/** One after the other: each is judged with what those before it were granted. */
+/** Checks requests in order, each with what the earlier ones were granted. */
 export function judgeQuotas(
   { running, ...before }: CountedUse,
   asked: QuotaRequest[],
@@ -122,19 +122,19 @@ export function judgeQuotas(
   });
 }
 
-/** Undefined: the organization has none. */
+/** Limits and use; undefined: the organization has no quotas. */
 export async function findQuotas(db: Tx, organizationId: number): Promise<QuotaStatus | undefined> {
   const limits = await findLimits(db, organizationId);
   return limits === undefined ? undefined : await statusOf(db, organizationId, limits);
 }
 
-/** What the organization uses, whether it has quotas or not. */
+/** Limits and use, whether the organization has quotas or not. */
 export async function readQuotas(db: Tx, organizationId: number): Promise<QuotaStatus> {
   const limits = (await findLimits(db, organizationId)) ?? {};
   return await statusOf(db, organizationId, limits);
 }
 
-/** In place of those that there were. What is used already stays, also above them. */
+/** Replaces the organization's quotas. What is used already stays, also above the new limits. */
 export async function setQuotas(
   db: Tx,
   organizationId: number,
@@ -170,8 +170,8 @@ async function statusOf(db: Tx, organizationId: number, limits: QuotaLimits): Pr
 type Counted = QuotaUse & { running: string[]; creates_free_in_ms: number | null };
 
 /**
- * What the rows use. A failed create that left nothing on a host counts no more. A sandbox that is
- * paused or stopped counts as running while it waits to run.
+ * Use according to the rows. A failed create that left nothing on a host does not count. A paused
+ * or stopped sandbox counts as running while it waits to run.
  */
 async function countUse(
   db: Tx,

@@ -1,4 +1,4 @@
-/** Messages that can never be sent: set aside in the outbox with the reason (`refused_because`). */
+/** Messages that can never be published: kept in the outbox with the reason (`refused_because`). */
 import { and, desc, gt, inArray, isNotNull, isNull, lt, lte, or, sql } from "drizzle-orm";
 import { EXECUTING_STATUSES } from "@torpor/state-machine";
 import type { Tx } from "../database.ts";
@@ -7,19 +7,19 @@ import type { OperationRow } from "./operations.ts";
 
 const isRefused = isNotNull(outbox.refusedBecause);
 
-/** As many as anybody will look at. */
+/** More than an operator will read. */
 const MAX_KEPT = 1_000;
 
 export interface Unsendable {
   operation: OperationRow;
-  /** Of the message. */
+  /** Subject of the message. */
   subject: string;
   reason: string;
 }
 
 /**
- * Operations that wait for what can never come: of one that waits the intent was set aside, of one
- * that executes the command.
+ * Operations whose next message can never be published: the intent of a waiting operation, or the
+ * command of an executing one.
  */
 export async function listUnsendable(db: Tx): Promise<Unsendable[]> {
   const { subject, refusedBecause, payload } = outbox;
@@ -52,13 +52,13 @@ export async function listUnsendable(db: Tx): Promise<Unsendable[]> {
 }
 
 export interface RefusedMessages {
-  /** At most as many as are kept. */
+  /** At most `MAX_KEPT`. */
   count: number;
   oldestAt: Date;
   newest: { subject: string; reason: string };
 }
 
-/** Those of the last `withinMs`; undefined: none. */
+/** Refused messages of the last `withinMs`; undefined: none. */
 export async function summarizeRefused(
   db: Tx,
   withinMs: number,
@@ -80,12 +80,12 @@ export async function summarizeRefused(
   };
 }
 
-/** How many were set aside and are kept. */
+/** Number of refused messages that are kept. */
 export async function countRefused(db: Tx): Promise<number> {
   return await db.$count(outbox, isRefused);
 }
 
-/** Forgets those that are older than `olderThanMs`, or beyond the newest. Returns how many. */
+/** Deletes those that are older than `olderThanMs`, or beyond the newest. Returns how many. */
 export async function pruneRefused(db: Tx, olderThanMs: number): Promise<number> {
   const beyond = db
     .select({ id: outbox.id })

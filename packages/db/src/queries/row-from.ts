@@ -1,10 +1,10 @@
-/** Rows that the database has given as JSON. */
+/** Rows that the database has returned as JSON. */
 import { type Column, getTableColumns } from "drizzle-orm";
 import type { PgTable } from "drizzle-orm/pg-core";
 
 const COLUMNS = new Map<PgTable, [string, Column][]>();
 
-/** By the names of the schema; what the JSON leaves out is left out. Undefined: there is none. */
+/** Renames columns to the schema's names; missing columns stay missing. Undefined for null. */
 export function rowFrom<Row>(
   table: PgTable,
   json: Record<string, unknown> | null,

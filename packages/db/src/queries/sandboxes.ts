@@ -32,8 +32,8 @@ export async function findSandboxRow(db: Tx, id: string): Promise<SandboxRow | u
 }
 
 /**
- * What the API shows of a sandbox: the row, where it runs, the operation in flight, and how safe
- * its snapshot is.
+ * A sandbox as the API shows it: the row, its host, the operation in flight, and where its snapshot
+ * is.
  */
 export interface SandboxView {
   sandbox: SandboxRow;
@@ -42,14 +42,14 @@ export interface SandboxView {
     dataPlaneUrl: string;
     ticketKey: string | null;
     state: string;
-    /** Nothing is sent there any more. */
+    /** Nothing is sent to a revoked host. */
     isRevoked: boolean;
   };
   operation?: { id: string; kind: string; status: string };
-  /** The newest snapshot that is still there. */
+  /** The newest snapshot that was not dropped. */
   snapshot?: { generation: number; sizeBytes: number };
   snapshotStoreKey?: string | null;
-  /** Why the snapshot is not in the store and will not get there by itself. */
+  /** Why the snapshot will not reach the store by itself. */
   snapshotStoreError?: Cause | null;
 }
 
@@ -129,8 +129,8 @@ function toView(row: ViewRow): SandboxView {
 export const isAlive = sql`${sandboxes.state} NOT IN ('deleting', 'deleted')`;
 
 /**
- * Asked for with each request. To make the text of the statement takes longer than all else that
- * the asker does.
+ * Queries that every request runs. They are prepared, because building the SQL text takes longer
+ * than the rest of the request's work.
  */
 function prepareViews(db: Tx) {
   const { id, organizationId, edgeAddress } = sandboxes;
@@ -160,7 +160,7 @@ async function findView(
   return row === undefined ? undefined : toView(row);
 }
 
-/** Undefined when there is none, when it is another organization's, or when it is deleted. */
+/** Undefined when the sandbox is unknown, deleted, or another organization's. */
 export async function findSandbox(
   db: Tx,
   id: string,
@@ -169,7 +169,7 @@ export async function findSandbox(
   return await findView(db, "ofOrganization", { id, organization_id: organizationId });
 }
 
-/** For the edge, which knows the sandbox by its address and checks the token itself. */
+/** For the edge, which knows the sandbox's address and checks the token itself. */
 export async function findSandboxByEdgeAddress(
   db: Tx,
   edgeAddress: string,
@@ -177,7 +177,7 @@ export async function findSandboxByEdgeAddress(
   return await findView(db, "byAddress", { edge_address: edgeAddress });
 }
 
-/** The same, by its id. */
+/** Like findSandboxByEdgeAddress, by id. */
 export async function findLivingSandbox(db: Tx, id: string): Promise<SandboxView | undefined> {
   return await findView(db, "byId", { id });
 }
@@ -187,20 +187,20 @@ export interface ListFilter {
   limit: number;
   /** Settled states as the API shows them. */
   states?: StableState[] | undefined;
-  /** All of which a sandbox's metadata has. */
+  /** Pairs that the sandbox's metadata must contain. */
   metadata?: Record<string, string> | undefined;
   region?: string | undefined;
-  /** Id of the last sandbox of the page before. */
+  /** Id of the last sandbox of the previous page. */
   afterId?: string | undefined;
 }
 
-/** Only what has any is in the index. */
+/** The index holds only sandboxes with metadata. */
 function hasMetadata(wanted: Record<string, string> | undefined): SQL | undefined {
   if (wanted === undefined || Object.keys(wanted).length === 0) return undefined;
   return sql`${sandboxes.metadata} @> ${JSON.stringify(wanted)}::jsonb AND ${sandboxes.metadata} <> '{}'`;
 }
 
-/** Newest first; `hasMore` tells whether another page follows. */
+/** Newest first; `hasMore`: another page follows. */
 export async function listSandboxes(
   db: Tx,
   filter: ListFilter,
@@ -224,8 +224,8 @@ export async function listSandboxes(
 type Changed = { sandbox: SandboxRows["sandbox"]; messages: OutboxRow[] };
 
 /**
- * Changes a living sandbox without moving it to another state; `change` is called again when it
- * changed meanwhile, and may decide against it. Undefined: it did, or there is no such sandbox.
+ * Changes a living sandbox without a move to another state. `change` is called again after a lost
+ * race, and may return undefined to change nothing. Undefined: nothing changed, or no such sandbox.
  */
 export async function changeSandbox(
   db: Database,
@@ -260,8 +260,8 @@ export async function changeSandbox(
 }
 
 /**
- * Sets a new timeout, counted from now; while the sandbox is paused or stopped the clock stands
- * still and this is what will be left.
+ * Sets a new timeout, counted from now. While the sandbox is at rest, the clock is stopped and the
+ * new timeout is what is left.
  */
 export async function setTimeoutSeconds(
   db: Database,
@@ -270,17 +270,17 @@ export async function setTimeoutSeconds(
   timeoutSeconds: number,
 ): Promise<Changed | undefined> {
   return await changeSandbox(db, id, organizationId, (sandbox) => {
-    const standsStill = sandbox.settledState === "paused" || sandbox.settledState === "stopped";
+    const isAtRest = sandbox.settledState === "paused" || sandbox.settledState === "stopped";
     const leftMs = timeoutSeconds * 1000;
-    const expiresAt = standsStill ? null : new Date(Date.now() + leftMs);
+    const expiresAt = isAtRest ? null : new Date(Date.now() + leftMs);
     return {
       fact: "timeout_set",
-      patch: { timeoutSeconds, expiresAt, timeoutLeftMs: standsStill ? leftMs : null },
+      patch: { timeoutSeconds, expiresAt, timeoutLeftMs: isAtRest ? leftMs : null },
     };
   });
 }
 
-/** The tokens that there are for it are good no more. */
+/** Invalidates all tokens of the sandbox. */
 export async function revokeTokens(
   db: Database,
   id: string,
@@ -304,7 +304,7 @@ export async function listExpiredSandboxes(db: Tx, limit: number): Promise<Sandb
 
 export type EventRow = typeof sandboxEvents.$inferSelect;
 
-/** Oldest first, those after `afterSeq`. */
+/** Events after `afterSeq`, oldest first. */
 export async function listEvents(
   db: Tx,
   sandboxId: string,
@@ -320,15 +320,15 @@ export async function listEvents(
 }
 
 /**
- * Of each sandbox, its newest: what a host reports makes events without anybody asking for it.
- * `sandboxes_eventful` finds those that have more.
+ * Newest events that are kept per sandbox, because a host's reports can cause any number. The index
+ * `sandboxes_eventful` finds sandboxes with more.
  */
 export const MAX_EVENTS_OF_SANDBOX = 10_000;
 
-/** In one statement, of which the next round does more: one that takes too long would never end. */
+/** Rows per statement: one over the time limit would always fail. The next round deletes more. */
 const MAX_PRUNED = 10_000;
 
-/** Forgets the older ones, of up to `limit` sandboxes at a time. Returns how many that were. */
+/** Deletes the older events of up to `limit` sandboxes. Returns the number of events. */
 export async function pruneSandboxEvents(db: Tx, limit: number): Promise<number> {
   const { sandboxId, seq } = sandboxEvents;
   const max = sql.raw(String(MAX_EVENTS_OF_SANDBOX));
@@ -370,7 +370,7 @@ export async function findIncarnation(
   return row;
 }
 
-/** Newest snapshot of a sandbox that is still there. */
+/** Newest snapshot of the sandbox that was not dropped. */
 export async function findSnapshot(
   db: Tx,
   sandboxId: string,

@@ -1,4 +1,4 @@
-/** What the snapshot store holds for whom. */
+/** References of the database to the snapshot store. */
 import { and, asc, eq, inArray, isNotNull, isNull, lt, ne, or, sql } from "drizzle-orm";
 import type { Tx } from "../database.ts";
 import { isOneOf } from "../literals.ts";
@@ -11,15 +11,15 @@ export interface StoreReferences {
   /** Deleted for longer than the grace time. */
   isDeleted: boolean;
   /**
-   * Entries that are needed: of snapshots that are still there, and the newest stored one, which a
-   * lost host's sandbox is brought back from.
+   * Entries that are needed: of snapshots that were not dropped, and of the newest stored one, from
+   * which a lost run is restored.
    */
   storeKeys: string[];
-  /** Of the newest stored one; 0: none. */
+  /** Generation of the newest stored snapshot; 0: none. */
   newestStored: number;
 }
 
-/** For those of `sandboxIds` that are known. */
+/** References of those of `sandboxIds` that the database knows. */
 export async function findStoreReferences(
   db: Tx,
   sandboxIds: string[],
@@ -58,8 +58,8 @@ export async function findStoreReferences(
 }
 
 /**
- * Sandboxes that stand paused for so long on a host that lives, and are not in the store. A
- * draining host is asked by its drain, at the drain's pace.
+ * Sandboxes that have been paused for `olderThanMs` on a host with a lease, and are not in the
+ * store. On a draining host, the drain requests the copies, at its own pace.
  */
 export async function listUnreplicated(
   db: Tx,

@@ -1,6 +1,6 @@
 /**
- * What sandboxes begin as. Templates are what an operator says; hosts say which images they hold,
- * and that changes none.
+ * Templates, from which sandboxes start. Operators define templates. Hosts report which images they
+ * hold, and that changes no template.
  */
 import { and, asc, eq, inArray, ne, sql } from "drizzle-orm";
 import type { Database, Tx } from "../database.ts";
@@ -10,7 +10,7 @@ import type { HostRow } from "./host-events.ts";
 
 export type TemplateRow = typeof templates.$inferSelect;
 
-/** What an operator says of a template, besides its name. */
+/** Fields of a template that an operator sets, besides the name. */
 export type TemplateFacts = Pick<
   TemplateRow,
   | "displayName"
@@ -23,7 +23,7 @@ export type TemplateFacts = Pick<
   | "imageSha256"
 >;
 
-/** By id or name; active ones only. */
+/** An active template, by id or name. */
 export async function findTemplate(db: Tx, nameOrId: string): Promise<TemplateRow | undefined> {
   const rows = await db.select().from(templates).where(eq(templates.isActive, true));
   return rows.find((row) => row.id === nameOrId) ?? rows.find((row) => row.name === nameOrId);
@@ -47,7 +47,7 @@ export async function listTemplates(
     .orderBy(asc(templates.name));
 }
 
-/** Undefined when there is one of that name. One that was deleted comes back, as it is said now. */
+/** Undefined when the name is taken. A deleted template becomes active with these settings. */
 export async function createTemplate(
   db: Database,
   name: string,
@@ -68,7 +68,7 @@ export async function createTemplate(
   });
 }
 
-/** Undefined when there is no active one of that id. Sandboxes keep what they began with. */
+/** Undefined when no active template has the id. Sandboxes keep what they started with. */
 export async function updateTemplate(
   db: Database,
   id: string,
@@ -85,7 +85,7 @@ export async function updateTemplate(
   });
 }
 
-/** Whether there was one. No sandbox begins with it any more; those that there are go on. */
+/** False when there was none. No new sandbox starts from the template; existing ones continue. */
 export async function deleteTemplate(db: Tx, id: string): Promise<boolean> {
   const rows = await db
     .update(templates)
@@ -103,8 +103,8 @@ async function noteImage(tx: Tx, { id, imageSha256 }: TemplateRow): Promise<void
 }
 
 /**
- * Makes the template of each image, where there was never one of its name, and gives the others
- * their image. What else an operator has said of one, its deletion too, stays.
+ * Creates the template of each image whose name is new, and updates the image of the others. Their
+ * other settings stay, also a deletion.
  */
 export async function seedTemplates(
   databaseUrl: string,
@@ -134,19 +134,19 @@ export async function seedTemplates(
 export interface HostTemplates {
   /** Names of the templates whose image the host holds. */
   held: string[];
-  /** Templates that the host says it has an image of, which is none that the operator has named. */
+  /** Templates for which the host reports an image, but not the one that the operator has set. */
   mismatched: { template: TemplateRow; shownSha256s: string[] }[];
 }
 
 type Holder = Pick<HostRow, "id" | "images" | "imageSha256s">;
 
-/** Per host, by id. An image that is of no template is nobody's business. */
+/** By host id. Images of no template are ignored. */
 export async function compareImages(db: Tx, hosts: Holder[]): Promise<Map<string, HostTemplates>> {
   const known = await listTemplates(db);
   return new Map(hosts.map((host) => [host.id, imagesOf(host, known)]));
 }
 
-/** The same for a registration: what of it is no image of the template that it names. */
+/** The same for a registration: templates that it names with another image. */
 export async function findMismatchedImages(
   db: Tx,
   images: HostRow["images"],

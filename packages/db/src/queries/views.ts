@@ -1,4 +1,4 @@
-/** What decisions of many sandboxes are made from, in one statement. */
+/** The rows that decisions are made from: many sandboxes in one statement. */
 import type { View } from "@torpor/plans";
 import { sql } from "drizzle-orm";
 import type { Tx } from "../database.ts";
@@ -9,20 +9,20 @@ import type { PlacementHost } from "./placement.ts";
 import { rowFrom } from "./row-from.ts";
 import type { IncarnationRow, StoredSnapshotRow } from "./rows.ts";
 
-/** Whose view is wanted, and what of it by name. */
+/** The sandbox whose view is wanted, and the rows that are selected by name. */
 export interface WantedView {
-  /** One of the two: the sandbox, or an operation of it. */
+  /** The sandbox; instead of it, `operationId` names an operation of the sandbox. */
   sandboxId?: string | undefined;
   operationId?: string | undefined;
   manifestSha256?: string | undefined;
   epoch?: number | undefined;
-  /** For a request: whether it is owed anything, and what the key was used for. */
+  /** For a request: pending resumes and restores, and the operation that has the key. */
   request?: { organizationId: number; idempotencyKey?: string | undefined } | undefined;
 }
 
 type Environment = Pick<SandboxRow, "envVars" | "envVarsSealed">;
 
-/** Rows as they are, but for environment variables, which may be long: while it is created only. */
+/** Rows as stored, but environment variables, which may be long, only during a create. */
 export interface SandboxRows extends View {
   sandbox: Omit<SandboxRow, keyof Environment> & Partial<Environment>;
   executing: OperationRow | undefined;
@@ -30,8 +30,8 @@ export interface SandboxRows extends View {
   snapshot: StoredSnapshotRow | undefined;
   newestRun: IncarnationRow | undefined;
   /**
-   * For a request, of one that stands still: the host that holds it, if it is ready, and schedulers
-   * place by where a sandbox is.
+   * For a request about a sandbox at rest: its host, if that is ready and schedulers place by
+   * `local-first`.
    */
   home: PlacementHost | undefined;
   named: {
@@ -56,7 +56,7 @@ type Found = Record<
   Record<string, unknown> | null
 > & { at: number; isOwed: boolean | null };
 
-/** In the order of `wanted`; undefined: there is no such sandbox, or no such operation. */
+/** In the order of `wanted`; undefined: no such sandbox, or no such operation. */
 export async function readViews(
   db: Tx,
   wanted: WantedView[],
@@ -69,7 +69,7 @@ export async function readViews(
       ...request,
     })),
   );
-  // Row by row, by index: the plan is kept, and may have been made while the tables were small.
+  // Lookups by index, row by row: the cached plan may date from when the tables were small.
   const found = await db.execute(sql`
     SELECT asked.at,
       CASE WHEN sandbox.state = 'creating' THEN to_jsonb(sandbox)
@@ -114,7 +114,7 @@ export async function readViews(
   return views;
 }
 
-/** The same, of one. */
+/** The view of one sandbox. */
 export async function readView(db: Tx, wanted: WantedView): Promise<SandboxRows | undefined> {
   return (await readViews(db, [wanted]))[0];
 }
@@ -138,8 +138,7 @@ function viewOf(found: Found): SandboxRows {
 }
 
 /**
- * What it has to start before is not asked: at home nothing is brought from elsewhere, so it waits
- * there.
+ * Other starts of the host are not counted: nothing is fetched at home, so the sandbox waits there.
  */
 function homeFrom(found: Found["home"]): PlacementHost | undefined {
   const row = rowFrom<Omit<PlacementHost, "startsAtOnce" | "startsUnderWay">>(hosts, found);

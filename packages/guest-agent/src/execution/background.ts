@@ -1,6 +1,6 @@
 /**
- * Executions that nobody waits for: started, listed, ended, and remembered for a while after their
- * end.
+ * Executions that run without a waiting client. They can be listed and ended, and are remembered
+ * for a while after their end.
  */
 import type { GuestLimits } from "../config.ts";
 import { AgentError } from "../errors.ts";
@@ -12,7 +12,7 @@ import type { Runner } from "./runner.ts";
 
 export type BackgroundStatus = "running" | "completed" | "failed" | "killed" | "timeout";
 
-/** Of each stream, the newest. */
+/** Newest output that is kept, per stream. */
 const KEPT_OUTPUT_BYTES = 64 * 1024;
 
 export interface Finished extends ExecutionEnd {
@@ -62,7 +62,7 @@ export class BackgroundExecution implements OutputSink {
 
   clear(): void {}
 
-  /** Throws 429 at once when too many run. */
+  /** Throws 429 at once when too many programs run. */
   start(runner: Runner): Promise<Finished> {
     const running = runner.start(this.job, {
       sink: this,
@@ -87,7 +87,7 @@ export class BackgroundExecution implements OutputSink {
     this.stop.abort();
   }
 
-  /** Both spellings of each time: the SDKs disagree. */
+  /** Has both spellings of each time: the SDKs disagree. */
   view() {
     const durationS = (this.end?.durationMs ?? performance.now() - this.startedAtMs) / 1000;
     const endTime =
@@ -126,7 +126,8 @@ export class BackgroundExecutions {
   }
 
   /**
-   * Starts the job and returns at once. `onEnd` gets what came of it. Throws 429 when too many run.
+   * Starts the job and returns at once; `onEnd` gets the result. Throws 429 when too many programs
+   * run.
    */
   start(
     job: Job,
@@ -151,7 +152,7 @@ export class BackgroundExecutions {
     );
   }
 
-  /** Throws 404. One that has ended stays what it is. */
+  /** Throws 404. An execution that has already ended keeps its status. */
   kill(processId: string): BackgroundExecution {
     const execution = this.find(processId);
     if (execution === undefined)

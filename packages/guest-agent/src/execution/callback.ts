@@ -1,8 +1,9 @@
 /**
  * The callback of POST /execute/async.
  *
- * Two readings of the signature are about: over the raw body, and over timestamp and body joined.
- * Ours is the raw body: what arrives is what is checked, and the time is in it.
+ * There are two readings of the signature: over the raw body, and over the timestamp and the body
+ * joined. This file signs the raw body: the receiver checks exactly the bytes that arrive, and the
+ * body contains the time.
  */
 import { createHmac } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -18,7 +19,7 @@ export interface Callback {
 const MAX_HEADERS = 32;
 const OWN_HEADERS = /^(host|content-length|content-type|transfer-encoding|connection|x-hopx-.*)$/i;
 const ATTEMPT_LIMIT_MS = 10_000;
-/** Before each attempt. */
+/** Delay before each attempt. */
 const DELAYS_MS = [0, 1_000, 5_000, 30_000, 120_000];
 
 export function callbackOf(body: Body): Callback {
@@ -44,8 +45,8 @@ export function callbackOf(body: Body): Callback {
 }
 
 /**
- * Sends it until somebody takes it, a few times. Resolves in any case: nobody can be told of a
- * failure but the agent's log.
+ * Sends the callback, with retries, until the receiver accepts or refuses it. Never rejects: a
+ * failure can be reported only in the agent's log.
  */
 export async function sendCallback(callback: Callback, payload: unknown): Promise<void> {
   const body = JSON.stringify(payload);

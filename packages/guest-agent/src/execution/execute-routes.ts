@@ -1,6 +1,6 @@
 /**
- * /execute*, /commands/*, /jupyter/sessions: a failing program is an answer (200, success false),
- * not an error of the API.
+ * /execute*, /commands/*, /jupyter/sessions: a program that fails is a normal response (200,
+ * success false), not an error of the API.
  */
 import type { GuestAgentConfig } from "../config.ts";
 import type { Environment } from "../environment.ts";
@@ -31,8 +31,8 @@ const DEFAULTS = {
 } satisfies Record<string, JobDefaults>;
 
 /**
- * Background work has no limit unless one is asked for. The SDKs send one with every call, these
- * seconds for a caller that named none: from them, that is no wish.
+ * Background work has no limit unless the caller requests one. The SDKs send these values with
+ * every call whose caller named no limit, so from the SDKs these values count as none.
  */
 const SDK_TIMEOUT_S = { command: 120, execute: 300, async: 1800 };
 const SDK = /^(axios|hopx)/;
@@ -141,8 +141,8 @@ function resultOf(job: Job, run: Omit<CollectedRun, "displays">) {
 }
 
 /**
- * The newest of each kind in a field of its own, as the SDKs read them, and all displays in their
- * order.
+ * The newest display of each kind in its own field, as the SDKs read them, and all displays in
+ * their order.
  */
 function richFields(displays: Display["data"][]): Record<string, unknown> {
   if (displays.length === 0) return {};

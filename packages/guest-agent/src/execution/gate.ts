@@ -1,6 +1,9 @@
 import { tooMany } from "../errors.ts";
 
-/** How many things may go on at once. One too many is refused, not queued: each may take hours. */
+/**
+ * Limits how many things run at the same time. An excess one is refused, not queued: each may take
+ * hours.
+ */
 export class Gate {
   private readonly limit: number;
   private readonly what: string;
@@ -11,7 +14,7 @@ export class Gate {
     this.what = what;
   }
 
-  /** Returns what must be called at the end. Throws 429. */
+  /** Returns the function to call at the end. Throws 429. */
   enter(): () => void {
     if (this.inside >= this.limit)
       throw tooMany(`${this.limit} ${this.what} already; try again when some have ended`);

@@ -1,15 +1,15 @@
 /**
  * `Idempotency-Key`: a request that is sent again runs once.
  *
- * ID1  The same key with the same request joins what runs, or gets what came of it.
+ * ID1  The same key with the same request joins the running request, or gets its result.
  * ID2  The same key with another request is refused (422), as long as the key is remembered.
- * ID3  What runs is not bound to any of its clients: it goes on when they leave, for whoever asks
- *      next.
- * ID4  Memory is bounded, in number, bytes and time. A result that is too large is forgotten, but
- *      not that it ran: its repeat is 409, never a second run.
+ * ID3  A running request does not depend on its clients: it continues when they leave, for the next
+ *      client that sends the same key.
+ * ID4  Memory is bounded, in number, bytes and time. Of a result that is too large, the agent keeps
+ *      only that the request ran: a repeat gets 409, never a second run.
  *
- * Everything is in the agent's memory: it survives pause and resume, and is gone after a stop, or
- * when the agent was killed.
+ * Everything is in the agent's memory, which survives pause and resume. A stop, or the death of the
+ * agent, loses it.
  */
 import { createHash } from "node:crypto";
 import type { GuestLimits } from "../config.ts";
@@ -20,7 +20,7 @@ import { jsonReply, type Reply } from "../http/reply.ts";
 interface Entry {
   fingerprint: string;
   result: Promise<string>;
-  /** Set at the end. Undefined text: it was too large to keep. */
+  /** Set at the end. The text is undefined if it was too large to keep. */
   finished?: { atMs: number; bytes: number; text: string | undefined };
 }
 
@@ -36,7 +36,7 @@ export class IdempotencyMemory {
     this.limits = limits;
   }
 
-  /** Wraps a handler. `handle` gets a signal that no client aborts. */
+  /** Wraps a handler. `handle` gets a signal that no client can abort. */
   once(
     path: string,
     handle: (request: RoutedRequest) => unknown,
@@ -67,7 +67,7 @@ export class IdempotencyMemory {
     };
   }
 
-  /** Forgets all finished results; what runs stays known. */
+  /** Removes all finished results; running requests stay known. */
   clear(): number {
     const finished = [...this.entries].filter(([, entry]) => entry.finished !== undefined);
     for (const [key] of finished) this.entries.delete(key);
@@ -104,7 +104,7 @@ export class IdempotencyMemory {
     this.entries.set(key, entry);
     result.then(
       (text) => this.finish(key, entry, text),
-      // It did not run: the caller may correct what was wrong and use the key again.
+      // The request did not run: the caller may correct it and use the key again.
       () => this.entries.delete(key),
     );
     return result;
@@ -118,7 +118,7 @@ export class IdempotencyMemory {
       text: fits ? text : undefined,
     };
     if (!fits) entry.result = Promise.resolve("");
-    // The newest last, in the order of their end.
+    // The map is ordered by the end of the requests, newest last.
     this.entries.delete(key);
     this.entries.set(key, entry);
     this.forget();
@@ -152,7 +152,7 @@ export class IdempotencyMemory {
 const answer = (text: string, isReplay: boolean): Reply =>
   jsonReply(200, JSON.parse(text), isReplay ? { "idempotency-replayed": "true" } : {});
 
-/** Whoever sends the same fields in another order means the same. */
+/** The order of the fields in a request does not change the fingerprint. */
 function fingerprintOf(path: string, request: RoutedRequest): string {
   return createHash("sha256")
     .update(`${path}\n${canonical(request.body)}`)

@@ -1,24 +1,25 @@
 /**
- * What a piece of JavaScript is, decided by the parser: a script, or a module because only a module
- * may hold its `import`, `export` or `import.meta`. Node 18 has to be told.
+ * Decides by parsing whether a piece of JavaScript is a script or a module. Code is a module if it
+ * has an `import`, `export` or `import.meta` that only a module may have. Node 18 cannot detect
+ * this itself.
  */
 import { compileFunction } from "node:vm";
 
 const PARAMETERS = ["exports", "require", "module", "__filename", "__dirname"];
 const IS_OF_A_MODULE = /import statement|Unexpected token 'export'|import\.meta/;
-/** Larger texts are generated, and would keep the agent from its other work. */
+/** Larger texts are generated code, and parsing them would block the agent. */
 const MAX_PARSED_LENGTH = 1024 ** 2;
 
 export function isModule(code: string): boolean {
   if (code.length > MAX_PARSED_LENGTH) return false;
   const body = code.replace(/^#!.*/, "");
-  // A script that awaits is run in an async function (guest/run_javascript.cjs).
+  // A script that uses `await` runs inside an async function (guest/run_javascript.cjs).
   return [body, `return (async () => {${body}\n})()`].some((text) =>
     IS_OF_A_MODULE.test(syntaxErrorOf(text)),
   );
 }
 
-/** Empty for a text that could be run. Nothing of it runs here. */
+/** Returns "" if the text compiles. The text is not run. */
 function syntaxErrorOf(text: string): string {
   try {
     compileFunction(text, PARAMETERS);

@@ -1,6 +1,6 @@
 /**
- * The languages that code can be sent in, and how each is run. What a template lacks is known by
- * its programs.
+ * The languages of code, and how to run each. A template supports a language if it has the
+ * language's program.
  */
 import { accessSync, constants } from "node:fs";
 import { join } from "node:path";
@@ -10,10 +10,10 @@ import { isModule } from "./javascript.ts";
 
 export interface Language {
   name: string;
-  /** The program that must be there. */
+  /** The program that must exist in the search path. */
   binary: string;
   aliases: readonly string[];
-  /** `code` short enough for an argument leaves standard input to the program itself. */
+  /** Passes short `code` as an argument, which leaves standard input to the program itself. */
   run(code: string): { command: string; args: string[]; input?: string };
 }
 
@@ -29,7 +29,7 @@ const fromStdin =
 const GO =
   'dir=$(mktemp -d) && cat > "$dir/main.go" && go run "$dir/main.go" < /dev/null; code=$?; rm -rf "$dir"; exit $code';
 
-/** `helperDir` holds what rides beside the agent (guest/*.cjs). */
+/** `helperDir` holds the helpers that are installed beside the agent (guest/*.cjs). */
 const javascript = (helperDir: string) => (code: string) =>
   isModule(code)
     ? fromStdin(
@@ -67,7 +67,7 @@ const languages = (helperDir: string): readonly Language[] => [
   { name: "r", binary: "Rscript", aliases: ["r"], run: fromStdin("Rscript", "-") },
 ];
 
-/** Throws 400 when there is no such language here; the message says which there are. */
+/** Throws 400 when the sandbox lacks the language; the message lists the available ones. */
 export function languageOf(asked: string, searchPath: string, helperDir: string): Language {
   const all = languages(helperDir);
   const language = all.find(({ aliases }) => aliases.includes(asked.toLowerCase()));

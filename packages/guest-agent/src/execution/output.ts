@@ -1,32 +1,34 @@
-/** Where an execution's output goes: collected for one answer, or on to a stream. */
+/**
+ * The destinations of an execution's output: collected for one response, or written to a stream.
+ */
 import type { Budget } from "../budget.ts";
 
 export type StreamName = "stdout" | "stderr";
 
-/** One display of a cell. */
+/** One display that a cell has produced. */
 export interface Display {
   /**
-   * By kind: `png` (base64), `html`, `json`, `svg`, `markdown`, `dataframe`, `text`, or the MIME
-   * type's own name.
+   * Content by kind: `png` (base64), `html`, `json`, `svg`, `markdown`, `dataframe`, `text`, or the
+   * MIME type's own name.
    */
   data: Record<string, unknown>;
-  /** Of a display that may be updated later. */
+  /** Set if the display may be updated later. */
   displayId: string | undefined;
-  /** It takes the place of those with the same id. */
+  /** The display replaces those with the same id. */
   isUpdate: boolean;
 }
 
 export interface OutputSink {
-  /** The writer waits for what is returned: that is how a slow reader holds up the program. */
+  /** The writer awaits the returned promise: this is how a slow reader slows the program down. */
   write(name: StreamName, data: Buffer | string): void | Promise<void>;
   display(display: Display): void | Promise<void>;
-  /** What was displayed so far is out of date: at once, or (`wait`) when the next display comes. */
+  /** Discards the displays so far: at once, or (`wait`) when the next display arrives. */
   clear(wait: boolean): void | Promise<void>;
 }
 
 /**
- * Collects text up to a limit, which may be its own or that of all: user code that prints without
- * end must not take the agent's memory.
+ * Collects text up to its own limit and the shared budget: user code that prints without end must
+ * not exhaust the agent's memory.
  */
 export class BoundedText {
   private readonly limitBytes: number;
@@ -52,7 +54,9 @@ export class BoundedText {
     this.sizeBytes += room;
   }
 
-  /** What was collected, with a note of what was cut. Gives back its part of the budget. */
+  /**
+   * Returns the collected text, with a note about the cut bytes. Gives its part of the budget back.
+   */
   take(): string {
     const text = Buffer.concat(this.chunks).toString("utf8");
     this.budget.give(this.sizeBytes);
@@ -62,7 +66,7 @@ export class BoundedText {
   }
 }
 
-/** Keeps the newest output: of a program that runs for hours, its end is what is looked for. */
+/** Keeps the newest output: for a program that runs for hours, the end matters most. */
 export class TailText {
   private readonly limitBytes: number;
   private readonly chunks: Buffer[] = [];
@@ -87,7 +91,7 @@ export class TailText {
   }
 }
 
-/** For an execution whose whole output is one answer. `close` must be called at its end. */
+/** Collects the whole output of an execution for one response. Call `close` at the end. */
 export class CollectedOutput implements OutputSink {
   private readonly texts: Record<StreamName, BoundedText>;
   private readonly budget: Budget;
@@ -138,7 +142,7 @@ export class CollectedOutput implements OutputSink {
     else Object.assign(old, { data, bytes });
   }
 
-  /** Undefined when there is no room for it. */
+  /** Returns undefined when there is no room for the display. */
   private take({ data }: Display): number | undefined {
     const bytes = JSON.stringify(data).length;
     if (this.displayBytes + bytes > this.limitBytes || !this.budget.take(bytes)) {

@@ -1,7 +1,7 @@
 /**
- * Pipes for the output of users' programs. Node connects its children by pairs of sockets, which no
- * program can open by a name: `echo x > /dev/stderr` would fail. These are named pipes that have
- * lost their names as soon as both ends are open.
+ * Pipes for the output of users' programs. Node connects its children by socket pairs, which no
+ * program can open by name: `echo x > /dev/stderr` would fail. These are named pipes whose names
+ * are unlinked as soon as both ends are open.
  */
 import { execFile } from "node:child_process";
 import { closeSync, constants, mkdirSync, openSync, rmSync, unlinkSync } from "node:fs";
@@ -11,13 +11,13 @@ import type { Readable } from "node:stream";
 import { promisify } from "node:util";
 
 export interface Pipe {
-  /** What comes out of it. */
+  /** The end from which the agent reads. */
   stream: Readable;
-  /** The program's end: to be closed here once the program has it. */
+  /** The program's end. Close it here once the program has inherited it. */
   descriptor: number;
 }
 
-/** Made at once: a process is started for them. */
+/** Pipes made in one go: each go starts a process. */
 const MADE_TOGETHER = 64;
 const REFILL_BELOW = 16;
 
@@ -28,8 +28,8 @@ export class Pipes {
   private making: Promise<boolean> | undefined;
 
   /**
-   * `dir` is on a file system that a user cannot fill. What an agent before has left there is of
-   * nobody any more: its programs have pipes that lost their names.
+   * `dir` is on a file system that a user cannot fill. The constructor removes the pipes of an
+   * earlier agent: its programs hold pipes without names.
    */
   constructor(dir: string) {
     this.dir = dir;
@@ -37,16 +37,16 @@ export class Pipes {
     void this.refill();
   }
 
-  /** Undefined where none could be made: users may have removed what it takes. */
+  /** Returns undefined when no pipe can be made: users may have removed `mkfifo`. */
   async take(): Promise<Pipe | undefined> {
-    // As often as others were faster.
+    // Repeats when concurrent callers took all the new pipes.
     while (this.paths.length === 0) if (!(await this.refill())) return undefined;
     const path = this.paths.shift();
     if (this.paths.length < REFILL_BELOW) void this.refill();
     return path === undefined ? undefined : opened(path);
   }
 
-  /** False when none could be made. */
+  /** Returns false when no pipe could be made. */
   private refill(): Promise<boolean> {
     this.making ??= this.make().finally(() => (this.making = undefined));
     return this.making;
@@ -74,7 +74,8 @@ export class Pipes {
 function opened(path: string): Pipe | undefined {
   const ends: number[] = [];
   try {
-    // A pipe that is open for both waits for nobody; the ends are then what the others see.
+    // Opening both ways at first does not block; the descriptors that remain have one direction
+    // each.
     for (const flag of [constants.O_RDWR, constants.O_RDONLY, constants.O_WRONLY])
       ends.push(openSync(path, flag));
     unlinkSync(path);

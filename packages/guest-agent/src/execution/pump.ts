@@ -1,16 +1,19 @@
 /**
- * Carries one output of a program into a sink, at the sink's pace; after the program's end, what
- * others still write goes nowhere.
+ * Copies one output stream of a program into a sink, at the sink's pace. After the end of the
+ * program, what other processes still write is dropped.
  */
 import type { Readable } from "node:stream";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import type { OutputSink, StreamName } from "./output.ts";
 
-/** More than a pipe and Node in front of it can hold: the rest is of one who still writes. */
+/**
+ * More than a pipe and Node's buffer can hold: anything beyond comes from a process that still
+ * writes.
+ */
 const LAST_WORDS_BYTES = 512 * 1024;
 /**
- * Each turn of Node's loop reads every pipe that has something in it. One turn may pass until a
- * pipe that was not read is read again; a further one without a byte has found it empty.
+ * Each turn of Node's event loop reads every pipe that has data. One turn may pass before a
+ * paused pipe is read again; another turn without a byte shows that the pipe is empty.
  */
 const SILENT_TURNS = 3;
 
@@ -18,13 +21,16 @@ export class Pump {
   private readonly name: StreamName;
   private readonly stream: Readable;
   private readonly sink: OutputSink;
-  /** Set at the program's end: what is in the pipe then, whatever the sink's pace. */
+  /**
+   * Set at the end of the program: the contents of the pipe at that time, read regardless of the
+   * sink's pace.
+   */
   private stderrTail: Buffer[] | undefined;
   private lastBytes = 0;
   private isDraining = false;
-  /** What the sink has been given and not taken yet. */
+  /** The write that the sink has not finished. */
   private writing: Promise<void> | undefined;
-  /** Resolves when nobody holds the pipe any more. */
+  /** Resolves when no process holds the pipe any more. */
   readonly ended: Promise<void>;
 
   constructor(name: StreamName, stream: Readable, sink: OutputSink) {
@@ -37,10 +43,10 @@ export class Pump {
   }
 
   /**
-   * To be called when the program has ended: all that it wrote is in the pipe by then, or has been
-   * read. What others add before `linger` resolves is taken too, within the bound. Resolves when
-   * the sink has it. The pipe stays open and is read on: who still holds it must not fail at
-   * writing.
+   * Call this when the program has ended: all its output is in the pipe, or has been read. Output
+   * that other processes add before `linger` resolves is included, up to the bound. Resolves when
+   * the sink has everything. The pipe stays open and is still read: a process that holds it must
+   * not fail on a write.
    */
   async finish(linger: Promise<unknown>): Promise<void> {
     const words: Buffer[] = [];

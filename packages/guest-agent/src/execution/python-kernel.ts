@@ -1,13 +1,13 @@
 /**
  * The sandbox's Python: one real IPython kernel, driven through a bridge process
- * (guest/kernel_bridge.py). One cell runs at a time; the others wait in order, so state is what a
- * reader of the code expects.
+ * (guest/kernel_bridge.py). One cell runs at a time and the others wait in order, so cells see each
+ * other's state in the order of the calls.
  *
- * K1  A cell past its time limit, or whose client has left, is interrupted. One that Python cannot
- *     interrupt takes the kernel with it, but nothing that earlier cells have started.
- * K2  Kernel or bridge may be killed by user code at any time. The next cell gets a new kernel, and
- *     its stderr says that the state is lost. A cell is never run twice.
- * K3  A cell succeeds when the kernel says so, never by the absence of an error.
+ * K1  A cell past its time limit, or whose client has left, is interrupted. If Python cannot
+ *     interrupt the cell, the kernel ends too, but nothing that earlier cells have started.
+ * K2  User code may kill the kernel or the bridge at any time. The next cell gets a new kernel, and
+ *     its stderr reports that the state is lost. A cell is never run twice.
+ * K3  A cell succeeds only when the kernel reports success, never by the absence of an error.
  */
 import { tooMany } from "../errors.ts";
 import { whenAborted, withLimit } from "../limits.ts";
@@ -18,10 +18,13 @@ import { type ExecutionEnd, TIMEOUT_EXIT_CODE } from "./run-process.ts";
 
 export interface CellRequest {
   code: string;
-  /** From the begin of the cell; waiting for those before it does not count. Undefined: none. */
+  /**
+   * Counted from the begin of the cell: waiting for earlier cells does not count. Undefined: no
+   * limit.
+   */
   timeoutMs: number | undefined;
   workdir: string;
-  /** The call's own variables. */
+  /** Variables of this call only. */
   env: Record<string, string>;
   sink: OutputSink;
   signal: AbortSignal;
@@ -31,24 +34,25 @@ export interface KernelOptions {
   python: string;
   helperDir: string;
   userCgroup: string | undefined;
-  /** The variables that a program is started with which has none of its own. */
+  /** The variables of a program that has none of its own. */
   env: () => Record<string, string>;
-  /**
-   * An agent before this one had a kernel: whoever uses this one must be told that it is another.
-   */
+  /** An earlier agent had a kernel: the first cell must report that its state is lost. */
   isSuccessor: boolean;
 }
 
 const MAX_WAITING = 64;
-/** Until a cell begins, in which time a kernel may have to start twice. */
+/** Limit until a cell begins, in which time a kernel may have to start twice. */
 const BEGIN_LIMIT_MS = 960_000;
-/** Beyond the bridge's own limit (kernel_interrupt.py), after which it has ended the kernel. */
+/**
+ * Longer than the bridge's own limit (kernel_interrupt.py), after which the bridge has ended the
+ * kernel.
+ */
 const STOP_LIMIT_MS = 150_000;
 const QUICK_LIMIT_MS = 10_000;
 const KILLED_EXIT_CODE = 137;
 const LOST =
   "the kernel was started anew: variables, imports and definitions of earlier executions are lost\n";
-/** What an interpreter and its loader look at when they start, and never again. */
+/** Variables that an interpreter and its loader read only when they start. */
 const START_ONLY = /^(PYTHON(?!PATH$)|LD_|MALLOC_|GLIBC_TUNABLES$)/;
 
 export class PythonKernel {
@@ -71,7 +75,7 @@ export class PythonKernel {
     return this.bridge !== undefined;
   }
 
-  /** For /jupyter/sessions. */
+  /** The response of /jupyter/sessions. */
   sessions() {
     if (this.bridge === undefined) return [];
     const state = this.isBusy ? "busy" : "idle";
@@ -89,8 +93,8 @@ export class PythonKernel {
   }
 
   /**
-   * Starts the kernel if it does not run, and runs a trivial cell, so that the next one finds
-   * everything loaded. Returns what it said if it did not come to that.
+   * Starts the kernel if it does not run, and runs a trivial cell, so that the next cell finds
+   * everything loaded. Returns the reason on failure.
    */
   async warm(code: string): Promise<string | undefined> {
     let said = "";
@@ -108,7 +112,7 @@ export class PythonKernel {
     return end.exitCode === 0 ? undefined : `exit code ${end.exitCode}: ${said.trim()}`;
   }
 
-  /** Runs one cell after those before it. Throws AgentError 429 when too many wait. */
+  /** Runs one cell after all earlier ones. Throws AgentError 429 when too many wait. */
   async run(request: CellRequest): Promise<ExecutionEnd> {
     if (this.waiting >= MAX_WAITING)
       throw tooMany(
@@ -123,9 +127,9 @@ export class PythonKernel {
   }
 
   /**
-   * Makes a kernel that was warm in a golden snapshot this sandbox's own. Nothing of a user's has
-   * run in it. Gives it new randomness, as it has its siblings' generators; one that should have
-   * been started with other variables is ended: the first cell starts another.
+   * Gives a kernel from a golden snapshot to this sandbox. No user code has run in it. The kernel
+   * gets new randomness, since all kernels of that snapshot have the same generators. If it should
+   * have started with other variables, it is stopped and the first cell starts another.
    */
   async becomeOwn(): Promise<boolean> {
     this.id = randomId(16);
@@ -162,7 +166,7 @@ export class PythonKernel {
     }
   }
 
-  /** What the begin of a cell in a new kernel has to say (K2). */
+  /** The message at the begin of a cell in a new kernel (K2). */
   private readonly tellLoss = (isNewKernel: boolean): string => {
     const loss = isNewKernel && this.mustTellLoss ? LOST : "";
     this.mustTellLoss = true;
@@ -185,13 +189,13 @@ export class PythonKernel {
   }
 }
 
-/** One cell on its way through the bridge. */
+/** The run of one cell through the bridge. */
 class CellRun {
   private readonly bridge: LineProcess;
   private readonly request: CellRequest;
   private readonly variables: Record<string, string>;
   private readonly tellLoss: (isNewKernel: boolean) => string;
-  /** A reader that is slow holds up the cell, but not its end. */
+  /** Aborted by an interrupt: a slow reader delays the cell, but not its end. */
   private readonly cutOff = new AbortController();
   private readonly isCutOff = whenAborted(this.cutOff.signal).promise;
   private startedAt = performance.now();
@@ -224,7 +228,7 @@ class CellRun {
     return await this.end(await this.interrupt(done), first === "timeout");
   }
 
-  /** Resolves at the end of the time limit; never for a cell without one. */
+  /** Resolves at the time limit; never for a cell without one. */
   private async timedOut(done: Promise<LineMessage>): Promise<"timeout" | "not begun"> {
     const hasBegun = await withLimit(
       Promise.race([this.begun, done]).then(() => true),

@@ -1,6 +1,6 @@
 /**
- * What a request to run something asks for, read and checked once for all its forms: answered
- * whole, streamed, in the background.
+ * A request to run something, parsed and checked in one place for all its forms: one response, a
+ * stream, or in the background.
  */
 import type { GuestAgentConfig } from "../config.ts";
 import type { Environment } from "../environment.ts";
@@ -21,22 +21,22 @@ import { workdirField } from "./workdir.ts";
 /** Something to run: code for the kernel, or a program. */
 export interface Job {
   language: string | undefined;
-  /** What the caller sent, shortened, for lists of processes. */
+  /** The caller's text, shortened, for lists of processes. */
   title: string;
-  /** Undefined: it runs in the Python kernel. */
+  /** Undefined if the job runs in the Python kernel. */
   program: { command: string; args: string[]; input?: string } | undefined;
   code: string;
   workdir: string;
-  /** The request's own variables. */
+  /** Variables of this request only. */
   env: Record<string, string>;
-  /** Undefined: none. */
+  /** Undefined: no limit. */
   timeoutMs: number | undefined;
 }
 
 export interface JobDefaults {
-  /** Of a request that names no limit; undefined: none. */
+  /** Limit for a request that names none; undefined: no limit. */
   timeoutS: number | undefined;
-  /** A fresh interpreter instead of the kernel: runs that others must not wait for. */
+  /** Uses a new interpreter instead of the kernel: other executions must not wait for the job. */
   isDetached?: boolean;
   language?: string;
 }
@@ -49,12 +49,13 @@ export function codeJob(
   body: Body,
   defaults: JobDefaults,
 ): Job {
-  // Half a surrogate pair becomes U+FFFD, as where text is written to a file: the kernel would
-  // refuse it.
+  // Half a surrogate pair becomes U+FFFD, as it does when text is written to a file: the kernel
+  // would refuse it.
   const code = Buffer.from(stringField(body, "code")).toString();
   const asked = defaults.language ?? optionalString(body, "language") ?? "python";
   const common = commonOf(config, body, defaults);
-  // The kernel runs already, wherever programs are looked for by this call.
+  // The Python kernel runs regardless of this call's search path, so the agent's own path counts
+  // too.
   const searchPath = [environment.forProcess(common.env)["PATH"], process.env["PATH"]].join(":");
   const language = languageOf(asked, searchPath, config.helperDir);
   if (language.name === "python") systemText(code, "code");
@@ -68,7 +69,7 @@ export function codeJob(
   };
 }
 
-/** Two forms: `{command, args}` runs a program, `{command}` alone is a whole shell line. */
+/** `{command, args}` runs a program; `{command}` without args is a shell line. */
 export function commandJob(config: GuestAgentConfig, body: Body, defaults: JobDefaults): Job {
   const command = systemString(body, "command");
   if (command.trim() === "") throw invalidRequest('"command" is empty');
@@ -79,7 +80,7 @@ export function commandJob(config: GuestAgentConfig, body: Body, defaults: JobDe
   return { ...commonOf(config, body, defaults), code: "", language: undefined, title, program };
 }
 
-/** The limit in force, as answers and lists tell it: in seconds, 0 for none. */
+/** The limit in force, as responses and lists show it: seconds, 0 for none. */
 export const timeoutOf = ({ timeoutMs }: Job): number => (timeoutMs ?? 0) / 1000;
 
 function commonOf(config: GuestAgentConfig, body: Body, { timeoutS }: JobDefaults) {

@@ -1,13 +1,13 @@
 /**
- * Runs one program of the user's to its end, with a limit on time. Its output goes to a sink, and
- * waits when the sink does.
+ * Runs one program of the user to its end, with a time limit. The program's output goes to a sink,
+ * at the sink's pace.
  *
- * R1  The run ends with the program itself: what it leaves running lives on, and is waited for no
- *     longer than a moment, in which its output is still taken.
+ * R1  The run ends with the program itself. Its surviving children live on; the run waits for them
+ *     only LINGER_MS, and still takes their output in that time.
  * R2  Everything that the program wrote reaches the sink; what its children write later is read and
  *     dropped.
  * R3  A time limit, or a client that leaves, ends the program with its session; after the program's
- *     end, nothing.
+ *     end, neither ends anything.
  */
 import type { ChildProcess } from "node:child_process";
 import { constants } from "node:os";
@@ -26,9 +26,9 @@ import {
 
 export interface ProcessRequest {
   program: UserProgram;
-  /** Given to the program's standard input. */
+  /** Data for the program's standard input. */
   input?: string | undefined;
-  /** Undefined: none. */
+  /** Undefined: no limit. */
   timeoutMs: number | undefined;
   userCgroup: string | undefined;
   pipes: Pipes;
@@ -45,11 +45,12 @@ export interface ExecutionEnd {
   pid?: number | undefined;
 }
 
-/** What GNU `timeout` answers with, and shells after it. */
+/** The exit code of GNU `timeout`, which shells adopt. */
 export const TIMEOUT_EXIT_CODE = 124;
 /**
- * What holds the output after the program's end may be a part of it that is about to end too, as in
- * `exec > >(tee log)`; a server that is left running holds it for as long as it lives.
+ * A process that holds the output after the program's end may be a part of the program and about to
+ * end too, as in `exec > >(tee log)`. A server that is left running holds the output as long as it
+ * lives.
  */
 const LINGER_MS = 500;
 const NOT_FOUND_EXIT_CODE = 127;
@@ -70,7 +71,7 @@ export async function runProcess(request: ProcessRequest): Promise<ExecutionEnd>
   const { child, stdout, stderr } = started;
   const pumps = [new Pump("stdout", stdout, sink), new Pump("stderr", stderr, sink)];
   const { code, timedOut } = await untilEnded(child, request);
-  // What the program has left behind ends with it.
+  // The time limit also ends what the program has left running.
   if (timedOut) killSession(child.pid);
   child.stdin?.destroy();
   const linger = withLimit(Promise.all(pumps.map(({ ended }) => ended)), LINGER_MS);
@@ -88,7 +89,7 @@ export async function runProcess(request: ProcessRequest): Promise<ExecutionEnd>
   };
 }
 
-/** The running program, or why the system refuses it. */
+/** The running program, or the error with which the system refuses it. */
 function start(request: ProcessRequest, outputs: Outputs): UserProcess | Error {
   const { program, input, userCgroup, onStart } = request;
   try {
@@ -100,7 +101,7 @@ function start(request: ProcessRequest, outputs: Outputs): UserProcess | Error {
   }
 }
 
-/** Its exit code, or why it could not be started. */
+/** The exit code, or the error if the program could not be started. */
 async function untilEnded(
   child: ChildProcess,
   { timeoutMs, signal }: ProcessRequest,
@@ -117,7 +118,7 @@ async function untilEnded(
   const code = await new Promise<number | Error>((resolve) => {
     child.once("error", resolve);
     child.once("exit", (status, name) => {
-      // At once: from here on, nobody may end what is left of the group.
+      // Immediately: from here on, the remaining processes of the group must live on (R1).
       clearTimeout(timer);
       signal.removeEventListener("abort", stop);
       resolve(status ?? 128 + (name === null ? 0 : constants.signals[name]));

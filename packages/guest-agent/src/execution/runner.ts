@@ -1,6 +1,6 @@
 /**
- * Runs jobs of every kind: the one place that counts them, limits how many there are, and gives
- * them the sandbox's variables.
+ * Runs jobs of every kind. Only the runner counts jobs, limits their number, and gives them the
+ * sandbox's variables.
  */
 import { dirname, join } from "node:path";
 import type { GuestActivity } from "../activity.ts";
@@ -34,7 +34,7 @@ export class Runner {
   private readonly pipes: Pipes;
   private readonly gate: Gate;
   private readonly outputs: Budget;
-  /** Ever. */
+  /** Jobs started since the agent started. */
   startedTotal = 0;
 
   constructor(deps: {
@@ -53,8 +53,8 @@ export class Runner {
   }
 
   /**
-   * Starts the job; resolves at its end. Throws 429 at once when too many run; what the program
-   * itself does is a result.
+   * Starts the job; resolves at its end. Throws 429 at once when too many programs run; a failure
+   * of the program itself is a result.
    */
   start(job: Job, options: CodeRunOptions): Promise<ExecutionEnd> {
     const leave = this.gate.enter();
@@ -66,7 +66,7 @@ export class Runner {
     });
   }
 
-  /** Runs the job to its end, with all of its output in one piece. */
+  /** Runs the job to its end, and returns all of its output. */
   async collect(job: Job, signal: AbortSignal): Promise<CollectedRun> {
     const output = new CollectedOutput(this.config.limits.outputBytes, this.outputs);
     try {

@@ -1,6 +1,6 @@
 /**
- * How a program of the user's is started: in the users' cgroup from its first instruction on, so
- * that limits and a freeze catch all of it, and in a process group of its own.
+ * Starts a user's program: in the users' cgroup from its first instruction, so that limits and the
+ * cgroup freezer apply to all of it, and as the leader of its own session and process group.
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { closeSync, readdirSync, readFileSync } from "node:fs";
@@ -8,8 +8,9 @@ import { Readable } from "node:stream";
 import type { Pipe } from "./pipes.ts";
 
 /**
- * When memory runs out, a command ends before the Python kernel, which holds the sandbox's state
- * (kernel_bridge.py). Added to what the program uses, in thousandths of all memory.
+ * When memory runs out, a command is killed before the Python kernel, which holds the sandbox's
+ * state (kernel_bridge.py). The score is added to the program's memory use, in thousandths of all
+ * memory.
  */
 const OOM_SCORE = 200;
 
@@ -26,7 +27,7 @@ export interface UserProcess {
   stderr: Readable;
 }
 
-/** For standard output and error; Node's own where there is none. */
+/** Pipes for standard output and error; undefined uses Node's own pipe. */
 export type Outputs = readonly [Pipe | undefined, Pipe | undefined];
 
 /**
@@ -69,7 +70,7 @@ export function spawnUserProgram(
   }
 }
 
-/** Of a child that did not come to be. */
+/** An empty stream for a child that could not be started. */
 const ended = (stream: Readable | null): Readable => stream ?? Readable.from([]);
 
 function inCgroup(line: string[], userCgroup: string): string[] {
@@ -78,10 +79,13 @@ function inCgroup(line: string[], userCgroup: string): string[] {
 }
 
 const KILL_AFTER_MS = 2_000;
-/** Each round finds what was started while the one before looked. */
+/** Each round finds processes that were started during the one before. */
 const KILL_ROUNDS = 5;
 
-/** Asks all that the program has started in its session to end, and ends it if it does not. */
+/**
+ * Sends SIGTERM to all that the program has started in its session, and SIGKILL if anything
+ * remains.
+ */
 export function stopSession(pid: number | undefined): void {
   if (signalSession(pid, "SIGTERM")) setTimeout(() => killSession(pid), KILL_AFTER_MS).unref();
 }
@@ -92,12 +96,12 @@ export function killSession(pid: number | undefined): void {
 
 /**
  * The program is the leader of a session and of a process group. Shells with job control and
- * `timeout` make other groups; who makes a session of its own (`setsid`) is meant to live on. False
- * when nobody was there.
+ * `timeout` make other groups in the session. A process that makes its own session (`setsid`) is
+ * meant to live on. Returns false when no process got the signal.
  */
 function signalSession(pid: number | undefined, signal: NodeJS.Signals): boolean {
   if (pid === undefined) return false;
-  // The group in one call: however fast it forks, none of it is missed.
+  // One call for the whole group misses no process, however fast the group forks.
   const hadGroup = send(-pid, signal);
   const others = sessionMembers(pid).filter((member) => send(member, signal));
   return hadGroup || others.length > 0;
@@ -111,7 +115,7 @@ function sessionMembers(session: number): number[] {
   });
 }
 
-/** Of /proc/<pid>/stat, from the state on. */
+/** The fields of /proc/<pid>/stat, from the state on. */
 function statFields(pid: number): string[] {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, "utf8");

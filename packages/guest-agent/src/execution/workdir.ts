@@ -1,6 +1,6 @@
 /**
- * Where a program runs: in the directory that is asked for, which must be one; without a wish, in
- * the default one if it is there.
+ * The directory in which a program runs: the requested one, which must exist, or else the default
+ * one if it exists.
  */
 import { statSync } from "node:fs";
 import { isAbsolute, resolve } from "node:path";
@@ -9,15 +9,16 @@ import { AgentError } from "../errors.ts";
 import { type Body, optionalString, systemText } from "../fields.ts";
 
 /**
- * Relative to the default one, which the SDKs name with every call: that says nothing. Throws 400,
- * naming the field, when it is no directory.
+ * A relative directory is relative to the default one. The SDKs name the default with every call,
+ * so the default counts as not requested. Throws 400, naming the field, when the path is no
+ * directory.
  */
 export function workdirField(config: GuestAgentConfig, body: Body): string {
   const name =
     body["workdir"] === undefined || body["workdir"] === null ? "working_dir" : "workdir";
   const asked = optionalString(body, name);
   const text = systemText(asked ?? "", name);
-  // Not made shorter: above a link is where the link leads.
+  // Not normalized: `..` after a link leads to the parent of the link's target.
   const workdir = isAbsolute(text) ? text : `${config.workdir}/${text}`;
   if (resolve(workdir) === config.workdir && !text.includes("..")) return defaultWorkdir(config);
   if (!isDirectory(workdir))
@@ -30,11 +31,11 @@ export function workdirField(config: GuestAgentConfig, body: Body): string {
   return workdir;
 }
 
-/** Users may remove the default one, or put something else in its place: then the root. */
+/** Users may remove the default directory, or replace it with a file: then the root. */
 export const defaultWorkdir = ({ workdir }: GuestAgentConfig): string =>
   isDirectory(workdir) ? workdir : "/";
 
-/** A link to one is one. */
+/** A link to a directory counts as one. */
 function isDirectory(path: string): boolean {
   try {
     return statSync(path).isDirectory();

@@ -32,7 +32,7 @@ export async function download(place: NamedPlace, { headers }: RoutedRequest): P
   }
 }
 
-/** Of a file that says that it is empty and is not, as those of /proc. */
+/** The first chunk of a file that claims to be empty and is not, as in /proc. */
 async function beginningOf({ handle, facts }: OpenFile): Promise<Buffer | undefined> {
   if (facts.size > 0) return undefined;
   const { bytesRead, buffer } = await handle.read(Buffer.allocUnsafe(CHUNK_BYTES));
@@ -64,7 +64,7 @@ function sizedReply(
     void handle.close();
     return new Reply(status, headers, Buffer.alloc(0));
   }
-  // The stream closes the file, however it ends.
+  // The stream closes the file on every end.
   const options = { start: from, end: to, highWaterMark: CHUNK_BYTES };
   return new Reply(status, headers, handle.createReadStream(options));
 }
@@ -83,7 +83,7 @@ function headersOf({ shown }: NamedPlace): Record<string, string> {
 const etagOf = ({ size, mtimeMs }: Stats): string =>
   `"${size.toString(16)}-${Math.round(mtimeMs * 1000).toString(16)}"`;
 
-/** The part that is asked for; undefined for all of it. Throws 416. */
+/** The requested part; undefined for the whole file. Throws 416. */
 function rangeIn(
   { shown: path }: NamedPlace,
   { facts }: OpenFile,
@@ -100,7 +100,7 @@ function rangeIn(
   );
 }
 
-/** Undefined: the whole file, also for several ranges and for units that nobody knows. */
+/** Undefined means the whole file, also for several ranges and for unknown units. */
 function rangeOf(asked: string | undefined, size: number): Range | "unsatisfiable" | undefined {
   const match = /^bytes=(\d*)-(\d*)$/.exec(asked?.trim() ?? "");
   if (match === null) return undefined;

@@ -1,10 +1,12 @@
-/** Changes that are on the disk when these return: the machine may die right after. */
+/** Changes that are durable on return: the machine may die right after. */
 import type { PathLike } from "node:fs";
 import { constants, type FileHandle, mkdir, open, stat } from "node:fs/promises";
 import { AgentError } from "../errors.ts";
 import { parentOf, type NamedPlace } from "./names.ts";
 
-/** A file or a directory, with what it holds. Of a file system that has no such call: nothing. */
+/**
+ * Syncs a file or a directory with its contents. Does nothing on a file system without such a call.
+ */
 export async function sync(path: PathLike): Promise<void> {
   await withHandle(path, async (handle) => {
     try {
@@ -28,10 +30,10 @@ export async function withHandle<T>(
 }
 
 /**
- * The directory and those above it, whichever are not there. Throws 400 when one of them is there
- * and is something else.
+ * Creates the directory and its missing parents. Throws 400 when one of them exists and is no
+ * directory.
  *
- * Not Node's own `recursive`, which takes a full disk for a missing directory.
+ * Node's own `recursive` is not usable: it mistakes a full disk for a missing directory.
  */
 export async function makeDirectories(place: NamedPlace, mode = 0o777): Promise<void> {
   if (await isDirectory(place)) return;
@@ -40,7 +42,7 @@ export async function makeDirectories(place: NamedPlace, mode = 0o777): Promise<
   try {
     await mkdir(place.bytes, mode);
   } catch (error) {
-    // Another call may have been faster.
+    // A concurrent call may have created it.
     if ((error as NodeJS.ErrnoException).code !== "EEXIST" || !(await isDirectory(place)))
       throw error;
   }
@@ -49,7 +51,7 @@ export async function makeDirectories(place: NamedPlace, mode = 0o777): Promise<
 
 async function isDirectory({ bytes, shown }: NamedPlace): Promise<boolean> {
   const facts = await stat(bytes).catch((error: NodeJS.ErrnoException) => {
-    // Below a file nothing is: the call for what is above names the file.
+    // ENOTDIR: a parent is a file. The call for that parent then names the file.
     if (error.code === "ENOENT" || error.code === "ENOTDIR") return undefined;
     throw error;
   });

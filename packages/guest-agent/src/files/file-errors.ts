@@ -6,7 +6,7 @@ const FULL: Meaning = [400, "FILE_OPERATION_FAILED", "the disk is full; remove s
 const TOO_MANY: Meaning = [429, "RESOURCE_LIMIT_ERROR", "too many files are open; try again"];
 const NO_FILE: Meaning = [400, "INVALID_PATH", "no regular file"];
 
-/** What a failed system call means to the caller. */
+/** The meaning of a failed system call for the caller. */
 const MEANINGS: Record<string, Meaning> = {
   ENOENT: [404, "FILE_NOT_FOUND", "not found"],
   EEXIST: [409, "FILE_ALREADY_EXISTS", "exists already"],
@@ -41,7 +41,7 @@ function fileError(error: unknown, path: string): AgentError {
   return new AgentError(status, name, isOfPath ? `${path}: ${text}` : text, { path, cause: error });
 }
 
-/** Runs file calls, whose failures are the caller's to know. */
+/** Runs file calls and turns their failures into errors for the caller. */
 export async function withFileErrors<T>(path: string, work: () => Promise<T>): Promise<T> {
   try {
     return await work();

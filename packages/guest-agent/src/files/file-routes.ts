@@ -59,7 +59,7 @@ export function fileRoutes(config: GuestAgentConfig): Route[] {
   ];
 }
 
-/** Text as UTF-8, what is none of it replaced; `encoding=base64` gives the bytes. */
+/** Text as UTF-8, with invalid bytes replaced; `encoding=base64` returns the exact bytes. */
 async function read(config: GuestAgentConfig, { query }: RoutedRequest) {
   const encoding = encodingOf(query.get("encoding") ?? undefined);
   const place = await locate(config, query.get("path"));
@@ -113,8 +113,8 @@ async function write(config: GuestAgentConfig, body: Body) {
 }
 
 /**
- * Of both alphabets, with or without padding, its lines broken anywhere. A text that was cut off is
- * none.
+ * Accepts both alphabets, with or without padding, and line breaks anywhere. A text that was cut
+ * off is invalid.
  */
 function isBase64(text: string): boolean {
   const digits = text.replaceAll(/\s+/g, "");
@@ -127,7 +127,7 @@ function bytesOf(content: string, encoding: "utf8" | "base64"): Buffer {
   if (encoding === "base64" && !isBase64(content))
     throw invalidRequest('"content" is not base64, or not all of it');
   const bytes = Buffer.from(content, encoding);
-  // Such a half becomes U+FFFD, three bytes that nobody has written.
+  // Half a surrogate pair becomes U+FFFD, three bytes that the caller did not write.
   if (encoding === "utf8" && bytes.includes("\uFFFD") && /\p{Surrogate}/u.test(content))
     throw invalidRequest('"content" holds half a surrogate pair; "encoding": "base64" takes bytes');
   return bytes;
@@ -141,7 +141,7 @@ async function makeDirectory(config: GuestAgentConfig, body: Body) {
     if (facts?.isDirectory() === false)
       throw new AgentError(409, "FILE_ALREADY_EXISTS", `${path} exists already`, { path });
     await makeDirectories(place);
-    // One that was there may have been made a moment ago.
+    // An existing directory may not be durable yet.
     await sync(parentOf(place).bytes);
   });
   return { success: true, path, message: "Directory created" };

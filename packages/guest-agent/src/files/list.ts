@@ -1,11 +1,11 @@
-/** GET /files/list: what is in a directory. */
+/** GET /files/list: the entries of a directory. */
 import type { Stats } from "node:fs";
 import { lstat, readdir, stat } from "node:fs/promises";
 import { withFileErrors } from "./file-errors.ts";
 import { childOf, type NamedPlace, shownName } from "./names.ts";
 
 const MAX_LISTED = 10_000;
-/** What a Date can hold, in milliseconds; a file may say more. */
+/** Range of a Date, in milliseconds; the time of a file can be beyond it. */
 const MAX_TIME_MS = 8.64e15;
 
 export async function list(place: NamedPlace) {
@@ -33,11 +33,13 @@ export async function list(place: NamedPlace) {
 
 const keyOf = (name: Buffer): string => name.toString("latin1");
 
-/** "gone": it was removed meanwhile. "hidden": it is there, and nothing can be known of it. */
+/**
+ * "gone": removed during the listing. "hidden": the entry exists, but its details cannot be read.
+ */
 async function entryOf({ bytes, shown }: NamedPlace, name: string) {
   try {
     const own = await lstat(bytes);
-    // A link that leads nowhere is shown as itself.
+    // A broken link is shown as itself.
     const facts = own.isSymbolicLink() ? await stat(bytes).catch(() => own) : own;
     return viewOf(shown, name, own, facts);
   } catch (error) {
@@ -45,7 +47,7 @@ async function entryOf({ bytes, shown }: NamedPlace, name: string) {
   }
 }
 
-/** Both spellings of each field: the SDKs disagree. */
+/** Has both spellings of each field: the SDKs disagree. */
 function viewOf(path: string, name: string, own: Stats, facts: Stats) {
   const isDirectory = facts.isDirectory();
   const timeMs = Math.min(Math.max(facts.mtimeMs, -MAX_TIME_MS), MAX_TIME_MS);

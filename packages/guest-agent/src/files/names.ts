@@ -1,16 +1,16 @@
 /**
- * Names of files as bytes, which is what the disk has, and as text, which is what JSON can hold.
+ * File names as bytes, which the disk has, and as text, which JSON can hold.
  *
- * FN1  A byte that is no part of valid UTF-8 is shown as one of U+F080 to U+F0FF, and is meant by
- *     that character where a name with that byte is there.
- * FN2  A name that really holds one of these characters is shown as it is. Only where its text
- *     would mean another name that is there too, its own bytes are shown.
+ * FN1  A byte that is no part of valid UTF-8 is shown as a character from U+F080 to U+F0FF. That
+ *      character in a caller's text means the byte, if a name with that byte exists.
+ * FN2  A name that really contains one of these characters is shown as it is. Only if its text
+ *      would mean another existing name too, its own bytes are shown.
  *
- * So every name has a text, and no text that is shown means two names (guest/watcher.py is alike).
+ * So every name has a text, and no shown text means two names (guest/watcher.py does the same).
  */
 import { lstat } from "node:fs/promises";
 
-/** Where something is: as system calls take it, and as callers see it. Free of links. */
+/** A path as system calls take it, and as callers see it. Free of links. */
 export interface NamedPlace {
   bytes: Buffer;
   shown: string;
@@ -21,7 +21,7 @@ export const ROOT: NamedPlace = { bytes: Buffer.from("/"), shown: "/" };
 const BYTE_CHARACTERS = /[\uF080-\uF0FF]/;
 const BASE = 0xf000;
 
-/** The text of a name that lies beside others. */
+/** The text of a name, given the other names in its directory. */
 export async function shownName(
   name: Buffer,
   isThere: (other: Buffer) => boolean | Promise<boolean>,
@@ -32,20 +32,20 @@ export async function shownName(
   return isPlain ? text : spelled(name);
 }
 
-/** The name that a caller's text means in a directory; for what is not there, the text itself. */
+/** The name that a caller's text means in a directory; the text itself if no such name exists. */
 export async function nameIn(directory: NamedPlace, text: string): Promise<Buffer> {
   if (!BYTE_CHARACTERS.test(text)) return Buffer.from(text);
   const name = meant(text);
   return (await isIn(directory, name)) ? name : Buffer.from(text);
 }
 
-/** What lies in a directory under that name. */
+/** The place of the entry with that name in a directory. */
 export async function placeIn(directory: NamedPlace, name: Buffer): Promise<NamedPlace> {
   const text = await shownName(name, (other) => isIn(directory, other));
   return { bytes: joined(directory.bytes, name), shown: joinedText(directory.shown, text) };
 }
 
-/** The same, of a name whose text is known. */
+/** Like `placeIn`, for a name whose text is known. */
 export function childOf(directory: NamedPlace, name: Buffer, text: string): NamedPlace {
   return { bytes: joined(directory.bytes, name), shown: joinedText(directory.shown, text) };
 }
@@ -67,7 +67,10 @@ const isIn = (directory: NamedPlace, name: Buffer): Promise<boolean> =>
     () => false,
   );
 
-/** Each byte that is no part of valid UTF-8, and each of a character that stands for one. */
+/**
+ * Replaces each byte that is no part of valid UTF-8, and each byte of a character that stands for
+ * one.
+ */
 function spelled(name: Buffer): string {
   let text = "";
   for (let at = 0; at < name.length;) {
@@ -82,7 +85,7 @@ function spelled(name: Buffer): string {
   return text;
 }
 
-/** Empty where no valid one begins. */
+/** Returns "" where no valid character begins. */
 function characterAt(name: Buffer, at: number): string {
   const first = name[at] ?? 0;
   const length = first < 0x80 ? 1 : first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
@@ -91,7 +94,7 @@ function characterAt(name: Buffer, at: number): string {
   return Buffer.from(character).equals(bytes) ? character : "";
 }
 
-/** The bytes of a text whose characters stand for bytes wherever they can. */
+/** The bytes of a text in which every stand-in character becomes its byte. */
 function meant(text: string): Buffer {
   return Buffer.concat(
     Array.from(text, (character) =>

@@ -12,8 +12,8 @@ export interface OpenFile {
 }
 
 /**
- * Opens a regular file for reading. Throws 400 for a directory, a pipe, a device: to read one of
- * these might never end.
+ * Opens a regular file for reading. Throws 400 for a directory, a pipe or a device: reading one
+ * might never end.
  */
 export async function openRegular({ bytes, shown: path }: NamedPlace): Promise<OpenFile> {
   return await withFileErrors(path, async () => {
@@ -27,8 +27,8 @@ export async function openRegular({ bytes, shown: path }: NamedPlace): Promise<O
 }
 
 /**
- * All of the file, whatever size it claims: files of /proc say 0, and one may grow meanwhile.
- * Undefined when that is more than `limit` bytes.
+ * The whole file, whatever size it claims: files of /proc claim 0, and a file may grow during the
+ * read. Undefined for more than `limit` bytes.
  */
 export async function readWhole(
   { handle, facts }: OpenFile,
@@ -36,7 +36,7 @@ export async function readWhole(
 ): Promise<Buffer | undefined> {
   if (facts.size > limit) return undefined;
   const parts: Buffer[] = [];
-  // One more than it claims: then the next read tells of the end.
+  // One byte more than the file claims, so that the next read can detect the end.
   let room = facts.size + 1;
   for (let total = 0; ; room = CHUNK_BYTES) {
     const { bytesRead, buffer } = await handle.read(Buffer.allocUnsafe(room), 0, room, null);

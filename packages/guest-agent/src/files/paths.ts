@@ -1,6 +1,6 @@
 /**
- * Which paths file calls may touch. Symbolic links are resolved before a path is judged, so that
- * none leads out of the allowed roots.
+ * The paths that file calls may touch. Symbolic links are resolved before a path is checked, so no
+ * link leads out of the allowed roots.
  */
 import { readlink, stat } from "node:fs/promises";
 import { isAbsolute } from "node:path";
@@ -11,19 +11,19 @@ import { nameIn, parentOf, type NamedPlace, placeIn, ROOT } from "./names.ts";
 
 type Given = string | null | undefined;
 
-/** As many as the kernel follows. */
+/** The kernel's own limit. */
 const MAX_LINKS = 40;
 const MAX_PATH_BYTES = 4095;
 
 /**
- * The link-free place of what exists of `path`, with the rest appended. A link to what is not there
- * yet is followed too. Throws 400 for a malformed path, 403 outside the roots.
+ * The link-free place of the existing part of `path`, with the rest appended. A link to a missing
+ * file is followed too. Throws 400 for a malformed path, 403 outside the roots.
  */
 export async function locate(config: GuestAgentConfig, path: Given): Promise<NamedPlace> {
   return await located(config, path, true);
 }
 
-/** The same for the entry itself: a link at the end is not followed. */
+/** Like `locate`, for the entry itself: a link at the end is not followed. */
 export async function locateEntry(config: GuestAgentConfig, path: Given): Promise<NamedPlace> {
   return await located(config, path, false);
 }
@@ -67,12 +67,12 @@ function absoluteOf(config: GuestAgentConfig, path: Given): string {
   return absolute.length > 1 ? absolute.replace(/\/$/, "") : absolute;
 }
 
-/** Component by component, as the kernel does it. */
+/** Resolves one component at a time, as the kernel does. */
 async function resolve(path: string, followsLast: boolean): Promise<NamedPlace> {
   return await withFileErrors(path, async () => {
     let place = ROOT;
     let links = 0;
-    // Text is the caller's; bytes are a link's.
+    // Parts from the caller are text; parts from a link are bytes.
     const todo: (string | Buffer)[] = path.split("/").filter((part) => part !== "" && part !== ".");
     for (let part = todo.shift(); part !== undefined; part = todo.shift()) {
       const name = typeof part === "string" ? await nameIn(place, part) : part;
@@ -84,7 +84,7 @@ async function resolve(path: string, followsLast: boolean): Promise<NamedPlace> 
         todo.unshift(...partsOf(target));
         if (target[0] === "/".charCodeAt(0)) place = ROOT;
       } else if (name.equals(PARENT)) {
-        // Of what is not there, nothing is above.
+        // A missing directory has no parent: `stat` throws.
         await stat(place.bytes);
         place = parentOf(place);
       } else place = next;
@@ -102,7 +102,7 @@ const partsOf = (target: Buffer): Buffer[] =>
     .filter((part) => part !== "" && part !== ".")
     .map((part) => Buffer.from(part, "latin1"));
 
-/** Where a link leads; undefined for what is none, or is not there. */
+/** The target of a link; undefined if the entry is no link, or does not exist. */
 async function targetOf({ bytes }: NamedPlace): Promise<Buffer | undefined> {
   try {
     return await readlink(bytes, { encoding: "buffer" });

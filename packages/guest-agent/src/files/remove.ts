@@ -26,26 +26,26 @@ export async function remove(config: GuestAgentConfig, place: NamedPlace) {
 }
 
 /**
- * By `rm`, which goes from directory to directory: a path from the root, all that Node knows, must
- * not be longer than 4095 bytes. `xargs` hands it a name that is not UTF-8, as Node cannot.
+ * Uses `rm`, which walks from directory to directory: Node takes only paths from the root, of at
+ * most 4095 bytes. `xargs` passes a name that is not UTF-8, which Node cannot.
  */
 async function removeTree({ bytes, shown }: NamedPlace): Promise<void> {
   const child = spawn("xargs", ["-0", "rm", "-rf", "--"], {
     stdio: ["pipe", "ignore", "pipe"],
     env: { ...process.env, LC_ALL: "C.UTF-8" },
   });
-  // With too many open files it has no pipes.
+  // When too many files are open, the child has no pipes.
   child.stdin?.on("error", () => {});
   child.stdin?.end(Buffer.concat([bytes, Buffer.of(0)]));
   const said = child.stderr === null ? "" : firstLine(child.stderr);
   const [code] = (await once(child, "close").catch((cause: NodeJS.ErrnoException) => {
-    // Of the program, not of what was to be removed.
+    // ENOENT is about the program, not about the path to remove.
     throw cause.code === "ENOENT" ? failure(shown, "there is no xargs to run") : cause;
   })) as [number | null];
   if (code !== 0) throw failure(shown, await said);
 }
 
-/** Read to the end, so that `rm` never waits. */
+/** Reads to the end, so that `rm` never blocks. */
 async function firstLine(stream: Readable): Promise<string> {
   let text = "";
   for await (const chunk of stream.setEncoding("utf8"))

@@ -1,6 +1,6 @@
 /**
- * POST /files/upload: one file in a multipart form, streamed to disk. It appears under its name
- * when it is whole.
+ * POST /files/upload: one file in a multipart form, streamed to disk. The file appears under its
+ * name when it is complete.
  */
 import { createWriteStream } from "node:fs";
 import { stat } from "node:fs/promises";
@@ -53,7 +53,7 @@ function flagOf(fields: Map<string, string>, name: string): boolean | undefined 
   throw invalidRequest(`"${name}" must be true or false`);
 }
 
-/** `path` is the file's own name, or a directory that it goes into. */
+/** `path` is the name of the file, or the directory for it. */
 async function targetOf(
   config: GuestAgentConfig,
   asked: string | null,
@@ -103,7 +103,7 @@ async function readForm(
   return form;
 }
 
-/** Like `pipeline`, but a failure leaves the connection as it is, for the refusal to go back on. */
+/** Like `pipeline`, but a failure leaves the connection open, so that the refusal can be sent. */
 async function feed(
   incoming: IncomingMessage,
   parser: Writable,

@@ -1,6 +1,6 @@
 /**
- * Puts a whole file in its place: readers see the old content or the new, never half of it, and
- * what is in its place is on the disk.
+ * Puts a complete file in its place: readers see the old content or the new, never a part, and the
+ * new content is durable.
  */
 import { constants, copyFile, link, rename, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
@@ -13,12 +13,12 @@ import { withFileErrors } from "./file-errors.ts";
 import { childOf, parentOf, type NamedPlace } from "./names.ts";
 
 export interface FilePlacement {
-  /** Undefined: that of the file before, or 0644. */
+  /** Undefined keeps the mode of the existing file, or is 0644 for a new one. */
   mode: number | undefined;
   overwrite: boolean;
 }
 
-/** What a file has besides its content. Of undefined owners stays what is there. */
+/** Attributes of a file besides its content. An undefined owner leaves the current one. */
 interface Attributes {
   mode: number;
   uid: number | undefined;
@@ -29,9 +29,9 @@ const NEW_FILE_MODE = 0o644;
 const SET_GROUP_BIT = 0o2000;
 
 /**
- * Calls `fill` with the name of a file that is to be made, and puts that in its place by
- * `putInPlace`; nothing is left of it when one of them fails. It is outside of the directories that
- * callers see: none of them lists or watches a file that is not whole.
+ * Calls `fill` with the path of a temporary file, which `fill` writes and moves by `putInPlace`.
+ * Removes what is left of the file in any case. The path is outside the directories that callers
+ * see: none of them lists or watches an incomplete file.
  */
 export async function withTemporary<T>(
   { uploadDir }: GuestAgentConfig,
@@ -48,9 +48,9 @@ export async function withTemporary<T>(
 }
 
 /**
- * Moves `temporary` to its place; makes the directories above it. A file that it takes the place of
- * leaves it its owner and, without a `mode`, its mode, the set-user-ID bit too. Throws 400 when
- * something else is there, 409 when a file is there and must not be.
+ * Moves `temporary` to its place; creates missing parent directories. A file that is replaced
+ * passes on its owner and, without a `mode`, its mode, including the set-user-ID bit. Throws 400
+ * when something other than a file is there, 409 when a file is there and `overwrite` is false.
  */
 export async function putInPlace(
   temporary: string,
@@ -62,7 +62,7 @@ export async function putInPlace(
     const directory = parentOf(place);
     await makeDirectories(directory);
     const attributes = await attributesOf(mode, before, directory);
-    // A link fails when the name is taken, a rename replaces it.
+    // `link` fails when the name is taken; `rename` replaces it.
     const put = overwrite ? rename : link;
     await finish(temporary, attributes);
     try {
@@ -90,7 +90,7 @@ async function fileBefore(
   return facts;
 }
 
-/** A new file is in the group of a directory that says so, as every program's is. */
+/** A new file gets the group of a directory with the set-group-ID bit, as with every program. */
 async function attributesOf(
   mode: number | undefined,
   before: Stats | undefined,
@@ -103,7 +103,7 @@ async function attributesOf(
   return { mode: mode ?? NEW_FILE_MODE, uid: undefined, gid };
 }
 
-/** The owner first: a change of it takes the set-user-ID bit away. */
+/** Sets the owner first: a change of owner clears the set-user-ID bit. */
 async function finish(file: PathLike, attributes: Attributes): Promise<void> {
   await withHandle(file, async (handle) => {
     const now = await handle.stat();
@@ -114,7 +114,7 @@ async function finish(file: PathLike, attributes: Attributes): Promise<void> {
   });
 }
 
-/** For a directory of another file system, which nothing can be moved to from elsewhere. */
+/** For a place on another file system, to which the temporary file cannot be renamed. */
 async function copyBeside(
   file: string,
   directory: NamedPlace,
@@ -131,8 +131,8 @@ async function copyBeside(
 }
 
 /**
- * Permission bits, as the SDKs send them: "0644". A number would be read as decimal by some.
- * Throws 400.
+ * Permission bits as the SDKs send them: "0644". A number is refused: some callers would mean
+ * decimal. Throws 400.
  */
 export function modeOf(value: unknown): number | undefined {
   if (value === undefined || value === null) return undefined;

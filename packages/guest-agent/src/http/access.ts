@@ -10,9 +10,9 @@ export interface KeyHolder {
 const KEY_HEADER = "x-torpor-agent-key";
 
 /**
- * Everything but the open routes needs the agent key once the host has set one; before that only
- * the host's control routes answer, so that no user request reaches a guest whose identity has not
- * been fixed after a restore. Throws 401.
+ * Every route except the open ones needs the agent key once the host has set one. Before that, only
+ * the host's control routes respond: no user request reaches a restored guest before it has its
+ * identity. Throws 401.
  */
 export function authorize(
   access: Route["access"],

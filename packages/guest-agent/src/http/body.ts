@@ -1,4 +1,6 @@
-/** Reads one JSON body, within a limit of its own and one for all that are read together. */
+/**
+ * Reads one JSON body, within its own limit and a shared limit for all bodies that are being read.
+ */
 import type { IncomingMessage } from "node:http";
 import type { Budget } from "../budget.ts";
 import { AgentError, tooMany } from "../errors.ts";
@@ -10,7 +12,7 @@ export interface BodyLimits {
   budget: Budget;
 }
 
-/** Calls `use` with the body; what the body takes of the shared budget is given back after it. */
+/** Calls `use` with the body, then returns its bytes to the shared budget. */
 export async function withBody<T>(
   incoming: IncomingMessage,
   limits: BodyLimits,
@@ -37,7 +39,7 @@ async function read(
     );
   if (Number(incoming.headers["content-length"] ?? 0) > maxBytes) throw tooLarge();
   const chunks: Buffer[] = [];
-  // Giving up must not end the connection, which the refusal goes back on.
+  // A refusal must not end the connection, on which it is sent.
   for await (const chunk of incoming.iterator({
     destroyOnReturn: false,
   }) as AsyncIterable<Buffer>) {
@@ -50,7 +52,7 @@ async function read(
   return taken.bytes === 0 ? {} : parseObject(utf8(Buffer.concat(chunks)));
 }
 
-/** Bytes that are no text would be replaced without a word. */
+/** Throws: invalid bytes would otherwise be replaced silently. */
 function utf8(bytes: Buffer): string {
   try {
     return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);

@@ -1,7 +1,7 @@
 /**
- * Who has left, and who was cut off. A pause breaks every connection of the guest, but what the
- * client asked for goes on after the resume: only a client that goes away by itself ends its
- * execution.
+ * Distinguishes clients that left from clients that a pause cut off. A pause breaks every
+ * connection of the guest, but the clients' executions continue after the resume: only a client
+ * that leaves by itself ends its execution.
  */
 import type { Server } from "node:http";
 import type { Socket } from "node:net";
@@ -22,17 +22,17 @@ export class Connections {
     });
   }
 
-  /** From here on a connection that ends was ended by the pause. */
+  /** A connection that closes after this call counts as cut off by the pause. */
   pauseBegins(): void {
     this.isPausing = true;
   }
 
-  /** The pause did not come to pass: the connections are what they were. */
+  /** The pause was cancelled: a connection that closes counts as left again. */
   pauseEnds(): void {
     this.isPausing = false;
   }
 
-  /** After a restore: nobody is at the other end of any connection but that of the host's call. */
+  /** Closes all connections after a restore: only the host's own call still has another end. */
   severOthers(mine: Duplex): void {
     for (const socket of this.open) {
       if (socket === mine) continue;
@@ -42,7 +42,7 @@ export class Connections {
     this.isPausing = false;
   }
 
-  /** For a connection that has closed: whether the client did it. */
+  /** Returns true if a closed connection was closed by its client. */
   hasLeft(socket: Duplex): boolean {
     return !this.isPausing && !this.severed.has(socket);
   }

@@ -3,7 +3,7 @@ import { type Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { endAnswer } from "@torpor/service/end-answer";
 
-/** An answer that is not simply a 200 with JSON. A stream is piped, at the pace of the reader. */
+/** A response that is not just a 200 with JSON. A stream is piped, at the pace of the reader. */
 export class Reply {
   readonly status: number;
   readonly headers: Record<string, string | number>;
@@ -46,8 +46,8 @@ export async function send(
     body.destroy();
     return endAnswer(incoming, response);
   }
-  // The reader left, or the file shrank: the connection ends before the promised length, which the
-  // reader sees.
+  // If the reader left, or the file shrank, the connection ends before the promised length, so the
+  // reader can detect it.
   await pipeline(body, response, { end: false }).then(
     () => endAnswer(incoming, response),
     () => response.destroy(),

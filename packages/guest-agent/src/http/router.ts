@@ -11,18 +11,18 @@ export interface RoutedRequest {
   body: Body;
   /** For a route with `readsBody`. */
   incoming: IncomingMessage;
-  /** Ends when the client goes away; not when it is cut off by a pause. */
+  /** Aborted when the client leaves, not when a pause cuts it off. */
   signal: AbortSignal;
 }
 
 export interface Route {
   method: string;
   path: string;
-  /** `open`: no key. `control`: the host's own calls, allowed before a key is set. */
+  /** `open`: no key. `control`: calls of the host, allowed before a key is set. */
   access?: "open" | "control";
   /** The handler reads the body as a stream. */
   readsBody?: boolean;
-  /** What it returns is sent as JSON with 200, unless it is a Reply. */
+  /** A result that is not a Reply is sent as JSON with 200. */
   handle(request: RoutedRequest): unknown;
 }
 
@@ -44,7 +44,7 @@ export class Router {
     }
   }
 
-  /** Throws 404 or 405 when there is none. A HEAD is answered by the GET of the path. */
+  /** Throws 404 or 405 when no route matches. The GET route of a path also handles HEAD. */
   match(method: string, path: string): Match {
     const asked = method === "HEAD" ? "GET" : method;
     const clean = path.length > 1 ? path.replace(/\/+$/, "") : path;
@@ -96,11 +96,11 @@ function decoded(segment: string): string {
   }
 }
 
-/** The path and query of a request line. Throws 400 for what is none. */
+/** The path and query of a request line. Throws 400 for a malformed one. */
 export function parseUrl(incoming: IncomingMessage): URL {
   try {
     const url = new URL(`http://guest${incoming.url ?? "/"}`);
-    // What is no UTF-8 would be replaced without a word.
+    // Throws for bytes that are not UTF-8: they would otherwise be replaced silently.
     decodeURIComponent(url.search.replaceAll(/%(?![0-9a-fA-F]{2})/g, "%25"));
     return url;
   } catch {

@@ -1,6 +1,6 @@
 /**
- * The agent's HTTP server: requests to routes, results to answers, and one place where errors
- * become bodies.
+ * The agent's HTTP server: passes requests to routes, sends their results, and turns errors into
+ * bodies.
  */
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import { ADDED_HEADER_BYTES, MAX_HEADER_BYTES } from "@torpor/contracts/header-bytes";
@@ -18,7 +18,8 @@ export interface ServerDeps {
   bodyLimits: BodyLimits;
   connections: Connections;
   /**
-   * Called when a request has found its route and may pass; what it returns is called at its end.
+   * Called when a request has a route and is authorized. The returned function is called at the end
+   * of the request.
    */
   begin(match: Match): (outcome: { isError: boolean }) => void;
 }
@@ -31,7 +32,7 @@ export function createAgentServer(deps: ServerDeps): Server {
       response.destroy();
     });
   });
-  // An execution or an upload takes as long as it takes.
+  // No limit: an execution or an upload may take any time.
   server.requestTimeout = 0;
   server.headersTimeout = 30_000;
   server.keepAliveTimeout = 5_000;
@@ -86,7 +87,7 @@ async function answer(
   }
 }
 
-/** Aborted when the client goes away before it has its answer. */
+/** Aborted when the client leaves before it has its response. */
 function leaving({ connections }: ServerDeps, response: ServerResponse): AbortSignal {
   const left = new AbortController();
   const { socket } = response;

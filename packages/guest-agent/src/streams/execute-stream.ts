@@ -1,6 +1,6 @@
 /**
- * WS /execute/stream and its kin: one execution per connection, its output as it comes, `result`,
- * then `complete`. A client that leaves ends what it started.
+ * WS /execute/stream and similar paths: one execution per connection. Sends its output as it
+ * arrives, then `result`, then `complete`. A client that leaves ends its execution.
  */
 import { StringDecoder } from "node:string_decoder";
 import type { WebSocket } from "ws";

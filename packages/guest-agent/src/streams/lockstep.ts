@@ -1,13 +1,13 @@
 /**
  * Sends frames so that a client which listens for one message at a time loses none (the JavaScript
- * SDK drops what arrives while it handles the one before).
+ * SDK drops messages that arrive while it handles one).
  *
- * L1  One frame, then a ping; the next frame only after the pong.
- * L2  What accumulates meanwhile is joined: text of the same kind into one frame, in order, and
- *     frames that say the same of the same thing.
- * L3  Whoever writes waits while more than `MAX_WAITING_BYTES` are unsent. So a slow client holds
- *     up the program, and nothing is lost. A writer that does not wait is cut above a second bound,
- *     with a note.
+ * L1  Each frame is followed by a ping; the next frame is sent only after the pong.
+ * L2  Waiting content is merged: text of the same kind into one frame, in order, and frames that
+ *     report the same about the same thing.
+ * L3  A writer waits while more than `MAX_WAITING_BYTES` are unsent, so a slow client slows down
+ *     the program and nothing is lost. The output of a writer that does not wait is cut above a
+ *     second bound, with a note.
  * L4  The last frame is repeated until the client closes, for a limited time: a client that missed
  *     it would wait for ever.
  */
@@ -19,9 +19,9 @@ export type Frame = Record<string, unknown> & { type: string };
 
 interface Entry {
   frame: Frame;
-  /** Of a text frame: the parts of its `data`. */
+  /** The parts of `data`, for a text frame. */
   parts?: string[];
-  /** What it is about, where another one about that says no more. */
+  /** The subject of the frame; a second frame about it adds no information. */
   about?: string | undefined;
   bytes: number;
 }
@@ -30,10 +30,11 @@ const MAX_WAITING_BYTES = 512 * 1024;
 const CUT_ABOVE_BYTES = 4 * 1024 * 1024;
 const MAX_FRAME_BYTES = 128 * 1024;
 /**
- * A client that does not read for this long is taken for dead. It may be at work on what it got.
+ * A client that does not read for this long counts as dead. A shorter silence may be a client that
+ * handles its last frame.
  */
 const PONG_LIMIT_MS = 120_000;
-/** Without frames, a ping now and then finds out that the client is gone. */
+/** Without frames, a ping at this interval detects that the client has left. */
 const KEEP_ALIVE_MS = 30_000;
 const REPEAT_EVERY_MS = 300;
 const REPEATS = 20;
@@ -48,7 +49,7 @@ export class LockstepSender {
   private isEnding = false;
   private readonly pumped: Promise<void>;
 
-  /** `onSent` is called for each frame that the client has taken. */
+  /** `onSent` is called for each frame that the client has received. */
   constructor(socket: WebSocket, onSent: () => void = () => {}) {
     this.socket = socket;
     this.onSent = onSent;
@@ -61,8 +62,8 @@ export class LockstepSender {
   }
 
   /**
-   * Resolves when there is room for more, or nobody to send to. A frame `about` something that
-   * waits already is left out, if none of another kind came after that.
+   * Resolves when there is room for more, or the client has left. A frame `about` a subject that is
+   * already waiting is left out, if no frame without a subject came after it.
    */
   async send(frame: Frame, about?: string): Promise<void> {
     if (about !== undefined && this.waits(about)) return;
@@ -78,7 +79,7 @@ export class LockstepSender {
     return false;
   }
 
-  /** The same for text, which may be joined with text of the same kind. */
+  /** Like `send`, for text, which may be merged with text of the same kind. */
   async text(type: string, data: string): Promise<void> {
     if (data === "") return;
     const last = this.waiting.at(-1);
@@ -96,8 +97,8 @@ export class LockstepSender {
   }
 
   /**
-   * Sends everything and then this frame, again and again, until the client closes or the repeats
-   * are used up.
+   * Sends everything that waits, then repeats this frame until the client closes or the repeats are
+   * used up.
    */
   async end(frame: Frame): Promise<void> {
     this.isEnding = true;
@@ -147,7 +148,7 @@ export class LockstepSender {
     return { frame: { type: "stderr" }, parts: [data], bytes: 0 };
   }
 
-  /** False when the client has not taken it. */
+  /** Returns false when the client has not received the frame. */
   private async deliver(frame: Frame): Promise<boolean> {
     if (!this.isOpen) return false;
     this.socket.send(JSON.stringify({ ...frame, timestamp: new Date().toISOString() }));
@@ -178,7 +179,7 @@ export class LockstepSender {
       await this.woken(deadline - performance.now());
   }
 
-  /** False when nothing happened within the limit. */
+  /** Returns false when nothing happened within the limit. */
   private async woken(limitMs: number): Promise<boolean> {
     let wakeUp = () => {};
     const woken = new Promise<true>((resolve) => (wakeUp = () => resolve(true)));

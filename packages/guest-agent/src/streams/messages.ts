@@ -1,4 +1,4 @@
-/** What a WebSocket's client sends: one JSON object per frame, as text or as bytes. */
+/** Messages of a WebSocket's client: one JSON object per frame, as text or as bytes. */
 import type { WebSocket } from "ws";
 import { type AgentError, asAgentError } from "../errors.ts";
 import { type Body, parseObject } from "../fields.ts";
@@ -18,8 +18,8 @@ export function onMessages(
 }
 
 /**
- * The first message; undefined when the client leaves or says nothing. Throws 400 when it is no
- * JSON object.
+ * The first message; undefined when the client leaves or sends nothing in time. Throws 400 when it
+ * is no JSON object.
  */
 export async function firstMessage(socket: WebSocket, limitMs: number): Promise<Body | undefined> {
   const text = await withLimit(

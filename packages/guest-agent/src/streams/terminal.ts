@@ -1,6 +1,6 @@
 /**
- * WS /terminal: a shell on a pseudo-terminal of its own (guest/terminal.py). When the client
- * leaves, it is hung up.
+ * WS /terminal: a shell on its own pseudo-terminal (guest/terminal.py). The shell gets a hang-up
+ * when the client leaves.
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { accessSync } from "node:fs";
@@ -71,7 +71,7 @@ function start(
   return child;
 }
 
-/** A size that makes no sense in the address is no reason to have no terminal. */
+/** A senseless size in the query falls back to the default. */
 function dimension(text: string | null, fallback: number): number {
   const value = Number(text ?? fallback);
   return Number.isInteger(value) && value >= DIMENSION.from && value <= DIMENSION.to
@@ -92,7 +92,7 @@ async function show(output: Readable, sender: LockstepSender): Promise<void> {
     for await (const chunk of output as AsyncIterable<Buffer>)
       await sender.text("output", decoder.write(chunk));
   } catch {
-    // It could not be started; its exit code says so.
+    // The shell could not be started; its exit code reports that.
   }
   await sender.text("output", decoder.end());
 }
@@ -112,8 +112,8 @@ function control(child: ChildProcess, body: Body): void {
 }
 
 /**
- * Frames as terminal.py reads them. Input for a program that does not read is refused above a
- * bound, not kept.
+ * Writes a frame for terminal.py. Input for a program that does not read is refused above a bound,
+ * not buffered.
  */
 function write(child: ChildProcess, kind: "i" | "r", payload: Buffer): void {
   if (child.stdin === null || child.stdin.destroyed) return;

@@ -1,7 +1,7 @@
 /**
  * GET /_torpor/tunnel?port=N with `Upgrade: torpor-tunnel`: raw bytes both ways between the host
- * and a TCP port of the guest, wherever in the guest it listens. The host's own; preview URLs go
- * through it.
+ * and a TCP port of the guest, on any address of the guest. Only the host may call it; preview URLs
+ * use it.
  */
 import { connect, type Socket } from "node:net";
 import { networkInterfaces } from "node:os";
@@ -46,7 +46,7 @@ function portOf(text: string | null): number {
   return port;
 }
 
-/** The loopback addresses first, then the others of this machine. */
+/** Tries the loopback addresses first, then the other addresses of the guest. */
 async function reach(port: number): Promise<Socket | undefined> {
   const others = Object.values(networkInterfaces()).flatMap((entries) =>
     (entries ?? []).filter((entry) => !entry.internal && entry.family === "IPv4"),
@@ -89,7 +89,7 @@ async function carry(one: Duplex, other: Duplex, touch: () => void): Promise<voi
   ] as const) {
     from.on("error", () => to.destroy());
     from.on("data", touch);
-    // What has come is still passed on; nothing can come back.
+    // Received data is still delivered; nothing can come back.
     from.once("close", () => void to.end(() => to.destroy()));
     from.pipe(to);
   }

@@ -1,6 +1,6 @@
 /**
- * Requests to change the protocol: WebSockets and the host's tunnels. Refusals are HTTP answers,
- * with the same bodies as everywhere.
+ * Protocol upgrades: WebSockets and the host's tunnels. Refusals are HTTP responses with the usual
+ * bodies.
  */
 import type { IncomingMessage, Server } from "node:http";
 import type { Duplex } from "node:stream";
@@ -16,13 +16,13 @@ import type { Gate } from "../execution/gate.ts";
 export interface StreamRequest {
   query: URLSearchParams;
   stream: OpenStream;
-  /** Aborted when the client goes away; not when it is cut off by a pause. */
+  /** Aborted when the client leaves, not when a pause cuts it off. */
   signal: AbortSignal;
 }
 
 export interface WebSocketRoute {
   path: string;
-  /** Resolves when the stream is over. */
+  /** Resolves at the end of the stream. */
   handle(socket: WebSocket, request: StreamRequest): Promise<void>;
 }
 
@@ -30,7 +30,7 @@ export interface RawRoute {
   path: string;
   access: Route["access"];
   protocol: string;
-  /** Takes the connection over, or throws an AgentError before anything is written. */
+  /** Takes over the connection, or throws an AgentError before anything is written. */
   handle(socket: Duplex, head: Buffer, request: StreamRequest): Promise<void>;
 }
 
@@ -99,7 +99,7 @@ async function serveWebSocket(
   request: StreamRequest,
 ): Promise<void> {
   const accepted = new Promise<WebSocket | undefined>((resolve) => {
-    // A handshake that is none is answered by the acceptor itself.
+    // The acceptor itself responds to a malformed handshake.
     socket.once("close", () => resolve(undefined));
     acceptor.handleUpgrade(incoming, socket, head, resolve);
   });

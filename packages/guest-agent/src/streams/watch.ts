@@ -1,6 +1,6 @@
 /**
- * WS /files/watch: changes below a path, as they happen (guest/watcher.py). Several paths may be
- * watched on one connection.
+ * WS /files/watch: changes below a path, as they happen (guest/watcher.py). One connection may
+ * watch several paths.
  */
 import type { WebSocket } from "ws";
 import type { GuestAgentConfig } from "../config.ts";
@@ -26,13 +26,13 @@ async function serve(
   request: StreamRequest,
 ): Promise<void> {
   const sender = new LockstepSender(socket, request.stream.touch);
-  // The watcher is read at the client's pace; what the kernel cannot keep meanwhile is reported as
-  // EVENTS_LOST.
+  // The watcher is read at the client's pace. Events that exceed the kernel's queue in the meantime
+  // are reported as EVENTS_LOST.
   const watcher = new LineProcess(config.python, ["-ISu", `${config.helperDir}/watcher.py`], {
     onEvent: (message) =>
       sender.send(
         frameOf(message),
-        // A client that has not taken one `modified` is not told of the next as well.
+        // A client that has not yet received a `modified` of a path gets no second one.
         message["event"] === "modified" ? String(message["path"]) : undefined,
       ),
   });
@@ -53,7 +53,7 @@ async function serve(
     });
 }
 
-/** What the watcher is told: the path in bytes, as a name may be no text, and how it is shown. */
+/** The watcher's request: the path in bytes, since a name may be no text, and the text to show. */
 async function requestOf(config: GuestAgentConfig, body: Body, paths: Set<string>): Promise<Body> {
   if (stringField(body, "action") !== "watch") throw invalidRequest('"action" must be "watch"');
   const { bytes, shown } = await locate(config, stringField(body, "path"));

@@ -3,7 +3,7 @@ import type { Route } from "../http/router.ts";
 
 /**
  * /cache: the agent's only cache is its memory of finished requests that had an Idempotency-Key.
- * Code is never answered out of a cache.
+ * The result of code never comes from a cache.
  */
 export function cacheRoutes(idempotency: IdempotencyMemory): Route[] {
   const stats = () => ({ cache: idempotency.stats(), timestamp: new Date().toISOString() });

@@ -1,7 +1,7 @@
-/** Counts of the agent's own work, for /metrics. */
+/** Counters of the agent's own work, for /metrics. */
 import { round } from "./proc.ts";
 
-/** The newest durations, which average and percentile are made of. */
+/** Newest durations, from which the average and the percentile are computed. */
 const KEPT_DURATIONS = 512;
 
 export class SystemCounters {
@@ -10,7 +10,7 @@ export class SystemCounters {
   private readonly byEndpoint = new Map<string, number>();
   private readonly durationsMs: number[] = [];
 
-  /** `endpoint` is a route's pattern: a bounded number of names. */
+  /** `endpoint` is the pattern of a route, so the number of names is bounded. */
   add(endpoint: string, durationMs: number, isError: boolean): void {
     this.requests += 1;
     if (isError) this.errors += 1;

@@ -1,14 +1,15 @@
 /**
- * The host's own calls: what makes a restored guest this sandbox's, before user code runs, and what
- * makes a pause safe.
+ * Control calls of the host: they give a restored guest the identity of this sandbox before user
+ * code runs, and make a pause safe.
  *
- * G1  The order is: entropy, clock, disk, names, connections, thaw, kernel reseeded, key. User
- *     requests are refused until the key is set, so nothing of the user's runs before.
- * G2  A fresh guest (`post-boot`: booted, or with the memory of a golden snapshot) is nobody's: it
- *     holds no secret and has no disk attached. It becomes a sandbox's once. Its disk and its names
- *     are a start's: a resume changes nothing that a user can have written.
- * G3  Before a pause the users' processes are frozen first, then file systems are synced; `synced`
- *     says that it really happened.
+ * G1  The order is: entropy, clock, disk, names, connections, resume of the users' processes,
+ *     kernel reseeded, key. User requests are refused until the key is set, so no user code runs
+ *     before.
+ * G2  A fresh guest (`post-boot`: booted, or restored from a golden snapshot) belongs to no
+ *     sandbox: it holds no secret and has no disk attached. It becomes a sandbox's once. Only a
+ *     start attaches a disk and sets names: a resume changes nothing that a user can have written.
+ * G3  Before a pause, the users' processes are suspended first, then the file systems are synced;
+ *     `synced` reports that the sync succeeded.
  */
 import { mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
@@ -36,7 +37,7 @@ export interface IdentityDeps {
   environment: Environment;
   kernel: PythonKernel;
   identity: GuestIdentity;
-  /** guest_helper.py: what Node has no call for. */
+  /** guest_helper.py: system calls that Node lacks. */
   helper: RestartingHelper;
   connections: Connections;
   activity: GuestActivity;
@@ -106,16 +107,16 @@ async function becomeSandbox(deps: IdentityDeps, request: RoutedRequest, isFresh
   deps.identity.sandboxId = optionalString(request.body, "sandboxId") ?? deps.identity.sandboxId;
   await setFrozen(deps.config.userCgroup, false, 2_000);
   deps.connections.severOthers(request.incoming.socket);
-  // A warm kernel out of a golden snapshot has its siblings' generators. Nothing of a user's has
-  // run in it yet (G1).
+  // A warm kernel of a golden snapshot has the same generators as every other kernel of it. No user
+  // code has run in it yet (G1).
   const kernelReseeded = isFresh ? await deps.kernel.becomeOwn() : false;
   keepKey(deps, agentKey);
   return { ok: true, rngReseeded: true, kernelReseeded, clockStepMs };
 }
 
 /**
- * New entropy for the system's generator, and by the step of the clock for those of programs that
- * are older than this sandbox (infra/images/code-interpreter/init).
+ * Gives new entropy to the system's generator. The step of the clock renews the generators of
+ * programs that are older than this sandbox (infra/images/code-interpreter/init).
  */
 async function freshen(
   helper: RestartingHelper,
@@ -138,7 +139,7 @@ async function freshen(
     throw new AgentError(409, "CLOCK_NOT_SET", "the guest's clock could not be set");
 }
 
-/** From here on `/` is the image with the sandbox's own disk above it. */
+/** After this, `/` is the image with the sandbox's own disk above it. */
 async function attachDisk({ config, environment, helper }: IdentityDeps): Promise<void> {
   if (config.disk === undefined) return;
   if (!(await helperCall(helper, { type: "attach_disk", ...config.disk }, ATTACH_LIMIT_MS))) {
@@ -149,11 +150,11 @@ async function attachDisk({ config, environment, helper }: IdentityDeps): Promis
     );
   }
   environment.load();
-  // Uploads that were cut off when the sandbox was stopped.
+  // Removes uploads that the last stop cut off.
   rmSync(config.uploadDir, { recursive: true, force: true });
 }
 
-/** In memory, and in a file for the agent that takes over when user code has killed this one. */
+/** Keeps the key in memory, and in a file for the next agent if user code kills this one. */
 function keepKey({ config, identity }: IdentityDeps, agentKey: string): void {
   identity.agentKey = agentKey;
   mkdirSync(dirname(config.keyFile), { recursive: true });
@@ -167,14 +168,14 @@ function optionalName({ body }: RoutedRequest, name: "hostname" | "machineId"): 
 
 async function setNames({ config, helper }: IdentityDeps, names: Names): Promise<void> {
   const hostname = writeNames(config, names);
-  // On an ordinary machine (tests), its name is nobody's to change.
+  // The agent must not rename an ordinary machine (tests).
   if (hostname === undefined || config.userCgroup === undefined) return;
   await helperCall(helper, { type: "set_hostname", hostname }, HELPER_LIMIT_MS);
 }
 
 /**
- * For the golden snapshot: everything that a first execution would wait for, done once. A guest
- * that is not warm must not become one: every sandbox after it would be slow.
+ * Does once, for the golden snapshot, what a first execution would otherwise wait for. A guest that
+ * is not warm must not become a golden snapshot: every sandbox of it would be slow.
  */
 async function warm(deps: IdentityDeps) {
   const failure = await deps.kernel.warm(WARM_CELL);
@@ -188,7 +189,7 @@ async function warm(deps: IdentityDeps) {
   return { ok: true };
 }
 
-/** Answers, then ends the machine: users' processes first, then files on disk, then power off. */
+/** Responds, then ends the machine: users' processes first, then a sync, then power off. */
 async function shutDown(deps: IdentityDeps) {
   await setFrozen(deps.config.userCgroup, false, 2_000);
   await endUserProcesses(deps.config);
@@ -213,8 +214,8 @@ async function endUserProcesses({ userCgroup }: GuestAgentConfig): Promise<void>
 }
 
 /**
- * Once more, of a new helper, where this one ended: user code may have killed it a moment before.
- * Everything that it is asked for may be done twice.
+ * Calls the helper, and repeats the call with a new helper if the helper ended: user code may have
+ * killed it just before. All calls are idempotent.
  */
 async function helperCall(
   helper: RestartingHelper,

@@ -1,4 +1,4 @@
-/** /, /health, /info, /ping, /system: what this agent is and how it is. Open, without a key. */
+/** /, /health, /info, /ping, /system: identity and state of this agent. Open, without a key. */
 import {
   arch,
   cpus,
@@ -23,7 +23,7 @@ export interface InfoDeps {
   kernel: PythonKernel;
   activity: GuestActivity;
   counters: SystemCounters;
-  /** All that is served, for /info. */
+  /** All served paths, for /info. */
   paths(): string[];
 }
 
@@ -60,7 +60,7 @@ export function infoRoutes(deps: InfoDeps): Route[] {
   ];
 }
 
-/** Times are counted by the monotonic clock: the other one is set when the sandbox is restored. */
+/** Uptimes use the monotonic clock: a restore sets the other one. */
 function common({ config, identity }: InfoDeps) {
   const uptimeS = Math.round(process.uptime());
   return {

@@ -1,6 +1,6 @@
 /**
- * /metrics, /metrics/snapshot, /metrics/prometheus: what the agent and the machine are doing, out
- * of /proc.
+ * /metrics, /metrics/snapshot, /metrics/prometheus: the activity of the agent and the machine, read
+ * from /proc.
  */
 import { statfs } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -24,8 +24,8 @@ export interface MetricsDeps {
 }
 
 /**
- * Usage is that of the time since the last look; of a moment, when that was too long ago or too
- * lately.
+ * CPU usage covers the time since the last call. If that is less than NEWEST_MS or more than
+ * OLDEST_MS ago, it covers the next MOMENT_MS instead.
  */
 const [NEWEST_MS, OLDEST_MS, MOMENT_MS] = [50, 15_000, 100];
 
@@ -107,7 +107,7 @@ async function disk(path: string) {
   };
 }
 
-/** The text format that Prometheus reads. */
+/** The text format of Prometheus. */
 function prometheus(snap: Snapshot): Reply {
   const { cpu, memory: ram, disk: space } = snap.system;
   const metrics: [string, "counter" | "gauge", number][] = [

@@ -1,8 +1,9 @@
 /**
  * The sandbox's names in its files: /etc/hostname, a line of /etc/hosts, /etc/machine-id.
  *
- * NM1  They are written when the sandbox starts, never when it is resumed.
- * NM2  Only what is still as the last start left it is replaced: anything else is the user's.
+ * NM1  The names are written when the sandbox starts, never when it is resumed.
+ * NM2  A name is replaced only if it still is what the last start wrote: anything else is the
+ *      user's.
  */
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
@@ -14,14 +15,14 @@ export interface Names {
 
 export interface NamePlaces {
   etcDir: string;
-  /** What the last start wrote; kept on the sandbox's disk. */
+  /** Record of what the last start wrote; on the sandbox's disk. */
   namesFile: string;
 }
 
 const LOOPBACK = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n";
 const MAX_HOSTNAME_BYTES = 64;
 
-/** Returns the name that the machine shall have: the file's, which may be the user's. */
+/** Returns the machine's new name: the one in the file, which may be the user's. */
 export function writeNames({ etcDir, namesFile }: NamePlaces, wanted: Names): string | undefined {
   const last = readNames(namesFile);
   const next = { ...last };
@@ -37,7 +38,7 @@ export function writeNames({ etcDir, namesFile }: NamePlaces, wanted: Names): st
   return hostnameIn(`${etcDir}/hostname`) ?? hostname;
 }
 
-/** A sandbox that has no record is started for the first time: all is as the image brought it. */
+/** A sandbox without a record starts for the first time: its files are those of the image. */
 function readNames(file: string): Names {
   try {
     const { hostname, machineId } = JSON.parse(read(file) ?? "{}") as Record<string, unknown>;
@@ -50,7 +51,7 @@ function readNames(file: string): Names {
   }
 }
 
-/** False when it could not be written; the next start tries again. */
+/** Returns false when the file could not be written; the next start tries again. */
 function replaceOwn(path: string, last: string | undefined, value: string): boolean {
   const isOwn = last === undefined || read(path)?.trim() === last;
   return !isOwn || writeIfOther(path, `${value}\n`);
@@ -69,7 +70,7 @@ function replaceOwnHost(path: string, last: string | undefined, hostname: string
   return writeIfOther(path, `${text}${isWhole ? "" : "\n"}${lineOf(hostname)}\n`);
 }
 
-/** The first line that is no comment, as systemd reads it; undefined when it is no name. */
+/** The first line that is no comment, as systemd reads it; undefined if that is no valid name. */
 function hostnameIn(path: string): string | undefined {
   const lines = (read(path) ?? "").split("\n").map((line) => line.trim());
   const name = lines.find((line) => line !== "" && !line.startsWith("#"));
@@ -85,7 +86,7 @@ function read(path: string): string | undefined {
   }
 }
 
-/** False when it failed: a disk that is full must not keep its sandbox from starting. */
+/** Returns false on failure: a full disk must not keep its sandbox from starting. */
 function writeIfOther(path: string, text: string): boolean {
   if (read(path) === text) return true;
   try {

@@ -1,7 +1,4 @@
-/**
- * Numbers out of /proc. What cannot be read counts as nothing: a process may end while it is looked
- * at.
- */
+/** Numbers from /proc. Unreadable values count as nothing: a process may end while it is read. */
 import { readdirSync, readFileSync } from "node:fs";
 import { cpus, uptime } from "node:os";
 
@@ -24,7 +21,7 @@ export interface ProcessFacts {
   ppid: number;
   name: string;
   status: string;
-  /** Over the life of the process, as `ps` has it. */
+  /** Average over the life of the process, as in `ps`. */
   cpu_percent: number;
   memory_mb: number;
   command: string;
@@ -56,10 +53,10 @@ function factsOf(pid: number): ProcessFacts | undefined {
   };
 }
 
-/** Busy and total time of all processors since the start, in ticks. */
+/** Busy and total time of all processors since boot, in ticks. */
 export function cpuTimes(): { busy: number; total: number } {
   const line = read("/proc/stat").split("\n")[0] ?? "";
-  // The last two, guest times, are in user time already.
+  // The last two fields, guest times, are already part of user time.
   const times = line.trim().split(/\s+/).slice(1, 9).map(Number);
   const total = times.reduce((sum, time) => sum + time, 0);
   return { busy: total - (times[3] ?? 0) - (times[4] ?? 0), total };
@@ -67,7 +64,7 @@ export function cpuTimes(): { busy: number; total: number } {
 
 export const cpuCount = (): number => cpus().length;
 
-/** In bytes. `free` is what programs can still have. */
+/** In bytes. `free` is what programs can still allocate. */
 export function memory(): { total: number; used: number; free: number; usage_percent: number } {
   const text = read("/proc/meminfo");
   const bytes = (name: string) =>

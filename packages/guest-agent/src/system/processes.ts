@@ -1,6 +1,6 @@
 /**
- * /processes, /execute/processes and the calls that end one. Ids are those of background
- * executions, or numbers of processes of the system.
+ * /processes, /execute/processes and the calls that end a process. An id is that of a background
+ * execution, or a process number of the system.
  */
 import type { BackgroundExecutions } from "../execution/background.ts";
 import type { GuestAgentConfig } from "../config.ts";
@@ -34,7 +34,10 @@ const counted = (processes: unknown[]) => ({
   timestamp: new Date().toISOString(),
 });
 
-/** All of the machine's; those of background executions carry what is known of these too. */
+/**
+ * All processes of the machine; those of background executions carry the details of the execution
+ * too.
+ */
 function systemProcesses(background: BackgroundExecutions): unknown[] {
   const known = new Map(
     background.list().map((execution) => [execution.view()["pid"], execution.view()]),
@@ -66,7 +69,7 @@ function endProcess(
       message: execution.isRunning ? "The process is being ended" : "The process has ended",
     };
   }
-  // The agent's own processes are not the users' to end.
+  // Users may not end the agent's own processes.
   const isUsers = userProcesses(config.userCgroup).includes(Number(id));
   if (!isUsers || !killProcess(Number(id), "SIGKILL"))
     throw new AgentError(404, "PROCESS_NOT_FOUND", `there is no process ${id}`);

@@ -1,11 +1,14 @@
 /**
- * The cgroup of everything that users run: what is in it, and whether it is frozen. Its limits are
- * set at boot (infra/images/code-interpreter/init).
+ * The cgroup of all processes of users: their list, and the cgroup freezer that suspends them. Its
+ * limits are set at boot (infra/images/code-interpreter/init).
  */
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 
-/** Freezes or thaws it and waits until the kernel says so. True when it is as asked. */
+/**
+ * Suspends or resumes the users' processes, and waits for the kernel to confirm. Returns true once
+ * they are.
+ */
 export async function setFrozen(
   cgroup: string | undefined,
   frozen: boolean,
@@ -28,7 +31,7 @@ export function userProcesses(cgroup: string | undefined): number[] {
   return readFileSync(`${cgroup}/cgroup.procs`, "utf8").split("\n").filter(Boolean).map(Number);
 }
 
-/** False when it has ended by itself. */
+/** Returns false when the process has already ended. */
 export function killProcess(pid: number, signal: NodeJS.Signals): boolean {
   try {
     return process.kill(pid, signal);

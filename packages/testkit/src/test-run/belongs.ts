@@ -1,13 +1,16 @@
-/** What belongs to a run of the tests, and what became of it: decided over what was read before. */
+/**
+ * What belongs to a test run, and the state of the run: pure decisions over data that was read
+ * before.
+ */
 import type { ProcessIdentity } from "@torpor/service";
 
-/** The runner, in run.json. A pid means something in one namespace only. */
+/** The runner, in run.json. A pid is valid in one namespace only. */
 export interface TestRunRecord extends ProcessIdentity {
   pidNamespace: string;
 }
 
 export interface SeenRun {
-  /** Undefined: it was killed before it had written one. */
+  /** Undefined if the runner was killed before it wrote the record. */
   record: TestRunRecord | undefined;
   isRunnerAlive: boolean;
   ownerUid: number;
@@ -20,8 +23,8 @@ export interface Here {
 }
 
 /**
- * `killed`: to be swept. `elsewhere`: in another pid namespace, of a container say, where it may be
- * alive. `foreign`: of another user, whose processes this one cannot end.
+ * `killed`: to be swept. `elsewhere`: in another pid namespace, for example of a container, where
+ * it may be alive. `foreign`: of another user, whose processes this user cannot end.
  */
 type Standing = "alive" | "killed" | "elsewhere" | "foreign";
 
@@ -39,24 +42,27 @@ export interface SeenProcess extends ProcessIdentity {
   cwd: string;
   args: string[];
   env: string[];
-  /** Where its standard output and error go. */
+  /** Targets of its standard output and error. */
   outputs: string[];
-  /** As /proc names it: `net:[4026531840]`. */
+  /** As in /proc: `net:[4026531840]`. */
   netNamespace: string;
 }
 
-/** What a run has of the machine that processes can be known by. */
+/** Properties of a run by which its processes are found. */
 export interface Belongings {
   /** Directories. */
   places: string[];
   netNamespaces: string[];
 }
 
-/** Shells set these for whatever they start. */
+/** Shells set these in every process that they start. */
 const SET_BY_SHELLS = /^(PWD|OLDPWD|_)=/;
 const PART_OF_A_NAME = /[A-Za-z0-9._-]/;
 
-/** Whether the text names the directory or what is below it, not one whose name begins the same. */
+/**
+ * True if the text names the directory or a path below it, but not a longer name that begins the
+ * same.
+ */
 export function mentions(text: string, directory: string): boolean {
   const isPart = (at: number) => PART_OF_A_NAME.test(text[at] ?? "");
   for (let at = text.indexOf(directory); at !== -1; at = text.indexOf(directory, at + 1))
@@ -69,8 +75,8 @@ export function isBelow(path: string, places: string[]): boolean {
 }
 
 /**
- * The processes that a run has started, and all that those have started; `own`, who asks, and its
- * ancestors are none.
+ * The processes that a run has started, and their descendants, except the calling process `own` and
+ * its ancestors.
  */
 export function processesOf(run: Belongings, seen: SeenProcess[], own: number): SeenProcess[] {
   const spared = ancestorsOf(own, seen);
@@ -82,8 +88,9 @@ export function processesOf(run: Belongings, seen: SeenProcess[], own: number): 
 }
 
 /**
- * A name in the environment, or the network, is proof. Who works in a directory, names it or writes
- * there may be somebody who looks at what a run has left, before a terminal.
+ * A name in the environment, or the network namespace, is proof. A process that only works in a
+ * directory, names it or writes there may be a user's, who inspects the leftovers of a run from a
+ * terminal.
  */
 function isOf({ places, netNamespaces }: Belongings, process: SeenProcess): boolean {
   const { hasTerminal, cwd, args, env, outputs, netNamespace } = process;
@@ -94,7 +101,7 @@ function isOf({ places, netNamespaces }: Belongings, process: SeenProcess): bool
   return [cwd, ...outputs].some((path) => isBelow(path, places)) || args.some(namesPlace);
 }
 
-/** With the process itself. */
+/** Includes the process itself. */
 function ancestorsOf(pid: number, seen: SeenProcess[]): Set<number> {
   const parents = new Map(seen.map((process) => [process.pid, process.parent]));
   const found = new Set<number>();
@@ -102,7 +109,7 @@ function ancestorsOf(pid: number, seen: SeenProcess[]): Set<number> {
   return found;
 }
 
-/** Mount points below the places, from /proc/self/mountinfo: what was mounted last is first. */
+/** Mount points below the places, from /proc/self/mountinfo; the last mount comes first. */
 export function mountsOf(places: string[], mountinfo: string): string[] {
   const points = mountinfo.split("\n").flatMap((line) => line.split(" ").slice(4, 5));
   return points
@@ -111,7 +118,7 @@ export function mountsOf(places: string[], mountinfo: string): string[] {
     .toReversed();
 }
 
-/** Spaces and the like are written as `\040`. */
+/** Decodes octal escapes such as `\040` for a space. */
 function unescaped(text: string): string {
   const character = (octal: string) => String.fromCharCode(Number.parseInt(octal, 8));
   return text.replaceAll(/\\([0-7]{3})/g, (_, octal: string) => character(octal));

@@ -1,6 +1,6 @@
 /**
- * A run of `./torpor test`: a directory of its own, .torpor/runs/<id>. TMPDIR of all its tests lies
- * in it, and by its name the next run finds what is left of this one when it was killed.
+ * A run of `./torpor test` with its own directory, .torpor/runs/<id>. The TMPDIR of all its tests
+ * is in that directory, and by its name the next run finds what a killed run has left.
  */
 import { createHash, randomBytes } from "node:crypto";
 import { readdirSync, readFileSync, statSync } from "node:fs";
@@ -20,14 +20,14 @@ export interface TestRun extends AsyncDisposable {
   dir: string;
 }
 
-/** Short: the paths of sockets, which are below it, hold 107 bytes. */
+/** Short: socket paths below the directory are limited to 107 bytes. */
 const ID_BYTES = 3;
 const ID_PATTERN = /^[0-9a-f]{6}$/;
 
 /**
- * Sweeps runs of this checkout that were killed, and begins one: from here on TMPDIR is its own,
- * for this process and what it starts. At its end, what the tests have left is ended too, and the
- * directory is removed.
+ * Sweeps killed runs of this checkout, and begins a new one: from now on it has its own TMPDIR, for
+ * this process and its children. Its end also ends what the tests have left, and removes the
+ * directory.
  */
 export async function beginTestRun(root: string, write: Write): Promise<TestRun> {
   const runs = await runsOf(root);
@@ -36,7 +36,7 @@ export async function beginTestRun(root: string, write: Write): Promise<TestRun>
   const before = { TMPDIR: process.env["TMPDIR"], [RUN_VARIABLE]: process.env[RUN_VARIABLE] };
   const tmp = join(dir, "tmp");
   {
-    // Without its record it looks like one that was killed.
+    // Without its record, the run would look killed.
     using _claim = await claim(dir);
     await mkdir(dir);
     await mkdir(tmp);
@@ -54,7 +54,9 @@ export async function beginTestRun(root: string, write: Write): Promise<TestRun>
   };
 }
 
-/** What cannot be judged or ended is told, and stays. What another process sweeps is left to it. */
+/**
+ * A run that cannot be swept stays, with a message. A run that another process sweeps is skipped.
+ */
 export async function sweepKilledRuns(root: string, write: Write): Promise<void> {
   const runs = await runsOf(root);
   for (const name of readdirSync(runs).filter((entry) => ID_PATTERN.test(entry))) {
@@ -85,12 +87,12 @@ async function runsOf(root: string): Promise<string> {
 
 const recordIn = (dir: string) => join(dir, "run.json");
 
-/** The right to begin, sweep or end this run, which one process has at a time. */
+/** The right to begin, sweep or end this run; one process has it at a time. */
 async function claim(dir: string): Promise<Disposable | undefined> {
   return await tryClaimName(`run-${createHash("sha256").update(dir).digest("hex")}`);
 }
 
-/** Undefined when it is gone. */
+/** Undefined when the directory is gone. */
 function look(dir: string): SeenRun | undefined {
   const ownerUid = statSync(dir, { throwIfNoEntry: false })?.uid;
   if (ownerUid === undefined) return undefined;
@@ -98,7 +100,7 @@ function look(dir: string): SeenRun | undefined {
   return { record, isRunnerAlive: record !== undefined && isAlive(record), ownerUid };
 }
 
-/** Undefined: it was killed before all of it was written, or while it was swept. */
+/** Undefined if the run was killed before it wrote the whole record, or while it was swept. */
 function readRecord(dir: string): TestRunRecord | undefined {
   try {
     return JSON.parse(readFileSync(recordIn(dir), "utf8")) as TestRunRecord;

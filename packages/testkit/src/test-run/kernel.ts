@@ -1,4 +1,4 @@
-/** What the kernel says of processes, mounts and loop devices, as far as this user may read it. */
+/** Processes, mounts and loop devices according to the kernel, as far as this user may read. */
 import { readdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { bootId } from "@torpor/service";
@@ -13,7 +13,7 @@ export function readHere(): Here {
   return { bootId: bootId(), pidNamespace, uid: process.geteuid?.() ?? 0 };
 }
 
-/** All that are alive. A pid that went to another process while it was read is left out. */
+/** All living processes, except a pid that was reused during the read. */
 export function readProcesses(): SeenProcess[] {
   const boot = bootId();
   const pids = readdirSync("/proc").map(Number).filter(Number.isInteger);
@@ -37,7 +37,9 @@ export function readProcesses(): SeenProcess[] {
   });
 }
 
-/** Of `ip netns`, as processes in it have it; undefined when there is none of that name. */
+/**
+ * The namespace of an `ip netns` name, in the format of /proc; undefined if there is no such name.
+ */
 export function netNamespaceNamed(name: string): string | undefined {
   const found = statSync(`/run/netns/${name}`, { throwIfNoEntry: false });
   return found && `net:[${found.ino}]`;
@@ -47,7 +49,7 @@ export function readMountinfo(): string {
   return readFileSync("/proc/self/mountinfo", "utf8");
 }
 
-/** With the file behind each. */
+/** Loop devices and their backing files. */
 export function readLoopDevices(): { device: string; file: string }[] {
   return readdirSync("/sys/block").flatMap((name) => {
     const file = textOf(join("/sys/block", name, "loop/backing_file")).trim();
@@ -55,7 +57,7 @@ export function readLoopDevices(): { device: string; file: string }[] {
   });
 }
 
-/** Empty when it is not there any more, or belongs to somebody else. */
+/** Empty if the link is gone, or belongs to another user. */
 function linkOf(pid: number, name: string): string {
   try {
     return readlinkSync(`/proc/${pid}/${name}`);
@@ -69,7 +71,7 @@ function listOf(pid: number, name: "cmdline" | "environ"): string[] {
   return parts.filter((part) => part !== "");
 }
 
-/** The same. */
+/** Empty if the file cannot be read. */
 function textOf(file: string): string {
   try {
     return readFileSync(file, "utf8");

@@ -1,18 +1,18 @@
 /**
- * What tests make whose name is not a path below their run's directory. It is written down there
- * before it is made, so that the next run finds it when this one is killed (sweep.ts). Nothing is
- * taken off the list: what is gone is gone, and no name is given twice.
+ * Things of tests whose name is no path below their run's directory. Each name is recorded there
+ * before the thing is made, so that the next run finds it if this one is killed (sweep.ts). Records
+ * are never removed: a missing thing does no harm, and no name is used twice.
  */
 import { appendFileSync, globSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 
-/** Names the run's directory to everything that a run starts. */
+/** Environment variable with the run's directory, for everything that a run starts. */
 export const RUN_VARIABLE = "TORPOR_TEST_RUN";
 
 /**
- * `namespace`: of `ip netns`. `link`: a network device of this machine. `cgroup`: the path of one
- * that holds those of VMs. `directory`: one that cannot lie below TMPDIR. `host`: DATA_DIR of VMs
- * that have namespaces of their own. `fleet`: the directory of a fleet.
+ * `namespace`: of `ip netns`. `link`: a network device of this machine. `cgroup`: the path of a
+ * cgroup that contains those of VMs. `directory`: a directory that cannot be below TMPDIR. `host`:
+ * DATA_DIR of VMs with their own namespaces. `fleet`: the directory of a fleet.
  */
 type Kind = "namespace" | "link" | "cgroup" | "directory" | "host" | "fleet";
 
@@ -21,10 +21,10 @@ interface Leftover {
   name: string;
 }
 
-/** Names by kind, each once. */
+/** Unique names by kind. */
 export type Leftovers = Record<Kind, string[]>;
 
-/** Root, who may remove anything, removes by this list: only what has a name that tests give. */
+/** Patterns of names that only tests use: root removes by this list, and may remove anything. */
 const NAMES: Record<Kind, RegExp> = {
   namespace: /^(tt|torpor-)[0-9a-z-]+$/,
   link: /^tt[0-9a-f]+b$/,
@@ -38,7 +38,10 @@ const FILE = "leftovers.jsonl";
 const fileIn = (dir: string) => join(dir, FILE);
 const hasTestName = ({ kind, name }: Leftover) => NAMES[kind]?.test(name) === true;
 
-/** To be called before it is made. Outside of `./torpor test` nobody sweeps: nothing is written. */
+/**
+ * Call this before making the thing. Writes nothing outside of `./torpor test`, where no run
+ * sweeps.
+ */
 export function recordLeftover(leftover: Leftover): void {
   const { kind, name } = leftover;
   if (!hasTestName(leftover)) throw new Error(`a ${kind} of tests is not called ${name}`);
@@ -46,7 +49,9 @@ export function recordLeftover(leftover: Leftover): void {
   if (dir !== undefined) appendFileSync(fileIn(dir), `${JSON.stringify(leftover)}\n`);
 }
 
-/** Of a run, and of those within it: tests of a copy of the checkout have a list of their own. */
+/**
+ * Leftovers of a run, and of runs within it: tests in a copy of the checkout have their own list.
+ */
 export function readLeftovers(dir: string): Leftovers {
   const within = globSync(`tmp/*/${FILE}`, { cwd: dir }).map((path) => join(dir, path));
   return parseLeftovers([fileIn(dir), ...within].map(readIfThere).join("\n"));
@@ -61,7 +66,7 @@ function readIfThere(file: string): string {
   }
 }
 
-/** A line that was cut off, or names what no test makes, counts for nothing. */
+/** Ignores truncated lines, and names that no test uses. */
 export function parseLeftovers(text: string): Leftovers {
   const leftovers = text.split("\n").flatMap(parseLine).filter(hasTestName);
   const namesOf = (kind: Kind) => {

@@ -1,10 +1,10 @@
 /**
- * Ends what a run of the tests has left on the machine, and removes its directory.
+ * Ends what a test run has left on the machine, and removes its directory.
  *
- * TS1  Nothing is asked of the run: it was killed. What is its own is known by the name of its
- *      directory (belongs.ts), or was written down before it was made (leftovers.ts).
- * - The directory goes last, and only when all else is gone: what is mounted there is not removed
- *   with it, and the next sweep goes on where this one gave up.
+ * TS1  The run itself is not needed: it was killed. Its things are known by the name of its
+ *      directory (belongs.ts), or were recorded before they were made (leftovers.ts).
+ * - The directory is removed last, and only if all else is gone: this way nothing that is mounted
+ *   there is removed with it, and the next sweep continues where this one stopped.
  */
 import { existsSync, readdirSync, rmdirSync } from "node:fs";
 import { rm } from "node:fs/promises";
@@ -17,13 +17,13 @@ import { netNamespaceNamed, readLoopDevices, readMountinfo, readProcesses } from
 import { type Leftovers, readLeftovers } from "./leftovers.ts";
 
 export interface SweptRuns {
-  /** What was there, in words: `3 processes`. */
+  /** Ended things, in words: `3 processes`. */
   ended: string[];
-  /** What could not be ended, and why; then the directory stays. */
+  /** Things that could not be ended, with the reason; the directory then stays. */
   failures: string[];
 }
 
-/** A Postgres that is killed leaves its shared memory; this long it may take to give it back. */
+/** Time for a Postgres to free its shared memory: a killed one would leave it behind. */
 const POSTGRES_LIMIT_MS = 8_000;
 const SHOWN_COMMAND_LENGTH = 80;
 
@@ -75,7 +75,7 @@ function isPostgres({ args: [program = "", ...args] }: SeenProcess): boolean {
   return basename(program) === "postgres" && args.includes("-D");
 }
 
-/** At once, with its own processes. It may stand stopped. */
+/** Ends the server at once, with its own processes. SIGCONT, because it may be stopped. */
 function endPostgres(server: SeenProcess): void {
   signalProcess(server, "SIGQUIT");
   signalProcess(server, "SIGCONT");
@@ -96,7 +96,7 @@ function cgroups(paths: string[]): Thing[] {
   return left.map((path) => ({ name: path, end: () => removeCgroup(path) }));
 }
 
-/** With those of VMs in it. */
+/** Removes the cgroup and those of VMs in it. */
 function removeCgroup(path: string): void {
   const entries = readdirSync(path, { withFileTypes: true });
   for (const entry of entries) if (entry.isDirectory()) rmdirSync(join(path, entry.name));
@@ -114,8 +114,8 @@ function loopDevices(places: string[]): Thing[] {
 }
 
 /**
- * What VMs of the hosts had beside files. Only where the directory is still there: a test that
- * ended in order has removed it when nothing else was left. Returns how many hosts there were.
+ * Removes what VMs of the hosts used besides files, if the directory still exists: a test that
+ * ended in order has already removed it. Returns the number of hosts.
  */
 async function collectHosts({ host, fleet }: Leftovers): Promise<number> {
   const isThere = (path: string) => existsSync(path);
@@ -126,8 +126,8 @@ async function collectHosts({ host, fleet }: Leftovers): Promise<number> {
 }
 
 /**
- * As the host's agent does when it starts. The namespace that led its VMs outside is gone if it was
- * a test's; the range of addresses is one that no other network of the machine has.
+ * Does the same as the host's agent when it starts. The namespace for its VMs' egress is gone if it
+ * was a test's; no other network of the machine uses this address range.
  */
 async function collectHost(dataDir: string): Promise<number> {
   await collectLeftovers({
@@ -138,9 +138,9 @@ async function collectHost(dataDir: string): Promise<number> {
   return 1;
 }
 
-/** The run's own, which names all else, comes last. */
+/** Removes the run's own directory, which has all the records, last. */
 async function removeDirectories(places: string[]): Promise<void> {
-  // What was killed a moment ago may still have made a file.
+  // A process that was just killed may still have created a file.
   const options = { recursive: true, force: true, maxRetries: 10, retryDelay: 100 };
   for (const place of places.toReversed()) await rm(place, options);
 }
@@ -151,7 +151,7 @@ async function command(...argv: string[]): Promise<void> {
   if (code !== 0) throw new Error(output.trim());
 }
 
-/** With the first line of what is behind it. */
+/** Includes the first line of the cause. */
 function reasonOf(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
   const { message, cause } = error;

@@ -1,6 +1,6 @@
 /**
- * A run of the tests that is going to be killed: `node killed-run.ts <root> [postgres]` begins one
- * in that checkout, makes what tests make, prints a line of JSON about it, and stays.
+ * A test run that will be killed: `node killed-run.ts <root> [postgres]` begins a run in that
+ * checkout, makes what tests make, prints a line of JSON about it, and stays.
  */
 import { spawn, type SpawnOptions } from "node:child_process";
 import { openSync } from "node:fs";
@@ -13,9 +13,9 @@ import { beginTestRun } from "../../src/test-run/index.ts";
 export interface MadeByRun {
   dir: string;
   pids: Record<string, number>;
-  /** Undefined: none could be made here. */
+  /** Undefined if this machine allows no mount. */
   mount: string | undefined;
-  /** Of a host that has a network of its own; undefined: none could be made here. */
+  /** Namespace of a host with its own network; undefined if this machine allows none. */
   namespace: string | undefined;
 }
 
@@ -29,7 +29,7 @@ const env = { PATH: process.env["PATH"] };
 const cwd = "/";
 const stdio: SpawnOptions["stdio"] = "ignore";
 
-/** Nothing of it but its arguments, and what `options` say, names the run. */
+/** Only the arguments and `options` of the process name the run. */
 function start([command = "", ...args]: string[], options: SpawnOptions = {}): number {
   const child = spawn(command, args, { cwd, env, stdio, detached: true, ...options });
   child.unref();
@@ -44,7 +44,7 @@ async function mountOne(): Promise<string | undefined> {
   return code === 0 ? point : undefined;
 }
 
-/** Returns the start of a command line that runs in it. */
+/** Returns the start of a command line that runs in the network. */
 async function makeNetwork(): Promise<string[] | undefined> {
   if ((await hostNetworkProblem()) !== undefined) return undefined;
   const network = await makeHostNetwork(1);

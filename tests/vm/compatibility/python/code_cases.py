@@ -166,7 +166,7 @@ async def file_errors(kit):
     missing = await error_of(lambda: kit.box.files.read("/workspace/none"))
     expect(type(missing).__name__, "FileNotFoundError")
     if kit.is_async:
-        # Its FileOperationError takes no `path`, which it is given.
+        # The async SDK passes a `path` to its FileOperationError, which takes none.
         try:
             await kit.box.files.read("/etc/shadow")
         except TypeError:

@@ -21,7 +21,7 @@ import code_cases  # noqa: F401
 import last_cases  # noqa: F401
 
 LIMIT_S = 540
-#: Leads to what has a section of its own.
+#: Attributes of a sandbox that have a section of their own.
 SECTIONS = {"files", "commands", "env", "cache", "terminal", "desktop"}
 
 

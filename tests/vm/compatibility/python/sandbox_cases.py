@@ -126,7 +126,7 @@ async def processes(kit):
     hold(len(await go(kit.box.get_jupyter_sessions())) > 0, "sessions")
 
 
-#: Of the templates that these cases make. The other class's are made and deleted at the same time.
+#: Prefix of these cases' templates. The other class makes and deletes its own at the same time.
 OWN = "made-by-"
 
 

@@ -1,12 +1,12 @@
 /**
  * Cloud Hypervisor's API over its UNIX socket.
  *
- * API1  One connection per request, closed after the answer: a re-used one was seen to hang, and
- *       after a 400 the rest of a body is read as further requests.
- * API2  Every call has a limit, because the server has none: it takes requests one by one, so that
- *       a snapshot in progress delays even a ping.
- * API3  How a call went is a value. A status says little and an answer can be lost: callers look at
- *       `info`, act, and look again.
+ * API1  One connection per request, closed after the response: a reused connection was seen to
+ *       hang, and after a 400 the rest of a body is read as further requests.
+ * API2  Every call has a limit, because the server has none: it handles requests one by one, so
+ *       that a snapshot in progress delays even a ping.
+ * API3  The outcome of a call is a value. A status proves little and a response can be lost:
+ *       callers read `info`, act, and read `info` again.
  */
 import { messageOf, sleep } from "@torpor/service";
 import { type IncomingMessage, request as httpRequest } from "node:http";
@@ -15,11 +15,11 @@ import type { VmConfig } from "./config.ts";
 
 export type ApiOutcome<T> =
   | { kind: "ok"; value: T }
-  /** It answered no. `chain`: what failed, outermost first. */
+  /** The server refused. `chain`: the error messages, outermost first. */
   | { kind: "refused"; status: number; chain: string[] }
   /**
-   * No connection, or one that closed without an answer: whether the call was carried out is
-   * unknown.
+   * No connection, or a connection that closed without a response: the call may or may not have had
+   * its effect.
    */
   | { kind: "unreachable"; reason: string }
   | { kind: "timeout"; limitMs: number };
@@ -37,7 +37,7 @@ export interface VmInfo {
 const MAX_ANSWER_BYTES = 1024 ** 2;
 const BUSY_RETRY_MS = 20;
 const PREFIX = "/api/v1/";
-/** The server has ten connections, and says this on the eleventh. */
+/** The server has ten connections, and sends this status on the eleventh. */
 const TOO_MANY_CONNECTIONS = 503;
 
 export interface CloudHypervisorApi {
@@ -49,7 +49,7 @@ export interface CloudHypervisorApi {
   resume(limitMs: number): Promise<ApiOutcome<void>>;
   /** `directory` is relative to the VMM's working directory; it exists and is empty. */
   snapshot(directory: string, limitMs: number): Promise<ApiOutcome<void>>;
-  /** The vCPUs stand still afterwards. */
+  /** The vCPUs are paused afterwards. */
   restore(directory: string, limitMs: number): Promise<ApiOutcome<void>>;
 }
 
@@ -73,7 +73,7 @@ export function cloudHypervisorApi(socketPath: string): CloudHypervisorApi {
     resume: (limitMs) => put("vm.resume", undefined, limitMs),
     snapshot: (directory, limitMs) =>
       put("vm.snapshot", { destination_url: `file://${directory}` }, limitMs),
-    // Copy: in version 53 OnDemand fills all of the memory in the background and blocks the next
+    // Copy: in version 53, OnDemand fills all of the memory in the background and blocks the next
     // snapshot.
     restore: (directory, limitMs) =>
       put(
@@ -84,7 +84,7 @@ export function cloudHypervisorApi(socketPath: string): CloudHypervisorApi {
   };
 }
 
-/** For a message. */
+/** Text for an error message. */
 export function explain(outcome: Exclude<ApiOutcome<unknown>, { kind: "ok" }>): string {
   switch (outcome.kind) {
     case "refused":
@@ -104,7 +104,7 @@ interface Call {
   limitMs: number;
 }
 
-/** The call, again while the server has no connection free, within the limit. */
+/** Makes the call, and repeats it within the limit while the server has no free connection. */
 async function call(what: Call): Promise<ApiOutcome<string>> {
   const signal = AbortSignal.timeout(what.limitMs);
   let busy: ApiOutcome<string> | undefined;
@@ -177,15 +177,15 @@ function parsed<T>(outcome: ApiOutcome<string>): ApiOutcome<T> {
 }
 
 /**
- * The VMM's own errors are an array of strings. Those of its HTTP layer are something else, and not
- * always JSON.
+ * Messages of a refusal. The VMM sends an array of strings; its HTTP layer sends something else,
+ * not always JSON.
  */
 function chainOf(answer: string): string[] {
   try {
     const value: unknown = JSON.parse(answer);
     if (Array.isArray(value) && value.every((one) => typeof one === "string")) return value;
   } catch {
-    // Said as it is.
+    // Not JSON: used as it is.
   }
   return [answer.trim().slice(0, 500) || "it gave no reason"];
 }

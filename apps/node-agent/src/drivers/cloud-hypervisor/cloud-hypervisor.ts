@@ -1,11 +1,11 @@
 /**
- * Cloud Hypervisor as a driver. One process per VM, told by API what to be; it ends by SIGTERM,
- * which is its own `vmm.shutdown` and needs no socket.
+ * The driver of Cloud Hypervisor. Each VM has one process, which the API configures. SIGTERM ends
+ * the process: it is the VMM's own `vmm.shutdown`, and needs no socket.
  *
- * CH1  What is true is what `vm.info` says. Each verb looks, acts and looks again: a lost answer, a
- *      repeated call and an error for a state already reached end in the same place.
- * - While it writes or reads a snapshot it answers nothing. That is no hang.
- * CH3  Any failed boot or restore ends the process: none is used twice.
+ * CH1  `vm.info` is the truth. Each verb reads the state, acts and reads the state again: a lost
+ *      response, a repeated call and an error for a state already reached end in the same place.
+ * - While a VMM writes or reads a snapshot, it replies to nothing. The VMM does not hang then.
+ * CH3  Any failed boot or restore ends the process: no process is used twice.
  */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
@@ -38,13 +38,13 @@ import { fingerprintOf, type ProcessorFacts, incompatibility, versionIn } from "
 import { loadFrom, misfit, saveTo } from "./memory.ts";
 import type { Binaries, Binary } from "./versions.ts";
 
-/** Of the waits for a VMM, in milliseconds. */
+/** Limits of the waits for a VMM, in milliseconds. */
 export interface VmmLimits {
   start: number;
   status: number;
   /** Create, boot, pause, resume. */
   verb: number;
-  /** Writing or reading a snapshot, and for each 100 MiB of memory. */
+  /** Writing or reading a snapshot: a base, and an addition for each 100 MiB of memory. */
   transfer: number;
   transferPer100Mib: number;
 }
@@ -141,7 +141,7 @@ export class CloudHypervisorDriver implements Driver {
     if (run === undefined) return { kind: "none" };
     const facts = { pid: run.pid, residentBytes: residentBytes(run.pid) };
     if (this.exchanging.has(vm.dir)) return { kind: "paused", ...facts };
-    // The file is the VMM's to spoil: one that does is believed to have its guest still.
+    // A VMM can spoil this file. Its guest then counts as still there.
     if (hasLostGuest(await eventsOf(vm, run).catch(() => []))) return { kind: "none" };
     const limitMs = (await isTransferring(vm)) ? this.transferLimitMs(vm) : this.limits.status;
     const seen = await apiOf(vm, run).info(limitMs);
@@ -209,7 +209,7 @@ export class CloudHypervisorDriver implements Driver {
     });
   }
 
-  /** A VMM that answers and has no VM yet. */
+  /** Starts a VMM that replies and has no VM yet. */
   private async launch(
     vm: Vm,
     binary: Binary,
@@ -283,8 +283,8 @@ export class CloudHypervisorDriver implements Driver {
   private async createVm(vm: Vm, run: VmmRun, config: VmConfig): Promise<void> {
     const api = apiOf(vm, run);
     const outcome = await api.create(config, this.limits.verb);
-    // It keeps the configuration of a VM that it refused, landlock that it could not apply
-    // included: what `vm.info` says is no proof here.
+    // A VMM that refused a VM keeps the configuration, also Landlock that it could not apply:
+    // `vm.info` proves nothing here.
     if (outcome.kind === "refused")
       throw new Error(`Cloud Hypervisor refuses the VM: ${explain(outcome)}`);
     const seen = await api.info(this.limits.verb);
@@ -299,7 +299,7 @@ export class CloudHypervisorDriver implements Driver {
       );
   }
 
-  /** CH1. */
+  /** CH1 */
   private async reach(
     vm: Vm,
     run: VmmRun,

@@ -1,11 +1,11 @@
 /**
- * The virtual machine that Cloud Hypervisor is asked for.
+ * The configuration of a VM, as Cloud Hypervisor gets it.
  *
  * CF1  Every path is relative to the VM's directory and the same in every run, because a snapshot
- *      keeps them.
- * CF2  Every device has an id: its state in a snapshot is found by it.
- * CF3  What was taken is compared with what was asked: an option that this version does not know is
- *      dropped without a word.
+ *      holds the paths.
+ * CF2  Every device has an id, by which its state is found in a snapshot.
+ * CF3  The configuration that the VMM reports is compared with the requested one, because the VMM
+ *      silently drops options that its version does not know.
  */
 import { GUEST_AGENT_PORT } from "@torpor/contracts";
 import type { GuestAddress } from "../../guest-connection.ts";
@@ -29,16 +29,16 @@ export interface VmConfig {
   landlock_rules?: { path: string; access: "r" | "rw" }[];
 }
 
-/** Every VM's: each has a network of its own. */
+/** The same in every VM: each VM has its own network. */
 const GUEST_MAC = "02:fc:00:00:00:02";
 const GUEST_CID = 3;
 /**
- * Where Cloud Hypervisor reads a tap's flags. The rule's path has to exist in every namespace; that
- * of the one tap does not.
+ * The directory in which Cloud Hypervisor reads a tap's flags. The path of the rule has to exist in
+ * every namespace, and the path of a single tap does not.
  */
 const VIRTUAL_INTERFACES = "/sys/devices/virtual/net";
 
-/** Relative to the VM's directory, as it is recorded. */
+/** Address of the guest's agent, with a path relative to the VM's directory, as it is recorded. */
 export const GUEST: Extract<GuestAddress, { kind: "vsock" }> = {
   kind: "vsock",
   socketPath: VSOCK_SOCKET,
@@ -51,14 +51,14 @@ export function vmConfig(vm: Vm, options: { network: VmNetwork; landlock: boolea
   const { network } = options;
   const tap = network.kind === "namespace" ? network.tap : undefined;
   return {
-    // Nested virtualization would let a guest at KVM's least tested code, and its state into
+    // Nested virtualization would expose KVM's least tested code to guests, and put its state into
     // snapshots.
     cpus: { boot_vcpus: vm.vcpu, max_vcpus: vm.vcpu, nested: false },
-    // Shared memory alone is written without its holes.
+    // Only shared memory is written without its holes.
     memory: { size: memoryBytes(vm), shared: true, thp: true },
     payload: { kernel: "kernel", initramfs: "initrd", cmdline: withClock(vm.kernelCmdline) },
-    // The guest's initramfs knows them by their order. The type is named, so that a guest cannot
-    // make its disk look like one with a backing file.
+    // The guest's initramfs knows the disks by their order. The image type is explicit, so that a
+    // guest cannot make its disk look like one with a backing file.
     disks: [
       { id: "root", path: "rootfs.ext4", image_type: "Raw", serial: "root", readonly: true },
       { id: "disk", path: "disk.raw", image_type: "Raw", serial: "disk", readonly: false },
@@ -66,7 +66,7 @@ export function vmConfig(vm: Vm, options: { network: VmNetwork; landlock: boolea
     ...(tap === undefined ? {} : { net: [{ id: "net0", tap, mac: GUEST_MAC }] }),
     vsock: { id: "vsock0", cid: GUEST_CID, socket: VSOCK_SOCKET },
     rng: { id: "rng0", src: "/dev/urandom" },
-    // Gives free pages back, which makes a snapshot smaller.
+    // Gives free pages back to the host, which makes snapshots smaller.
     balloon: { id: "balloon0", size: 0, deflate_on_oom: true, free_page_reporting: true },
     serial: { mode: "File", file: SERIAL_LOG },
     console: { mode: "Off" },
@@ -76,7 +76,10 @@ export function vmConfig(vm: Vm, options: { network: VmNetwork; landlock: boolea
   };
 }
 
-/** Files that the configuration names are allowed by themselves. */
+/**
+ * Landlock rules for the paths that the configuration does not name; Cloud Hypervisor allows the
+ * others itself.
+ */
 function landlockRules(hasTap: boolean): NonNullable<VmConfig["landlock_rules"]> {
   return [
     { path: IO, access: "rw" },
@@ -86,14 +89,14 @@ function landlockRules(hasTap: boolean): NonNullable<VmConfig["landlock_rules"]>
   ];
 }
 
-/** Only this clock goes on by the time that a pause took. */
+/** Only this clock advances by the duration of a pause. */
 function withClock(cmdline: string): string {
   return /(^|\s)clocksource=/.test(cmdline) ? cmdline : `${cmdline} clocksource=kvm-clock`.trim();
 }
 
 /**
- * What of `asked` is different in `taken`, as `path: asked X, has Y`. What was not asked for does
- * not matter.
+ * Differences between `asked` and `taken`, as `path: asked X, has Y`. Fields that are missing in
+ * `asked` are ignored.
  */
 export function differences(asked: unknown, taken: unknown, path = ""): string[] {
   if (typeof asked !== "object" || asked === null)

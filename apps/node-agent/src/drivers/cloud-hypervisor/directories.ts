@@ -1,13 +1,12 @@
 /**
- * The directories of a VM that its VMM uses, beside the run's own (r<n>/, where its API socket,
- * events and logs are). Their names are the same in every run, because a snapshot holds them.
+ * Directories that a VMM uses besides its run's own (r<n>/, with API socket, events and logs).
+ * Their names are the same in every run, because a snapshot holds them.
  *
- * - The VMM's user may write to io/ and out/, and read restore/. It cannot replace any of them:
- *   they stand in the VM's directory, which is the agent's.
- * - All of them are fresh for each run: nothing in them is of an earlier one.
- * - What comes out of out/ is taken for nothing better than a plain file, and is the agent's before
- *   anything is read from it. out/ is emptied name by name, never walked: its owner may put
- *   anything there while that goes on.
+ * - The VMM's user may write to io/ and out/, and read restore/, but cannot replace them: they are
+ *   in the VM's directory, which belongs to the agent.
+ * - All of them are fresh for each run: they hold nothing of an earlier run.
+ * - A file from out/ is trusted only as a plain file, and belongs to the agent before the agent
+ *   reads it. out/ is emptied name by name, never walked: the VMM may add anything meanwhile.
  */
 import {
   chmod,
@@ -25,16 +24,16 @@ import { join } from "node:path";
 import { copySparsely, isNotFound, makeDirectoryFor, openUntrusted } from "../../host/files.ts";
 import type { Vm } from "../driver.ts";
 
-/** vsock and serial line. */
+/** Directory of vsock and serial line. */
 export const IO = "io";
-/** Where the VMM writes a snapshot. */
+/** Directory where the VMM writes a snapshot. */
 export const OUTBOX = "out";
-/** Where it reads one. */
+/** Directory where the VMM reads a snapshot. */
 export const INBOX = "restore";
 export const VSOCK_SOCKET = `${IO}/vsock.sock`;
 export const SERIAL_LOG = `${IO}/serial.log`;
 
-/** Once no VMM of the VM runs. */
+/** Creates the directories. No VMM of the VM may run. */
 export async function freshDirectories(vm: Vm, uid: number | undefined): Promise<void> {
   await removeDirectories(vm);
   await makeDirectoryFor(join(vm.dir, IO), uid);
@@ -51,8 +50,8 @@ async function removeDirectories(vm: Vm): Promise<void> {
 }
 
 /**
- * Once no VMM of the VM runs: half-written memory and links to a snapshot go, the serial line's log
- * stays.
+ * Removes half-written memory and links to a snapshot, and keeps the log of the serial line. No VMM
+ * of the VM may run.
  */
 export async function dropTransfer(vm: Vm): Promise<void> {
   for (const name of [OUTBOX, INBOX])
@@ -60,8 +59,8 @@ export async function dropTransfer(vm: Vm): Promise<void> {
 }
 
 /**
- * Whether a snapshot is being written or read, by this agent or an earlier one: the VMM answers
- * nothing until it has ended.
+ * True while a snapshot is being written or read, for this agent or an earlier one. The VMM replies
+ * to nothing until the transfer ends.
  */
 export async function isTransferring(vm: Vm): Promise<boolean> {
   for (const name of [OUTBOX, INBOX])
@@ -88,8 +87,8 @@ async function empty(dir: string): Promise<void> {
 }
 
 /**
- * Moves a file that the VMM wrote to where it has no way to, and makes it the agent's, readable for
- * VMMs. Returns its size.
+ * Moves a file that the VMM wrote to a directory that the VMM cannot write to. The file then
+ * belongs to the agent, and VMMs may read it. Returns its size in bytes.
  */
 export async function takeFromOutbox(
   vm: Vm,
@@ -112,8 +111,8 @@ export async function takeFromOutbox(
 }
 
 /**
- * Shows a snapshot's files to the VMM: the same files under a second name, copies where they lie on
- * another file system.
+ * Gives the VMM access to a snapshot's files: hard links, or copies if the snapshot is on another
+ * file system.
  */
 export async function offer(
   vm: Vm,

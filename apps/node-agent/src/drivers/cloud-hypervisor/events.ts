@@ -1,6 +1,6 @@
 /**
- * What a VMM said of its life: the event monitor's file (JSON objects, each followed by an empty
- * line) and, from it and the other traces that it left, why it ended.
+ * Events that a VMM reported, from the event monitor's file (JSON objects, each followed by an
+ * empty line), and the reason why the VMM ended, from the events and its other traces.
  */
 import type { CauseOfEnd } from "../driver.ts";
 import type { ExitFacts } from "../vmm-process.ts";
@@ -11,7 +11,7 @@ export interface VmmEvent {
 }
 
 export interface Traces {
-  /** Undefined: it was not this process's child. */
+  /** Undefined if the VMM was not a child of this process. */
   exit: ExitFacts | undefined;
   events: VmmEvent[];
   log: string;
@@ -20,8 +20,8 @@ export interface Traces {
 }
 
 /**
- * The first and the last object may be cut: by the reader's limit, by the VMM's end. They are left
- * out.
+ * Parses the events. The first and the last object may be incomplete, because of the reader's limit
+ * or the VMM's end, and are then left out.
  */
 export function parseEvents(text: string): VmmEvent[] {
   return text.split("\n\n").flatMap((one) => {
@@ -35,22 +35,19 @@ export function parseEvents(text: string): VmmEvent[] {
 }
 
 const panicked = ({ source, event }: VmmEvent) => source === "guest" && event === "panic";
-/**
- * A reset, whoever asks for it, starts the guest anew in the same process (vmm/src/vm.rs,
- * vm_reboot).
- */
+/** Any reset restarts the guest in the same process (vmm/src/vm.rs, vm_reboot). */
 const restarted = ({ source, event }: VmmEvent) =>
   source === "vm" && (event === "rebooting" || event === "rebooted");
 
-/** The memory that the VM had is gone, though its VMM lives and says that it runs. */
+/** True if the guest's memory is lost, even though the VMM is alive and reports a running VM. */
 export function hasLostGuest(events: VmmEvent[]): boolean {
   return events.some((event) => panicked(event) || restarted(event));
 }
 
 /**
- * An exit code of 0 says nothing: a thread that panicked leaves it too. The traces are asked from
- * the surest down. What the guest can write itself (the serial line) is only asked for what the
- * guest did.
+ * Reason for the end, from the most reliable trace to the least. An exit code of 0 proves nothing:
+ * a thread that panicked leaves it too. The serial line, which the guest can write itself, is used
+ * only for what the guest did.
  */
 export function causeOf({ exit, events, log, stderr, serial }: Traces): CauseOfEnd {
   if (exit?.signal === "SIGSYS" || stderr.includes("Probable seccomp violation"))

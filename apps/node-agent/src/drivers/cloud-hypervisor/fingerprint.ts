@@ -1,10 +1,10 @@
 /**
- * What a snapshot of Cloud Hypervisor depends on, as
+ * The fingerprint of everything that a snapshot of Cloud Hypervisor depends on:
  * `cloud-hypervisor/<version>/<cpu>/<host kernel>/<network>`.
  *
- * Restores work between equal ones. A host also takes those of its own that differ in what changes
- * with an update and was not seen to matter: the CPU's microcode (the features that a guest can see
- * are in the string beside it) and the kernel's release within its family.
+ * Equal fingerprints restore. A host also accepts differences that an update brings and that had no
+ * effect in practice: the CPU's microcode (the hash beside it covers the features that a guest
+ * sees) and the kernel's release within its family.
  */
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
@@ -12,7 +12,7 @@ import { release } from "node:os";
 
 const NAME = "cloud-hypervisor";
 
-/** Beside the VMM's version. */
+/** Parts of the fingerprint besides the VMM's version. */
 export interface ProcessorFacts {
   /** vendor-family-model-stepping-microcode+<hash of the flags> */
   cpu: string;
@@ -33,8 +33,8 @@ export function versionIn(fingerprint: string): string | undefined {
 }
 
 /**
- * Why this host cannot restore what was written under `fingerprint`; undefined: nothing speaks
- * against it. `versions` are those that are installed.
+ * The reason why this host cannot restore a snapshot with `fingerprint`; undefined if none is
+ * known. `versions` are the installed ones.
  */
 export function incompatibility(
   fingerprint: string,
@@ -60,7 +60,7 @@ function withoutMicrocode(cpu: string): string {
   return cpu.replace(/-[^-+]*\+/, "+");
 }
 
-/** 6.1 of 6.1.0-56-cloud-amd64. */
+/** Family of a release: 6.1 for 6.1.0-56-cloud-amd64. */
 function familyOf(kernel: string): string {
   return /^\d+\.\d+/.exec(kernel)?.[0] ?? kernel;
 }
@@ -69,7 +69,7 @@ export async function hostFacts(network: string): Promise<ProcessorFacts> {
   return { cpu: cpuOf(await readFile("/proc/cpuinfo", "utf8")), kernel: release(), network };
 }
 
-/** From the first processor of /proc/cpuinfo. */
+/** The `cpu` part, from the first processor in /proc/cpuinfo. */
 export function cpuOf(cpuinfo: string): string {
   const field = (name: string) =>
     new RegExp(`^${name}\\s*: (.*)$`, "m").exec(cpuinfo)?.[1]?.trim() ?? "unknown";

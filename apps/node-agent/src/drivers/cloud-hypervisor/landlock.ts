@@ -1,6 +1,6 @@
 /**
- * Whether the kernel can keep Cloud Hypervisor to its VM's files. Version 53 asks for the right to
- * truncate, which landlock has since Linux 6.2, and refuses every VM where it is missing (seen on
+ * Checks if the kernel can restrict Cloud Hypervisor to its VM's files. Version 53 requests the
+ * right to truncate, which Landlock has since Linux 6.2, and refuses every VM without it (seen on
  * 6.1: "partially incompatible access-rights").
  */
 import { readFile } from "node:fs/promises";

@@ -1,12 +1,13 @@
 /**
- * The memory of a VM, out of Cloud Hypervisor and in again, as the three files that it writes.
+ * Saves the memory of a VM from Cloud Hypervisor, and loads it again, as the three files that the
+ * VMM writes.
  *
- * ME1  It syncs nothing, checks no write of the two small files, and leaves a memory file of full
- *      size when it dies half-way: only its answer says that it is done, and even then both JSONs
- *      are parsed and the size is compared.
- * ME2  It restores a memory file that is too short or damaged without a word: sizes are compared
- *      before, hashes while it reads.
- * ME3  A failure leaves none of its files behind.
+ * ME1  The VMM syncs nothing, checks no write of the two small files, and leaves a memory file of
+ *      full size if it dies half-way. Only its response proves that it is done, and even then both
+ *      JSON files are parsed and the size is compared.
+ * ME2  The VMM silently restores a memory file that is too short or damaged. Sizes are compared
+ *      before the restore, hashes during it.
+ * ME3  A failure leaves none of the files behind.
  */
 import { readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
@@ -22,7 +23,7 @@ const CONFIG = "config.json";
 const STATE = "state.json";
 const FILES = [CONFIG, STATE, MEMORY];
 const MAX_JSON_BYTES = 16 * 1024 ** 2;
-/** An answer that got lost is no failure, but no snapshot either: it is written once more. */
+/** Attempts to write a snapshot: a lost response is no failure, but leaves no usable snapshot. */
 const ATTEMPTS = 2;
 
 interface Transfer {
@@ -61,8 +62,8 @@ export async function saveTo(
 
 async function writeToOutbox({ api, vm, limitMs }: Transfer): Promise<void> {
   for (let attempt = 1; ; attempt += 1) {
-    // A snapshot that an earlier agent asked for may still be in progress. It is answered after
-    // that.
+    // A snapshot that an earlier agent requested may still be in progress. The VMM replies only
+    // after it.
     const seen = await api.info(limitMs);
     if (seen.kind !== "ok") throw new Error(`Cloud Hypervisor does not answer: ${explain(seen)}`);
     if (seen.value.state !== "Paused")
@@ -94,7 +95,10 @@ async function flaw(
   }
 }
 
-/** Why the files in `snapshotDir` cannot be those that were saved; looks at their sizes alone. */
+/**
+ * The reason why the files in `snapshotDir` cannot be the saved ones, by their sizes only;
+ * undefined if there is none.
+ */
 export async function misfit(
   vm: Vm,
   snapshotDir: string,
@@ -112,7 +116,7 @@ export async function misfit(
 
 /**
  * Loads the memory into a VMM that has no VM yet. Returns why the snapshot cannot be used, or
- * undefined; throws when the VMM is at fault.
+ * undefined. Throws if the VMM is at fault.
  */
 export async function loadFrom(
   snapshotDir: string,
@@ -140,7 +144,7 @@ export async function loadFrom(
   return difference === undefined ? undefined : `it is of another virtual machine: ${difference}`;
 }
 
-/** What a guest is bound to. How its VMM is kept from the host's files is this host's matter. */
+/** The part of the configuration that a guest depends on. Landlock is a matter of this host. */
 function hardwareOf(config: VmConfig): Partial<VmConfig> {
   const { landlock_enable: _enabled, landlock_rules: _rules, ...hardware } = config;
   return hardware;

@@ -1,7 +1,7 @@
 /**
- * The binaries of Cloud Hypervisor on this host. Snapshots restore with the very version that wrote
- * them, so older ones stay installed while a snapshot names them. New VMs get the newest of the one
- * major version that this driver was written against.
+ * The binaries of Cloud Hypervisor on this host. A snapshot restores only with the version that
+ * wrote it, so older versions stay installed while a snapshot names them. New VMs get the newest
+ * version of the one major version that this driver supports.
  */
 import { execFile } from "node:child_process";
 import { readdir } from "node:fs/promises";
@@ -14,20 +14,20 @@ export const SUPPORTED_MAJOR = 53;
 
 export interface Binary {
   path: string;
-  /** As it says itself, without the `v`. */
+  /** Version that the binary reports, without the `v`. */
   version: string;
 }
 
 export interface Binaries {
-  /** For new VMs. */
+  /** The binary for new VMs. */
   current: Binary;
-  /** All that are installed, `current` first. */
+  /** All installed binaries, `current` first. */
   all: Binary[];
 }
 
 /**
- * `bin`: one binary. `dir`: `<dir>/<version>/cloud-hypervisor`, any number. Both may be given.
- * Throws when there is none for new VMs.
+ * Finds the binaries. `bin` is one binary; `dir` has any number of
+ * `<dir>/<version>/cloud-hypervisor`. Both may be given. Throws if there is none for new VMs.
  */
 export async function findBinaries(where: {
   bin?: string | undefined;

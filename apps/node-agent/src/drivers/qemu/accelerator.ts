@@ -1,6 +1,6 @@
 /**
- * Whether KVM can be used. That /dev/kvm exists says little: some machines offer one that cannot
- * run an ordinary kernel. So one is booted.
+ * Chooses KVM or TCG. The existence of /dev/kvm proves little: some machines have one that cannot
+ * run an ordinary kernel. So the probe boots one.
  */
 import { spawn } from "node:child_process";
 import { access, constants } from "node:fs/promises";
@@ -20,7 +20,7 @@ const BOOT_LIMIT_MS = 10_000;
 /** The kernel's last line before user space. */
 const BOOTED = "Run /init as init process";
 
-/** Probed once per boot of the host and version of QEMU; the result is kept in `cacheDir`. */
+/** Probes once per boot of the host and version of QEMU, and keeps the result in `cacheDir`. */
 export async function probeAccelerator(
   bin: string,
   image: Image | undefined,

@@ -7,12 +7,12 @@ export type Accelerator = "kvm" | "tcg";
 export const MACHINE = "pc-q35-7.2";
 
 /**
- * The guest's processor where TCG translates for it: one without AVX and 57-bit addresses, which
- * take it longer. It is x86-64-v2, what programs that are built for today's machines need.
+ * The guest's processor under TCG. It has no AVX and no 57-bit addresses, which are slow to
+ * emulate, and it is x86-64-v2, which programs for today's machines need.
  */
 export const TCG_CPU = "Nehalem";
 
-/** Of TCG, which else takes up to a gigabyte beside the guest's memory. */
+/** Limit of TCG's cache, which otherwise takes up to a gigabyte besides the guest's memory. */
 export const TRANSLATION_CACHE_MIB = 512;
 
 export interface LaunchOptions {
@@ -20,9 +20,9 @@ export interface LaunchOptions {
   /** Relative to the VM's directory. */
   runDir: string;
   network: VmNetwork;
-  /** Forwarded to the guest's agent by the user-mode network. */
+  /** Port of the host that the user-mode network forwards to the guest's agent. */
   guestPort: number;
-  /** Wait for a memory image instead of for the order to boot. */
+  /** Wait for a memory image instead of booting on command. */
   incoming: boolean;
 }
 
@@ -66,8 +66,8 @@ export function qemuArguments(vm: Vm, options: LaunchOptions): string[] {
 }
 
 /**
- * QEMU's own network lets nothing out (`restrict=on`) and one port in. With a tap, the namespace's
- * rules decide.
+ * QEMU's own network lets nothing out (`restrict=on`) and one port in. With a tap, the rules of the
+ * namespace decide.
  */
 function netdev({ network, guestPort }: LaunchOptions): string {
   if (network.kind === "namespace")

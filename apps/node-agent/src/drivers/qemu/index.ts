@@ -1,3 +1,3 @@
-/** QEMU as this host drives it, for a program that drives the same one by itself. */
+/** The parts of the QEMU driver for a program that drives QEMU itself. */
 export { qemuArguments } from "./command-line.ts";
 export { qmp } from "./qmp.ts";

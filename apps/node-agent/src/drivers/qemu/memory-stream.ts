@@ -1,12 +1,12 @@
 /**
- * The memory image of a VM, out of QEMU: through a UNIX socket that is ours, hashed while it is
- * written, and synced.
+ * Receives the memory image of a VM from QEMU, over a UNIX socket of the agent. The image is hashed
+ * while it is written, and synced.
  *
- * QEMU's own file and exec transports are not used for it: version 7.2 reports success with bytes
- * missing or a failed writer. The bytes go from the socket to the file in a process of their own
- * (`cat`): through this one they would cost several times as much, most of it for buffers that are
- * made and collected, and whoever waits for this process would wait for them. They are hashed as
- * they arrive in the file, out of the page cache.
+ * QEMU's own file and exec transports are not used: version 7.2 reports success with missing bytes
+ * or a failed writer. A separate process (`cat`) copies the bytes from the socket to the file. In
+ * this process the copy would cost several times as much, mostly for buffers that are made and
+ * collected, and everything else in this process would wait. The hash is computed from the growing
+ * file, out of the page cache.
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { createHash } from "node:crypto";
@@ -21,12 +21,12 @@ const FOLLOW_MS = 2;
 const LAST_WORDS_CHARACTERS = 300;
 
 export interface Receiver {
-  /** Once the peer has closed and every byte is on disk. */
+  /** Resolves once the peer has closed and every byte is on disk. */
   received: Promise<SnapshotFile>;
   close(): void;
 }
 
-/** Listens on `socketPath` for one connection, and writes what comes to `file`. */
+/** Listens on `socketPath` for one connection, and writes its bytes to `file`. */
 export async function receiveMemory(
   socketPath: string,
   file: string,
@@ -34,7 +34,7 @@ export async function receiveMemory(
   signal: AbortSignal,
 ): Promise<Receiver> {
   await rm(socketPath, { force: true });
-  // Nothing is read here, before the other process reads.
+  // This process must read nothing before the other one does.
   const server = createServer({ pauseOnConnect: true });
   const close = () => server.close();
   try {
@@ -50,7 +50,7 @@ export async function receiveMemory(
     close();
     return await writeThrough(socket, file, signal);
   })();
-  // Whoever closes before a connection came never looks at the result.
+  // A caller that closes before a connection came never reads the result.
   received.catch(() => {});
   return { received, close };
 }
@@ -65,13 +65,13 @@ async function writeThrough(
     const writer = spawn("cat", [], {
       stdio: [socket, handle.fd, "pipe"],
       signal,
-      // It has nothing to put in order, and one that stands still ends by no other.
+      // `cat` has nothing to clean up, and a stopped one ends by no other signal.
       killSignal: "SIGKILL",
     });
-    // It has its own.
+    // `cat` has its own descriptor.
     socket.destroy();
     const ended = endOf(writer);
-    // What is left to hash once all is written is hashed while that is synced.
+    // The rest of the file is hashed while it is synced.
     const synced = ended.then(() => handle.datasync());
     const [hashed] = await Promise.allSettled([hashGrowing(handle, ended, signal), synced]);
     await synced;
@@ -82,7 +82,7 @@ async function writeThrough(
   }
 }
 
-/** Throws what it said when it has not written everything. */
+/** Resolves when `cat` has written everything; throws its error output otherwise. */
 async function endOf(writer: ChildProcess): Promise<void> {
   let said = "";
   writer.stderr?.setEncoding("utf8").on("data", (text: string) => {
@@ -93,7 +93,7 @@ async function endOf(writer: ChildProcess): Promise<void> {
     throw new Error(`the memory could not be written: ${said.trim() || `${signal ?? code}`}`);
 }
 
-/** Of a file that grows until `ended`. */
+/** Size and hash of a file that grows until `ended`. */
 async function hashGrowing(
   handle: FileHandle,
   ended: Promise<void>,

@@ -1,4 +1,4 @@
-/** QEMU as a driver: KVM where it boots a kernel, software emulation (TCG) elsewhere. */
+/** The driver of QEMU: with KVM if it boots a kernel, with software emulation (TCG) otherwise. */
 import { claimPort, isAlive, messageOf, residentBytes } from "@torpor/service";
 import { open, readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -53,7 +53,7 @@ const STATUS_LIMIT_MS = 5_000;
 const UNLIMITED_BANDWIDTH = 1024 ** 4;
 const MEMORY_FILE = "memory";
 const LOG_TAIL_BYTES = 64 * 1024;
-/** QEMU itself, and the page cache of what it reads and writes. */
+/** Memory of QEMU itself, and the page cache of what it reads and writes. */
 const OVERHEAD_MIB = 256;
 
 export interface QemuOptions {
@@ -73,7 +73,7 @@ export class QemuDriver implements Driver {
   async fingerprint(): Promise<string> {
     const version = await qemuVersion(this.options.bin);
     const cpu = this.options.accelerator === "kvm" ? await hostCpu() : TCG_CPU;
-    // A guest's network device knows what it is connected to: a tap takes over work that QEMU's own
+    // The guest's network device depends on its backend: a tap offers offloads that QEMU's own
     // network does not.
     const network = this.options.isolation.networkKind === "namespace" ? ["tap"] : [];
     return ["qemu", version, MACHINE, this.options.accelerator, cpu, ...network]
@@ -152,8 +152,7 @@ export class QemuDriver implements Driver {
   }
 
   /**
-   * A save that is under way would go on as one of a VM that runs, and stop its vCPUs once it is
-   * whole.
+   * A save that is under way would continue as one of a running VM, and pause the vCPUs at its end.
    */
   async resumeVcpus(vm: Vm): Promise<void> {
     const record = await liveRun(vm);
@@ -199,7 +198,7 @@ export class QemuDriver implements Driver {
   }
 
   /**
-   * A QEMU whose vCPUs stand still: before the first instruction of a boot, or waiting for the
+   * Starts a QEMU with paused vCPUs: before the first instruction of a boot, or waiting for the
    * memory image that is open as `memory`.
    */
   private async launch(vm: Vm, memory: number | undefined, signal: AbortSignal): Promise<VmmRun> {
@@ -240,11 +239,12 @@ export class QemuDriver implements Driver {
   }
 
   /**
-   * A QEMU with that memory. It reads the file itself, and restores a flipped bit without a word,
-   * so the hash is computed meanwhile, by a read of its own: what is wrong in the file is found,
-   * but not a page that is dropped from the page cache between the two reads and comes back
-   * different. Returns why the image is not the expected one, or undefined. Who calls it ends the
-   * VMM when it throws.
+   * Starts a QEMU with that memory. Returns why the image is not the expected one, or undefined. If
+   * it throws, the caller ends the VMM.
+   *
+   * QEMU reads the file itself and silently restores a flipped bit, so a second read computes the
+   * hash at the same time. This detects a damaged file, but not a page that leaves the page cache
+   * between the two reads and comes back different.
    */
   private async load(
     vm: Vm,
@@ -256,7 +256,7 @@ export class QemuDriver implements Driver {
     const either = AbortSignal.any([signal, over.signal]);
     const checked = wrongHash(snapshotDir, files, either);
     const loaded = this.loadFile(vm, join(snapshotDir, MEMORY_FILE), either);
-    // It may fail because the image is damaged, which is then the reason.
+    // The load may fail because the image is damaged. The damage is then the reason to report.
     loaded.catch(() => {});
     try {
       const wrong = await checked;
@@ -282,10 +282,9 @@ export class QemuDriver implements Driver {
   }
 
   /**
-   * After a memory image was written QEMU has given its disks away, and writes none again until it
-   * has run. So a save that is repeated (the agent died in between) lets the vCPUs go on for a
-   * moment: the guest's programs are frozen, and what its kernel does is in memory and on disk
-   * alike.
+   * After a save, QEMU has released its disks and writes to none until it has run. So a repeated
+   * save (the agent died in between) lets the vCPUs run for a moment. The guest is quiesced, and
+   * what its kernel does is in memory and on disk alike.
    */
   private async takeDisksBack(vm: Vm, record: VmmRun): Promise<void> {
     const { status } = await qmp<{ status: string }>(monitor(vm, record), [
@@ -295,7 +294,7 @@ export class QemuDriver implements Driver {
       await qmp(monitor(vm, record), [{ execute: "cont" }, { execute: "stop" }]);
   }
 
-  /** Memory out of QEMU. */
+  /** Saves the memory of QEMU to `file`. */
   private async drain(
     vm: Vm,
     record: VmmRun,
@@ -315,7 +314,7 @@ export class QemuDriver implements Driver {
         { execute: "migrate-set-parameters", arguments: { "max-bandwidth": UNLIMITED_BANDWIDTH } },
         { execute: "migrate", arguments: { uri: `unix:${socket}` } },
       ]);
-      // Both ends have to say so: QEMU that it sent everything, the writer that everything is on
+      // Both ends have to confirm: QEMU that it sent everything, the writer that everything is on
       // disk.
       const [memory] = await Promise.all([receiver.received, migrationEnd(vm, record, signal)]);
       return memory;
@@ -360,8 +359,8 @@ const UNDER_WAY: ReadonlySet<string> = new Set([
 ]);
 
 /**
- * Ends a save. One that an agent before this had begun goes on without it: what writes it down is a
- * process of its own, which ends when QEMU closes the connection to it.
+ * Ends a save. A save of an earlier agent continues without it: the writer is a separate process,
+ * which ends when QEMU closes its connection.
  */
 async function callOffMigration(vm: Vm, record: VmmRun, signal?: AbortSignal): Promise<void> {
   const deadline = performance.now() + CALL_OFF_LIMIT_MS;
@@ -373,13 +372,13 @@ async function callOffMigration(vm: Vm, record: VmmRun, signal?: AbortSignal): P
     if (performance.now() > deadline)
       throw new Error(`an earlier save did not end within ${CALL_OFF_LIMIT_MS} ms`);
     await qmp(monitor(vm, record), [{ execute: "migrate_cancel" }]);
-    // Not before it was called off: whoever gives up lets the vCPUs run next.
+    // Only after the cancellation: a caller that gives up resumes the vCPUs next.
     signal?.throwIfAborted();
     await sleep(15);
   }
 }
 
-/** Waits for QEMU to call a migration, in or out, completed. */
+/** Waits until QEMU reports a migration, in or out, as completed. */
 async function migrationEnd(vm: Vm, record: VmmRun, signal: AbortSignal): Promise<void> {
   const deadline = performance.now() + MIGRATION_LIMIT_MS;
   while (performance.now() < deadline) {
@@ -396,8 +395,8 @@ async function migrationEnd(vm: Vm, record: VmmRun, signal: AbortSignal): Promis
 }
 
 /**
- * QEMU names the signal that ended it, and leaves 0 when its guest powered off or wanted to
- * restart.
+ * Reason for QEMU's end. QEMU logs the signal that ended it, and exits with 0 when its guest
+ * powered off or restarted.
  */
 function causeOf(exit: ExitFacts | undefined, stderr: string, serial: string): CauseOfEnd {
   const said = stderr.trim().split("\n").at(-1)?.slice(-300) || "it said nothing";

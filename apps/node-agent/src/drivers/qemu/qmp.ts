@@ -1,6 +1,6 @@
 /**
- * QEMU Machine Protocol: one connection per call, so that no state of ours has to survive a restart
- * of either side.
+ * QEMU Machine Protocol. Each call has its own connection, so that no state of the agent has to
+ * survive a restart of either side.
  */
 import { connect } from "node:net";
 
@@ -14,8 +14,8 @@ interface QmpCall {
 }
 
 /**
- * Runs commands in order on a fresh connection and returns the last one's answer. Throws QmpError
- * when refused, unreachable or slower than `limitMs`.
+ * Runs commands in order on a fresh connection and returns the last response. Throws QmpError if
+ * QEMU refuses, cannot be reached or takes longer than `limitMs`.
  */
 export async function qmp<T = Record<string, unknown>>(
   socketPath: string,

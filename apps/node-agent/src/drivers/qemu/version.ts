@@ -6,7 +6,7 @@ import { promisify } from "node:util";
 
 const run = promisify(execFile);
 
-/** By the binary's identity: to ask it takes as long as to start a VM's. */
+/** Versions by the binary's identity: `--version` takes as long as the start of a VM. */
 const versions = new Map<string, Promise<string>>();
 
 export async function qemuVersion(bin: string): Promise<string> {
@@ -22,7 +22,8 @@ export async function qemuVersion(bin: string): Promise<string> {
 }
 
 /**
- * Another one after an upgrade, which may come while the agent runs. Undefined: it cannot be found.
+ * Identity of the binary, which an upgrade changes while the agent runs; undefined if there is no
+ * such file.
  */
 async function identityOf(bin: string): Promise<string | undefined> {
   const dirs = bin.includes("/") ? [""] : (process.env["PATH"] ?? "").split(delimiter);

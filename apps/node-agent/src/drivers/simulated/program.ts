@@ -1,19 +1,19 @@
-/** The program of a simulated VM's process, vmm/main.py, and what runs it. */
+/** Command line of a simulated VM's process: Python, and the program vmm/main.py. */
 import { access, constants } from "node:fs/promises";
 import { basename, join } from "node:path";
 
-/** Debian's. A `python3` of PATH may be a wrapper that costs more than the program does. */
+/** Debian's Python. A `python3` in PATH may be a wrapper that costs more than the program does. */
 const USUAL_PYTHON = "/usr/bin/python3";
-/** Beside this file: in the sources, or in a release (build.ts). */
+/** Beside this file, in the sources or in a release (build.ts). */
 const PROGRAM = join(
   import.meta.dirname,
   basename(import.meta.filename) === "program.ts" ? "vmm" : "torpor-simulated-vmm",
   "main.py",
 );
-/** Without the machine's own packages: to look for them costs more than what is needed. */
+/** No site-packages: the search for them costs more than the program's own imports. */
 const OPTIONS = "-S";
 
-/** `runDir` is relative to the VM's directory, where it is started. */
+/** `runDir` is relative to the VM's directory, in which the process starts. */
 export async function simulatedVmm(
   runDir: string,
   guestPort: number,

@@ -1,7 +1,7 @@
 /**
- * A driver without virtual machines, for tests of whole fleets: each VMM is a real process (vmm/)
- * that outlives the agent, holds its guest's memory, keeps its files on the VM's disk and answers
- * the guest agent's calls. What is simulated is the guest, not the life of its process.
+ * A driver without virtual machines, for tests of whole fleets. Each VMM is a real process (vmm/)
+ * that outlives the agent, holds its guest's memory, keeps the guest's files on the VM's disk and
+ * serves the guest agent's API. Only the guest is simulated, not the life of its process.
  */
 import { claimPort, isAlive, messageOf, residentBytes } from "@torpor/service";
 import { createHash } from "node:crypto";
@@ -177,7 +177,7 @@ export class SimulatedDriver implements Driver {
   }
 }
 
-/** Its control socket appears when the VMM takes connections: nothing has to be asked before. */
+/** The control socket appears once the VMM accepts connections, so no request is needed. */
 async function untilStarted(vm: Vm, record: VmmRun): Promise<void> {
   const deadline = performance.now() + START_LIMIT_MS;
   while (!existsSync(controlSocketOf(vm, record))) {
@@ -191,7 +191,7 @@ function controlSocketOf(vm: Vm, record: VmmRun): string {
   return socketPathOf(vm, record, join(record.runDir, "control.sock"));
 }
 
-/** One line to the VMM, its answer back. Throws when it ends the connection without one. */
+/** Sends one line to the VMM and returns its response. Throws if the VMM closes without one. */
 async function control(vm: Vm, record: VmmRun, line: string): Promise<string> {
   const socket = createConnection({ path: controlSocketOf(vm, record) });
   const signal = AbortSignal.timeout(CALL_LIMIT_MS);

@@ -8,7 +8,7 @@ export interface Range {
   text: string;
 }
 
-/** `a.b.c.d/n`. Throws when it is none, or is not aligned. */
+/** Parses `a.b.c.d/n`. Throws if the text is no range, or the range is not aligned. */
 export function parseRange(text: string): Range {
   const [address = "", bitsText = ""] = text.split("/");
   const bits = Number(bitsText);
@@ -18,7 +18,7 @@ export function parseRange(text: string): Range {
   return { first, bits, text };
 }
 
-/** Undefined when it is no IPv4 address. */
+/** Number of an IPv4 address; undefined if the text is none. */
 export function parseAddress(text: string): number | undefined {
   const parts = text.split(".").map((part) => (/^\d{1,3}$/.test(part) ? Number(part) : 256));
   if (parts.length !== 4 || parts.some((part) => part > 255)) return undefined;
@@ -43,14 +43,14 @@ export interface Link {
 }
 
 /**
- * How many links the range has. The first pair, which holds the range's own number, is left out.
+ * Number of links in the range. The first pair, which holds the range's own number, is left out.
  */
 export const linkCount = (range: Range) => 2 ** (31 - range.bits) - 1;
 
 /**
- * The link of a slot. Agents on one machine share the range; each begins at a place that follows
- * from its tag. Where two meet all the same, the kernel lets only one of them add the route
- * (slots.ts), and the other takes its next slot.
+ * Link of a slot. Agents on one machine share the range; each begins at an offset that follows from
+ * its tag. If two collide, the kernel lets only one add the route (slots.ts), and the other takes
+ * its next slot.
  */
 export function linkOf(range: Range, tag: string, slot: number): Link {
   const count = linkCount(range);
@@ -64,7 +64,9 @@ export function linkOf(range: Range, tag: string, slot: number): Link {
   };
 }
 
-/** Fixed and local: an address that the kernel chooses may change under a running VM. */
+/**
+ * Fixed and locally administered: an address that the kernel chooses may change under a running VM.
+ */
 function macOf(address: number): string {
   const hex = address.toString(16).padStart(8, "0");
   return ["02", "fc", ...(hex.match(/../g) ?? [])].join(":");

@@ -1,6 +1,6 @@
 /**
- * A cgroup (v2) per VM, where no systemd makes one (scopes.ts): for its limits, where the
- * controllers are there, and to freeze it, which is always possible.
+ * A cgroup (v2) per VM, where systemd does not make one (scopes.ts): for limits, where the
+ * controllers exist, and to freeze the VM, which is always possible.
  */
 import { mkdir, readdir, readFile, rmdir, writeFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
@@ -9,13 +9,13 @@ import type { Vm } from "../../drivers/driver.ts";
 import { isNotFound } from "../files.ts";
 import { cgroupName, isVmCgroup } from "./naming.ts";
 
-/** Threads and processes of a VMM. */
+/** Threads and processes of a VMM, at most. */
 export const MAX_TASKS = 512;
 const CPU_PERIOD_US = 100_000;
 const REMOVE_LIMIT_MS = 3_000;
 const FREEZE_LIMIT_MS = 5_000;
 
-/** Where cgroup v2 is mounted, alone or beside v1. Undefined: nowhere. */
+/** Mount point of cgroup v2, with or without v1; undefined if it is not mounted. */
 export async function findCgroupMount(): Promise<string | undefined> {
   const mounts = (await readFile("/proc/self/mounts", "utf8"))
     .split("\n")
@@ -23,9 +23,9 @@ export async function findCgroupMount(): Promise<string | undefined> {
   return mounts.find(([, , type]) => type === "cgroup2")?.[1];
 }
 
-/** A VM, with all the memory that its VMM may take. */
+/** Limits of a VM; `memoryMib` is all the memory that its VMM may take. */
 export interface Limited extends Pick<Vm, "memoryMib" | "vcpu"> {
-  /** On the host. */
+  /** Name of the VM on the host. */
   name: string;
 }
 
@@ -38,7 +38,7 @@ export class Cgroups {
     this.base = join(mount, cgroupName(tag));
   }
 
-  /** Throws what keeps the agent from making any. */
+  /** Makes and removes one cgroup. Throws the reason if the agent cannot make any. */
   async tryOne(): Promise<void> {
     await this.make({ name: "probe", memoryMib: 1, vcpu: 1 });
     await this.remove("probe");
@@ -61,25 +61,25 @@ export class Cgroups {
     return path;
   }
 
-  /** Can be repeated. Throws when something lives in it. */
+  /** Removes the VM's cgroup. Can be repeated. Throws if a process is in it. */
   async remove(name: string): Promise<void> {
     await removeEmpty(this.pathOf(name), REMOVE_LIMIT_MS);
   }
 
-  /** The VMs that have one, by their names. */
+  /** Names of the VMs that have a cgroup. */
   async list(): Promise<string[]> {
     const entries = await readdir(this.base, { withFileTypes: true }).catch(() => []);
     return entries.flatMap((entry) => (entry.isDirectory() ? [entry.name] : []));
   }
 
-  /** Removes what holds all of them, if it is empty. */
+  /** Removes the parent of all cgroups, if it is empty. */
   async close(): Promise<void> {
     if ((await this.list()).length === 0) await removeEmpty(this.base, REMOVE_LIMIT_MS);
   }
 }
 
 /**
- * What of memory, cpu and pids this level has is passed on. One that does not pass it on (hybrid
+ * Delegates memory, cpu and pids, where this level has them. A level that cannot delegate (hybrid
  * hierarchies, or a level with processes) leaves VMs without that limit.
  */
 async function delegateControllers(path: string): Promise<void> {
@@ -94,7 +94,7 @@ async function limit(path: string, file: string, value: string): Promise<void> {
   });
 }
 
-/** The kernel holds on to a cgroup for a moment after its last process has gone. */
+/** Retries: the kernel keeps a cgroup for a moment after its last process has ended. */
 async function removeEmpty(path: string, limitMs: number): Promise<void> {
   const deadline = performance.now() + limitMs;
   for (;;) {
@@ -113,10 +113,7 @@ async function removeEmpty(path: string, limitMs: number): Promise<void> {
   }
 }
 
-/**
- * Stops a VMM where it stands, whatever it does, and returns once it stands. Only what is in a VM's
- * cgroup.
- */
+/** Freezes a VMM, and returns once it is frozen. Throws if the process is in no VM's cgroup. */
 export async function freezeVmm(pid: number): Promise<void> {
   await setFrozen(await vmCgroupOf(pid), true);
 }
@@ -125,7 +122,7 @@ export async function thawVmm(pid: number): Promise<void> {
   await setFrozen(await vmCgroupOf(pid), false);
 }
 
-/** All that is in the cgroup; returns once it is so. */
+/** Freezes or thaws everything in the cgroup, and returns once that is done. */
 export async function setFrozen(cgroup: string, wanted: boolean): Promise<void> {
   await writeFile(join(cgroup, "cgroup.freeze"), wanted ? "1" : "0");
   const deadline = performance.now() + FREEZE_LIMIT_MS;
@@ -142,7 +139,7 @@ export async function isFrozen(cgroup: string): Promise<boolean> {
   return /^frozen 1$/m.test(await readFile(join(cgroup, "cgroup.events"), "utf8"));
 }
 
-/** The cgroup of the VM that the process is the VMM of; undefined when it is in none. */
+/** Cgroup of the VM whose VMM the process is; undefined if the process is in no VM's cgroup. */
 export async function findVmCgroup(pid: number): Promise<string | undefined> {
   const mount = await findCgroupMount();
   const path = await cgroupPathOf(pid);

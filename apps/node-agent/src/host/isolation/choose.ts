@@ -1,6 +1,6 @@
 /**
- * Which isolation this host can give: namespaces where the machine has what they need, else a user
- * of its own and QEMU's closed network.
+ * Chooses the isolation: namespaces where the machine has what they need, else a separate user and
+ * QEMU's closed network.
  */
 import type { Logger } from "@torpor/service";
 import type { NodeAgentConfig } from "../../config.ts";
@@ -18,14 +18,14 @@ import type { Plumbing } from "./slots.ts";
 import { dropUplinkRules, forwards, refuseCollision, setUplinkRules } from "./uplink.ts";
 
 const PROGRAMS = { ip: "iproute2", nft: "nftables", nsenter: "util-linux", setpriv: "util-linux" };
-/** Fewer are no use: a link per VM, and those that are prepared. */
+/** Least useful number of links: one per VM, and the prepared ones. */
 const LEAST_LINKS = 16;
 
 export interface ChosenIsolation {
   isolation: Isolation;
-  /** Gives back what is prepared and in nobody's use. What VMs use stays, as they do. */
+  /** Removes prepared slots that no VM uses. What VMs use stays. */
   close: () => Promise<void>;
-  /** Once no VM is left on this host: removes what serves all of them. */
+  /** Removes what all VMs share. Called once no VM is left on this host. */
   dismantle: () => Promise<void>;
 }
 
@@ -34,7 +34,7 @@ function vmmUid(config: NodeAgentConfig): number | undefined {
   return process.getuid?.() === 0 ? config.VMM_UID : undefined;
 }
 
-/** Throws when ISOLATION asks for what this machine cannot give. */
+/** Throws if this machine cannot give what ISOLATION requires. */
 export async function chooseIsolation(
   config: NodeAgentConfig,
   log: Pick<Logger, "info" | "warn">,
@@ -108,7 +108,7 @@ async function isolateByNamespaces(
   };
 }
 
-/** Undefined where systemd makes them. */
+/** Cgroups of this agent; undefined where systemd makes them. */
 async function prepareCgroups(tag: string): Promise<Cgroups | undefined> {
   if (runsSystemd()) {
     await tryScope();
@@ -121,7 +121,7 @@ async function prepareCgroups(tag: string): Promise<Cgroups | undefined> {
   return cgroups;
 }
 
-/** What guests with internet access may do. Undefined: nothing, and the log says why. */
+/** Egress of guests with internet access; undefined: none, logged unless EGRESS is off. */
 async function prepareEgress(
   config: NodeAgentConfig,
   log: Pick<Logger, "warn">,

@@ -1,21 +1,21 @@
 /**
- * Programs of the host that are told what to do on their standard input: `ip -batch -`, `nft -f -`.
- * One process for many steps.
+ * Programs of the host that read their steps from standard input (`ip -batch -`, `nft -f -`): one
+ * process for many steps.
  */
 import { spawn } from "node:child_process";
 import { accessSync, constants } from "node:fs";
 import { delimiter, join } from "node:path";
 
-/** Far more than any of them takes, also on an emulated host. */
+/** Far more than any of these programs takes, also on an emulated host. */
 const LIMIT_MS = 60_000;
 const MAX_OUTPUT_BYTES = 16 * 1024 ** 2;
-/** Where ip and nft are, also for an agent that was not given these. */
+/** Directories of ip and nft, also for an agent whose PATH lacks them. */
 const SEARCH_PATH = [process.env["PATH"] ?? "", "/usr/sbin", "/sbin", "/usr/bin", "/bin"].join(
   delimiter,
 );
 
 export class CommandError extends Error {
-  /** What it wrote to its standard error. */
+  /** Standard error of the program. */
   readonly stderr: string;
 
   constructor(command: readonly string[], why: string, stderr: string, options?: ErrorOptions) {
@@ -28,8 +28,8 @@ export class CommandError extends Error {
 }
 
 /**
- * Runs it, feeds it `input`, returns its standard output. Throws a CommandError when it cannot be
- * run, fails, or takes too long.
+ * Runs a program with `input` on its standard input, and returns its standard output. Throws a
+ * CommandError if it cannot be run, fails, or takes too long.
  */
 export async function command(argv: readonly [string, ...string[]], input = ""): Promise<string> {
   const [program, ...args] = argv;
@@ -47,7 +47,7 @@ export async function command(argv: readonly [string, ...string[]], input = ""):
   child.stderr
     .setEncoding("utf8")
     .on("data", (chunk: string) => (stderr = (stderr + chunk).slice(-4_096)));
-  // It may end without having read all of it; its exit code says what came of it.
+  // The program may end without reading all of `input`; its exit code reports the result.
   child.stdin.on("error", () => {});
   child.stdin.end(input);
   return await new Promise((resolve, reject) => {
@@ -69,8 +69,8 @@ export async function command(argv: readonly [string, ...string[]], input = ""):
 }
 
 /**
- * The same command, inside a network namespace; undefined: the agent's own. Only the network
- * changes: mounts made by it stay visible.
+ * The same command inside a network namespace; undefined: the agent's own. Only the network
+ * changes: mounts that the command makes stay visible.
  */
 export function inside(
   namespace: string | undefined,

@@ -1,11 +1,11 @@
 /**
  * The nftables rules of a VM's namespace, and those of the uplink.
  *
- * - They stand in the namespace, where neither the guest nor its VMM can change them, and come in
- *   force as one transaction.
- * FW2  Whatever is not allowed by name is dropped: forwarding, to the namespace itself, and from
- *      it. A VMM that was taken over can speak to its guest and to nobody else.
- * FW3  The guest speaks with the one address that it was given.
+ * - The rules are in the namespace, where neither the guest nor its VMM can change them, and take
+ *   effect as one transaction.
+ * FW2  Traffic that no rule allows is dropped: forwarded, to the namespace itself, and from it. A
+ *      compromised VMM can reach its guest and nothing else.
+ * FW3  The guest sends only from the one address that it was given.
  */
 import type { Link } from "./addresses.ts";
 import { uplinkTableName } from "./naming.ts";
@@ -13,8 +13,8 @@ import { uplinkTableName } from "./naming.ts";
 export const TAP = "tap0";
 export const UPLINK = "up0";
 /**
- * What addresses on every guest's own link begin with: what has such a one on the host's side
- * cannot be reached from a guest.
+ * Prefix of the addresses on every guest's own link. A server on the host's side with such an
+ * address cannot be reached from a guest.
  */
 export const GUEST_NETWORK = "10.0.2.";
 const GUEST_ADDRESS = `${GUEST_NETWORK}15`;
@@ -23,8 +23,8 @@ export const NAME_SERVER_ADDRESS = `${GUEST_NETWORK}3`;
 export const CONTROL_PORT = 7777;
 
 /**
- * Where no sandbox may go: this network, private, shared and link-local ranges (metadata services),
- * loopback, benchmarks, multicast, reserved.
+ * Ranges that no sandbox may reach: this network, private, shared and link-local ranges (metadata
+ * services), loopback, benchmarks, multicast, reserved.
  */
 const REFUSED_RANGES = [
   "0.0.0.0/8",
@@ -39,19 +39,19 @@ const REFUSED_RANGES = [
   "224.0.0.0/4",
   "240.0.0.0/4",
 ];
-/** Connections that a guest may hold open at once: their table is the whole host's. */
+/** Open connections per guest, at most: the connection table is shared by the whole host. */
 const MAX_CONNECTIONS = 8_192;
 
 export interface Egress {
-  /** Where 10.0.2.3:53 leads; these alone may be private. */
+  /** Name servers behind 10.0.2.3:53; only these may have private addresses. */
   resolvers: string[];
-  /** Of all VMs' links. */
+  /** Range of all VMs' links. */
   range: string;
 }
 
 /**
- * Replaces all rules of the namespace. `egress` undefined: nothing leaves but answers on control
- * connections.
+ * Rules that replace all rules of the namespace. `egress` undefined: only replies on control
+ * connections leave.
  */
 export function namespaceRules(link: Link, egress: Egress | undefined): string {
   return `table inet torpor
@@ -114,8 +114,8 @@ function egressRules(egress: Egress | undefined): string {
 }
 
 /**
- * On the uplink's side, where VMs may reach the internet: hidden behind the host's address, kept
- * from the host itself and from each other.
+ * Rules of the uplink, where VMs may reach the internet: VMs are hidden behind the host's address,
+ * and kept from the host itself and from each other.
  */
 export function uplinkRules(tag: string, egress: Egress): string {
   const [table, ours] = [uplinkTableName(tag), `"tv${tag}*"`];

@@ -1,8 +1,9 @@
 /**
- * Each VM as a stranger: a network namespace and a cgroup of its own, a user without rights.
+ * Isolation by namespaces: each VM has its own network namespace and cgroup, and a user without
+ * rights.
  *
- * The order in which its VMM gets there: the cgroup first, so that there is no moment outside of
- * it; then the namespace; then the user, which can do neither.
+ * A VMM enters its cgroup first, so that it never runs outside of it; then the namespace; last the
+ * user, which may do neither.
  */
 import { stat } from "node:fs/promises";
 import type { Logger } from "@torpor/service";
@@ -20,14 +21,16 @@ import type { SlotPool } from "./pool.ts";
 import { inScope } from "./scopes.ts";
 import type { Plumbing, NetworkSlot } from "./slots.ts";
 
-/** For a VMM that says nothing else: itself, and the page cache of what it reads and writes. */
+/**
+ * Default memory of a VMM besides the guest's: itself, and the page cache of its reads and writes.
+ */
 const OVERHEAD_MIB = 256;
 const TUN_DEVICE = "/dev/net/tun";
-/** Joins the cgroup $1, then becomes the rest. */
+/** Joins the cgroup $1, then becomes the rest by exec. */
 const JOIN = 'echo 0 > "$1/cgroup.procs"; shift; exec "$@"';
 /**
- * In the mount namespace that `ip netns exec` makes, and nowhere else, anybody may open the tap
- * device: whose a tap is, the kernel checks by its owner.
+ * Lets any user open the tun device, only in the mount namespace that `ip netns exec` makes. The
+ * kernel still checks the owner of a tap.
  */
 const OPEN_TUN = `mount -t tmpfs -o mode=0755,size=64k tmpfs ${TUN_DEVICE.slice(0, -4)}; mknod -m 0666 ${TUN_DEVICE} c 10 200; exec "$@"`;
 
@@ -93,7 +96,7 @@ export class NamespaceIsolation implements Isolation {
     await pool.collect(kept);
     for (const name of (await cgroups?.list()) ?? []) {
       if (kept.has(name)) continue;
-      // A process that nobody knows is nobody's to end here: it stays, and so does its cgroup.
+      // An unknown process is not ended here: it stays, and so does its cgroup.
       await cgroups
         ?.remove(name)
         .catch((err: unknown) => log.warn({ err, name }, "a cgroup of a VM that is gone stays"));
@@ -130,7 +133,7 @@ function networkOf({ namespace, link }: NetworkSlot): VmNetwork {
   };
 }
 
-/** Debian gives the device to everybody; not every machine does. */
+/** True if any user may open the device, as on Debian. */
 async function mayOpenTun(): Promise<boolean> {
   return ((await stat(TUN_DEVICE)).mode & 0o006) === 0o006;
 }

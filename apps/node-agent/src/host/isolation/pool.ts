@@ -1,9 +1,9 @@
 /**
- * Which slot is whose, and some that are prepared for the next ones: what takes longest about a
- * namespace, making it, is done before anybody waits for it.
+ * Pool of network slots: the owner of each, and some that are prepared for the next VMs, because
+ * making a namespace takes longest.
  *
- * Ownership is read from the host once, at the start; from then on this process is the only one
- * that changes it (naming.ts: the tag).
+ * Ownership is read from the host once, at the start; from then on only this process changes it
+ * (naming.ts: the tag).
  */
 import type { Logger } from "@torpor/service";
 import { breakConnections } from "../../guest-connection.ts";
@@ -20,7 +20,7 @@ import {
   slotAt,
 } from "./slots.ts";
 
-/** How many addresses in a row may be somebody else's before that is an error. */
+/** Addresses in a row that other programs may hold before that is an error. */
 const MAX_TRIES = 64;
 const MAX_SLOTS = 99_999;
 
@@ -28,10 +28,12 @@ export class SlotPool {
   private readonly plumbing: Plumbing;
   private readonly size: number;
   private readonly log: Pick<Logger, "warn">;
-  /** Slots of any kind, also those being made or removed, and those whose address is another's. */
+  /**
+   * Numbers of all slots, also of those being made or removed, and those whose address is taken.
+   */
   private readonly used = new Set<number>();
   private readonly owned = new Map<string, NetworkSlot>();
-  /** Found at the start, and not asked for since. */
+  /** Owners that were found at the start, until `collect` has checked them. */
   private readonly inherited = new Set<string>();
   private readonly prepared: NetworkSlot[] = [];
   private refilling: Promise<void> | undefined;
@@ -63,7 +65,7 @@ export class SlotPool {
     return pool;
   }
 
-  /** Throws what keeps this machine from having namespaces. */
+  /** Makes and removes one slot. Throws the reason if this machine cannot have namespaces. */
   async tryOne(): Promise<void> {
     const slot = await this.make();
     try {
@@ -73,7 +75,7 @@ export class SlotPool {
     }
   }
 
-  /** A slot for the sandbox, which has none, with the rules of its VM in force. */
+  /** Takes a slot for a sandbox that has none, with the rules of its VM in force. */
   async take(sandboxId: string, egress: Egress | undefined): Promise<NetworkSlot> {
     const slot = this.prepared.shift() ?? (await this.make());
     this.refill();
@@ -87,7 +89,7 @@ export class SlotPool {
     }
   }
 
-  /** Lets out what was enclosed without a way out. Throws when there is no such slot. */
+  /** Sets the egress of a VM that was enclosed without. Throws if the VM has no slot. */
   async admit(name: string, egress: Egress): Promise<void> {
     const slot = this.owned.get(name);
     if (slot === undefined) throw new Error(`${name} has no network on this host`);
@@ -104,7 +106,7 @@ export class SlotPool {
     this.inherited.delete(sandboxId);
   }
 
-  /** Drops what an earlier process left to sandboxes that are not among `live`. */
+  /** Drops the slots of an earlier process whose sandboxes are not among `live`. */
   async collect(live: ReadonlySet<string>): Promise<void> {
     for (const sandboxId of this.inherited) if (!live.has(sandboxId)) await this.drop(sandboxId);
     this.inherited.clear();
@@ -125,7 +127,7 @@ export class SlotPool {
       this.prepared.push(await this.make());
   }
 
-  /** Removes the slots that nobody has. Those of VMs stay. */
+  /** Removes the prepared slots. Those of VMs stay. */
   async close(): Promise<void> {
     this.isClosed = true;
     await this.refilling;

@@ -1,14 +1,14 @@
-/** Which name servers guests use: the configured ones, else the machine's. */
+/** Name servers of guests: the configured ones, else the machine's. */
 import { readFile } from "node:fs/promises";
 import { parseAddress } from "./addresses.ts";
 import { GUEST_NETWORK } from "./firewall.ts";
 
-/** The second one lists what a local stub resolver, which no guest could reach, asks itself. */
+/** The second file lists the servers behind a local stub resolver, which no guest could reach. */
 const FILES = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
 
 /**
- * IPv4 only, none on the loopback or in the guests' own network. Throws when the setting is not a
- * list of such addresses.
+ * IPv4 only, none in the guests' own network, and of the machine's none on the loopback. Throws
+ * when the setting is not a list of such addresses.
  */
 export async function findResolvers(setting: string | undefined): Promise<string[]> {
   if (setting !== undefined && setting.trim() !== "") {

@@ -1,6 +1,6 @@
 /**
- * Where systemd runs, it makes the cgroups: a transient scope per run of a VMM, so that it never
- * lives in the agent's own and outlives the agent's unit.
+ * Cgroups made by systemd, where it runs: a transient scope per run of a VMM, so that the VMM is
+ * never in the agent's cgroup and outlives the agent's unit.
  */
 import { randomBytes } from "node:crypto";
 import { existsSync } from "node:fs";
@@ -12,7 +12,7 @@ const SLICE = "torpor-vms.slice";
 
 export const runsSystemd = () => existsSync("/run/systemd/system");
 
-/** Throws what keeps the agent from having scopes. */
+/** Makes one scope. Throws the reason if the agent cannot have scopes. */
 export async function tryScope(): Promise<void> {
   await command([
     "systemd-run",

@@ -2,9 +2,9 @@
  * Slots: a network namespace with a tap for one VM and a link to the uplink's namespace, made and
  * removed whole.
  *
- * SL1  A slot is found by its name; whose it is stands in the alias of its link (`ip link`). Kernel
- *      objects alone: a reboot leaves no wrong record, a crash loses none.
- * SL2  A slot without an owner is of no use to anybody who did not make it: it may be half-made.
+ * SL1  A slot is found by its name; its owner is in the alias of its link (`ip link`). Only kernel
+ *      objects hold this: a reboot leaves no wrong record, a crash loses none.
+ * SL2  A slot without an owner is used only by the process that made it: it may be half-made.
  * SL3  The route to a slot's address is its claim on the address: the kernel adds it for one agent
  *      only.
  */
@@ -21,10 +21,10 @@ import {
 } from "./firewall.ts";
 import { namespaceName, slotOf, vethName } from "./naming.ts";
 
-/** What all slots of an agent have in common. */
+/** Settings that all slots of an agent share. */
 export interface Plumbing {
   tag: string;
-  /** User of VMMs: the taps are theirs. */
+  /** User of VMMs, who owns the taps. */
   uid: number;
   range: Range;
   /** The namespace that leads outside; undefined: the agent's own. */
@@ -42,8 +42,8 @@ export interface NetworkSlot {
 
 const TAP_MAC = "02:fc:00:00:00:01";
 /**
- * The state of a new namespace: it routes IPv4, has no IPv6, and refuses as often as its one guest
- * asks. $1 are commands of ip, $2 rules of nft.
+ * Sets up a new namespace: IPv4 is routed, IPv6 is off, and refusals to its one guest are not
+ * rate-limited. $1 are commands of ip, $2 rules of nft.
  */
 const FURNISH = `
 for scope in all default; do
@@ -65,8 +65,8 @@ export function slotAt(plumbing: Plumbing, number: number): NetworkSlot {
 }
 
 /**
- * Makes a slot that lets nothing through. `taken`: its address belongs to somebody else; then
- * nothing of it is left. Throws when it cannot be made; the same.
+ * Makes a slot that lets nothing through. `taken`: another program has its address. Throws if the
+ * slot cannot be made. In both cases nothing of the slot is left.
  */
 export async function makeSlot(plumbing: Plumbing, slot: NetworkSlot): Promise<"made" | "taken"> {
   const { link, namespace, veth } = slot;
@@ -114,7 +114,7 @@ export async function makeSlot(plumbing: Plumbing, slot: NetworkSlot): Promise<"
   }
 }
 
-/** Makes it the sandbox's, with the rules of its VM. */
+/** Assigns the slot to the sandbox, with the rules of its VM. */
 export async function assignSlot(
   plumbing: Plumbing,
   slot: NetworkSlot,
@@ -122,21 +122,21 @@ export async function assignSlot(
   egress: Egress | undefined,
 ): Promise<void> {
   if (!/^[A-Za-z0-9_-]{1,64}$/.test(sandboxId)) throw new Error(`"${sandboxId}" is no sandbox id`);
-  // First: from here on it is found again as this sandbox's.
+  // The alias first: from here on the slot is found as this sandbox's.
   await command(inside(plumbing.uplink, ["ip", "link", "set", slot.veth, "alias", sandboxId]));
-  // Else it has them already: a slot is made so that it lets nothing through.
+  // Without egress the slot has the rules already: a new slot lets nothing through.
   if (egress !== undefined) await setRules(slot, egress);
 }
 
-/** In place of those that it has. */
+/** Replaces the rules of the slot. */
 export async function setRules(slot: NetworkSlot, egress: Egress): Promise<void> {
   await command(inside(slot.namespace, ["nft", "-f", "-"]), namespaceRules(slot.link, egress));
 }
 
-/** Can be repeated, and takes whatever part of a slot is there. */
+/** Removes a slot, or the part of it that exists. Can be repeated. */
 export async function removeSlot(plumbing: Plumbing, slot: NetworkSlot): Promise<void> {
-  // The link first: with the namespace alone it would go at some later time. -force: on to the next
-  // step when one has nothing to do.
+  // The link first: if only the namespace were deleted, the link would go later. -force continues
+  // when a step has nothing to do.
   const steps = batch([`link del ${slot.veth}`, `netns del ${slot.namespace}`]);
   await command(inside(plumbing.uplink, ["ip", "-force", "-batch", "-"]), steps).catch(
     async (error: unknown) => {

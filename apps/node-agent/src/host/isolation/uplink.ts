@@ -1,11 +1,11 @@
-/** The namespace that VMs' links end in: whether it can carry them, and its own rules. */
+/** The namespace in which VMs' links end: checks of it, and its own rules. */
 import { readFile, stat } from "node:fs/promises";
 import { overlaps, parseRange, type Range } from "./addresses.ts";
 import { command, inside } from "./commands.ts";
 import { type Egress, uplinkRules } from "./firewall.ts";
 import { isVeth, uplinkTableName } from "./naming.ts";
 
-/** Throws when the range belongs to something else already. */
+/** Throws if the range overlaps a network of the machine. */
 export async function refuseCollision(range: Range, uplink: string | undefined): Promise<void> {
   const text = await command(
     inside(uplink, ["ip", "-json", "-4", "route", "show", "table", "main"]),
@@ -22,7 +22,7 @@ export async function refuseCollision(range: Range, uplink: string | undefined):
   }
 }
 
-/** Whether it is the agent's own namespace. */
+/** True if the uplink is the agent's own namespace. */
 export async function isOwnNetwork(uplink: string | undefined): Promise<boolean> {
   if (uplink === undefined) return true;
   const [own, named] = await Promise.all([stat("/proc/self/ns/net"), stat(`/run/netns/${uplink}`)]);
@@ -30,8 +30,8 @@ export async function isOwnNetwork(uplink: string | undefined): Promise<boolean>
 }
 
 /**
- * Whether packets can pass through. A namespace made for Torpor is told to let them; a machine's
- * own setting is its operator's.
+ * True if packets can pass through the uplink. Forwarding is switched on in a namespace that was
+ * made for Torpor; the machine's own setting is left to its operator.
  */
 export async function forwards(uplink: string | undefined): Promise<boolean> {
   if (uplink === undefined)
@@ -55,7 +55,7 @@ export async function setUplinkRules(
   await command(inside(uplink, ["nft", "-f", "-"]), uplinkRules(tag, egress));
 }
 
-/** Can be repeated. */
+/** Removes the rules of the uplink. Can be repeated. */
 export async function dropUplinkRules(tag: string, uplink: string | undefined): Promise<void> {
   const table = uplinkTableName(tag);
   await command(

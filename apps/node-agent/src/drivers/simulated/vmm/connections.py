@@ -48,7 +48,7 @@ class Loop:
     def run(self):
         has_moved = False
         while True:
-            # What one task did may be what another waits for: look again before sleeping.
+            # One task's progress may be what another waits for: check again before sleeping.
             limit_s = min(wait.deadline for wait, _ in self.waiting) - time.monotonic()
             ready = self.poll(0 if has_moved else limit_s)
             waiting, self.waiting, has_moved = self.waiting, [], False

@@ -56,7 +56,7 @@ def main(run_dir, guest_port):
 
     guest_door = socket.create_server(("127.0.0.1", guest_port), backlog=BACKLOG)
     loop.start(loop.listen(guest_door, serve_guest))
-    # It gets its name when it takes connections, and the guest's port does too.
+    # The socket gets its name once it accepts connections, and the guest's port does too.
     control_door = socket.socket(socket.AF_UNIX)
     control_door.bind(f"{run_dir}/control.sock.new")
     control_door.listen(BACKLOG)
