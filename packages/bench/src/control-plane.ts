@@ -2,7 +2,7 @@
 import postgres from "postgres";
 import { type ControlPlaneShape, startControlPlane } from "./control-plane-fleet.ts";
 import { measureAccepts } from "./load/accepts.ts";
-import { type Call, createClient } from "./load/client.ts";
+import { type BenchCall, createClient } from "./load/client.ts";
 import { closedLoop, createDeleteLoop, pacedLoop, readLoop } from "./load/loops.ts";
 import { createMany, removeMany } from "./load/sandboxes.ts";
 import { resultOf } from "./machine.ts";
@@ -68,7 +68,7 @@ export function checkSteps(steps: readonly ControlPlaneStep[]): void {
 }
 
 export interface OpenControlPlane extends Meters, AsyncDisposable {
-  call: Call;
+  call: BenchCall;
   startHosts: (filled: number, signal: AbortSignal) => Promise<void>;
   stopHosts: () => Promise<void>;
 }

@@ -2,7 +2,6 @@ import { describe, expect, test } from "vitest";
 import { expiryIn, scopesIn } from "../src/commands/key.ts";
 import { changedLimits } from "../src/commands/org.ts";
 import { durationSeconds } from "../src/duration.ts";
-import { readAll } from "../src/pages.ts";
 
 describe("durations", () => {
   test.each([
@@ -38,18 +37,6 @@ test.each([
   ],
 ])("scopes %j", (given, scopes) => {
   expect(scopesIn(given)).toEqual(scopes);
-});
-
-test("a list is read to its end", async () => {
-  const asked: string[] = [];
-  const pages = [
-    { data: [1, 2], next_cursor: "b+/=" },
-    { data: [3], next_cursor: null },
-  ];
-  const call = async (_: string, path: string) => (asked.push(path), pages.shift());
-  const query = new URLSearchParams({ status: "active" });
-  expect(await readAll({ call } as never, "/v1/keys", query)).toEqual([1, 2, 3]);
-  expect(asked).toEqual(["/v1/keys?status=active", "/v1/keys?status=active&cursor=b%2B%2F%3D"]);
 });
 
 const LIMITS = { vcpu: null, sandboxes: 3, disk_mb: null };

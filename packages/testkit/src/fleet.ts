@@ -1,6 +1,7 @@
 /** A whole fleet of simulated hosts for one test file, on free ports, removed with it. */
 import { chmod, glob, mkdir, symlink, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
+import { type Client, createClient } from "@torpor/client";
 import { Fleet, FLEET_SETTINGS, type FleetOptions } from "@torpor/fleet";
 import { smallFilesDir, tempDir } from "./basics.ts";
 import { copyCluster, TEST_DATABASE_PASSWORD } from "./cluster.ts";
@@ -8,6 +9,8 @@ import { keepFiles, keepRows, registerEvidence } from "./evidence.ts";
 import { ROOT } from "./root.ts";
 import { makeSimulatedImage } from "./simulated-image.ts";
 import { recordLeftover } from "./test-run/leftovers.ts";
+
+const CALL_LIMIT_MS = 90_000;
 
 export interface ApiAnswer {
   status: number;
@@ -42,9 +45,14 @@ export class TestFleet implements AsyncDisposable {
     return this.fleet.state.apiKey;
   }
 
-  /** One call of the public API; parses the body for any status. */
+  /** The public API as the fleet's own key uses it. A refusal rejects with `ApiRefusal`. */
+  get client(): Client {
+    return createClient({ baseUrl: this.url, apiKey: this.apiKey, limitMs: CALL_LIMIT_MS });
+  }
+
+  /** One call of the public API, for tests of statuses; parses the body for any status. */
   async call(method: string, path: string, request: ApiRequest = {}): Promise<ApiAnswer> {
-    const { apiKey = this.apiKey, limitMs = 90_000 } = request;
+    const { apiKey = this.apiKey, limitMs = CALL_LIMIT_MS } = request;
     const text =
       request.rawBody ?? (request.body === undefined ? undefined : JSON.stringify(request.body));
     const response = await fetch(new URL(path, this.url), {

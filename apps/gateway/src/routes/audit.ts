@@ -1,11 +1,12 @@
 /** For operators: the audit log. */
+import { type AuditEntryResource, AuditList } from "@torpor/contracts";
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
 import { type AuditEntryRow, listAuditEntries } from "@torpor/db";
-import { type Static, Type } from "typebox";
+import { Type } from "typebox";
 import { decodeCursor } from "../cursor.ts";
 import type { Dependencies } from "../deps.ts";
 import { pageOf } from "../page.ts";
-import { ERRORS, Nullable } from "../schemas.ts";
+import { ERRORS } from "../schemas.ts";
 import { needs } from "../scopes.ts";
 
 const Query = Type.Object({
@@ -15,31 +16,6 @@ const Query = Type.Object({
   ),
   requested_by: Type.Optional(Type.String({ maxLength: 64, description: "`api-key:<id>`" })),
   organization_id: Type.Optional(Type.Integer({ minimum: 1, maximum: 2 ** 31 - 1 })),
-});
-
-const AuditEntryResource = Type.Object({
-  object: Type.Literal("audit_entry"),
-  id: Type.Integer(),
-  occurred_at: Type.String(),
-  requested_by: Nullable(Type.String({ description: "`api-key:<id>`; null: no key that is good" })),
-  organization_id: Nullable(Type.Integer()),
-  address: Type.String({ description: "Of the connection: behind a balancer, the balancer's" }),
-  forwarded_for: Nullable(Type.String({ description: "X-Forwarded-For, as the request has it" })),
-  method: Type.String(),
-  path: Type.String(),
-  resource: Nullable(Type.String({ description: "Id of what was made or acted on" })),
-  status: Type.Integer(),
-  code: Nullable(Type.String()),
-  request_id: Type.String(),
-});
-
-const AuditList = Type.Object({
-  object: Type.Literal("list"),
-  data: Type.Array(AuditEntryResource),
-  has_more: Type.Boolean(),
-  next_cursor: Nullable(Type.String()),
-  url: Type.String(),
-  request_id: Type.String(),
 });
 
 const DEFAULT_PAGE = 100;
@@ -65,7 +41,7 @@ export const auditRoutes: Plugin = async (app, { deps: { db } }) => {
   });
 };
 
-function entryView(entry: AuditEntryRow): Static<typeof AuditEntryResource> {
+function entryView(entry: AuditEntryRow): AuditEntryResource {
   return {
     object: "audit_entry",
     id: entry.id,

@@ -1,7 +1,7 @@
+import { HealthReply } from "@torpor/contracts";
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
 import type { Dependencies } from "../deps.ts";
 import { healthReport } from "../health-report.ts";
-import { HealthReply } from "../schemas.ts";
 
 const SCHEMA = { tags: ["health"], security: [], response: { 200: HealthReply, 503: HealthReply } };
 

@@ -3,6 +3,18 @@
  * and one for the NATS servers, both of its own making. Only then do those servers
  * (infra/nats/configure.ts --admissions) and the schedulers know the host.
  */
+import {
+  CreateHostTokenBody,
+  HostAdmissionList,
+  HostAdmissionReply,
+  HostTokenList,
+  HostTokenReply,
+  JoinBody,
+  JoinReply,
+  lifetimeOf,
+  NewHostTokenReply,
+  PageQuery,
+} from "@torpor/contracts";
 import { randomBytes } from "node:crypto";
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
 import { isNatsPublicKey } from "@torpor/bus";
@@ -20,18 +32,6 @@ import type { Authenticator } from "../auth.ts";
 import { decodeCursor } from "../cursor.ts";
 import type { Dependencies } from "../deps.ts";
 import { ApiError, invalidRequest, unknownResource } from "../errors.ts";
-import {
-  CreateHostTokenBody,
-  HostAdmissionList,
-  HostAdmissionReply,
-  HostTokenList,
-  HostTokenReply,
-  JoinBody,
-  JoinReply,
-  lifetimeOf,
-  NewHostTokenReply,
-  PageQuery,
-} from "../host-admission-schemas.ts";
 import { isHostId, isRowId } from "../ids.ts";
 import { pageOf } from "../page.ts";
 import { ERRORS, IdParams } from "../schemas.ts";

@@ -1,4 +1,15 @@
 /** For operators: the hosts, their history, and the requests that take one out of use. */
+import {
+  DrainBody,
+  FindingList,
+  FindingParams,
+  HostEventList,
+  HostEventsQuery,
+  HostList,
+  HostParams,
+  HostReply,
+  PageQuery,
+} from "@torpor/contracts";
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
 import {
   changeHost,
@@ -22,17 +33,6 @@ import type { Dependencies } from "../deps.ts";
 import { findUnplaceable } from "../drain-check.ts";
 import { ApiError, unknownResource } from "../errors.ts";
 import { futureTime } from "../future-time.ts";
-import {
-  DrainBody,
-  FindingList,
-  FindingParams,
-  HostEventList,
-  HostEventsQuery,
-  HostList,
-  HostParams,
-  HostReply,
-  PageQuery,
-} from "../host-schemas.ts";
 import { decodeCursor } from "../cursor.ts";
 import { isHostId, isSandboxId } from "../ids.ts";
 import { pageOf } from "../page.ts";

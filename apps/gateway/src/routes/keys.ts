@@ -2,6 +2,16 @@
  * API keys: those of its own organization for each key with the scope, all of them for operators.
  * What a key may do with others is in key-rules.ts.
  */
+import {
+  CreateKeyBody,
+  type KeyForm,
+  KeyList,
+  KeyListQuery,
+  KeyReply,
+  NewKeyReply,
+  RotatedKeyReply,
+  RotateKeyBody,
+} from "@torpor/contracts";
 import { randomBytes } from "node:crypto";
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
 import {
@@ -28,16 +38,6 @@ import {
   type Grant,
   type KeyProblem,
 } from "../key-rules.ts";
-import {
-  CreateKeyBody,
-  type KeyForm,
-  KeyList,
-  KeyListQuery,
-  KeyReply,
-  NewKeyReply,
-  RotatedKeyReply,
-  RotateKeyBody,
-} from "../key-schemas.ts";
 import { pageOf } from "../page.ts";
 import { ERRORS, IdParams } from "../schemas.ts";
 import { needs, scopeMissing } from "../scopes.ts";

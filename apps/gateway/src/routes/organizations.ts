@@ -1,16 +1,16 @@
 /** For operators: the organizations, which own keys and sandboxes. */
+import {
+  CreateOrganizationBody,
+  OrganizationList,
+  OrganizationListQuery,
+  OrganizationReply,
+} from "@torpor/contracts";
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
 import { createOrganization, listOrganizations } from "@torpor/db";
 import { decodeCursor } from "../cursor.ts";
 import type { Dependencies } from "../deps.ts";
 import { ApiError } from "../errors.ts";
 import { isRowId } from "../ids.ts";
-import {
-  CreateOrganizationBody,
-  OrganizationList,
-  OrganizationListQuery,
-  OrganizationReply,
-} from "../key-schemas.ts";
 import { pageOf } from "../page.ts";
 import { ERRORS } from "../schemas.ts";
 import { needs } from "../scopes.ts";

@@ -2,13 +2,18 @@
  * Quotas of an organization, and what it uses. Operators set the quotas; its own keys read them.
  */
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
-import { QUOTA_NAMES, type QuotaLimits, type QuotaName } from "@torpor/contracts";
+import {
+  QUOTA_NAMES,
+  type QuotaLimits,
+  QuotaLimitsBody,
+  type QuotaName,
+  QuotaReply,
+} from "@torpor/contracts";
 import { findOrganizationById, forOrganization, readQuotas, setQuotas } from "@torpor/db";
 import type { Authenticator } from "../auth.ts";
 import type { Dependencies } from "../deps.ts";
 import { unknownResource } from "../errors.ts";
 import { isRowId } from "../ids.ts";
-import { QuotaLimitsBody, QuotaReply } from "../quota-schemas.ts";
 import { ERRORS, IdParams } from "../schemas.ts";
 import { needs } from "../scopes.ts";
 

@@ -1,6 +1,7 @@
 /** Reading sandboxes, and their timeout. */
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
 import {
+  EventList,
   LISTED_STATES,
   SandboxList,
   SandboxResource,
@@ -24,7 +25,7 @@ import { sandboxNotFound } from "../errors.ts";
 import { isSandboxId } from "../ids.ts";
 import { metadataIn, statesIn } from "../list-filter.ts";
 import { pageOf } from "../page.ts";
-import { ERRORS, EventList, IdParams } from "../schemas.ts";
+import { ERRORS, IdParams } from "../schemas.ts";
 import { needs } from "../scopes.ts";
 import { eventView, sandboxView } from "../views/sandbox.ts";
 

@@ -1,8 +1,7 @@
 /** Sandbox tokens: issues one more, or revokes all of a sandbox. */
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
-import { TokenReply } from "@torpor/contracts";
+import { RevokedTokensReply, TokenReply } from "@torpor/contracts";
 import { forOrganization, revokeTokens } from "@torpor/db";
-import { Type } from "typebox";
 import type { Authenticator } from "../auth.ts";
 import type { Dependencies } from "../deps.ts";
 import { sandboxNotFound } from "../errors.ts";
@@ -10,14 +9,6 @@ import { isSandboxId } from "../ids.ts";
 import { ERRORS, IdParams } from "../schemas.ts";
 import { needs } from "../scopes.ts";
 import { livingSandbox } from "./sandboxes.ts";
-
-const RevokedTokensReply = Type.Object({
-  id: Type.String(),
-  token_generation: Type.Integer({
-    description: "Of the tokens that are got from now on; those of lower ones are good no more",
-  }),
-  request_id: Type.String(),
-});
 
 const tags = ["sandboxes"];
 type Plugin = FastifyPluginAsyncTypebox<{ deps: Dependencies; auth: Authenticator }>;

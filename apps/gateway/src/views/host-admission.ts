@@ -1,5 +1,5 @@
+import type { HostAdmissionResource, HostTokenResource } from "@torpor/contracts";
 import type { HostAdmissionRow, HostTokenRow } from "@torpor/db";
-import type { HostAdmissionResource, HostTokenResource } from "../host-admission-schemas.ts";
 
 const optional = (date: Date | null) => (date === null ? null : date.toISOString());
 

@@ -1,3 +1,4 @@
+import type { HostEventResource, HostResource } from "@torpor/contracts";
 import type {
   DrainProgress,
   FindingRow,
@@ -6,7 +7,6 @@ import type {
   HostOverview,
   HostTemplates,
 } from "@torpor/db";
-import type { HostEventResource, HostResource } from "../host-schemas.ts";
 
 const MIB = 1024 ** 2;
 const timestamp = (date: Date) => date.toISOString();

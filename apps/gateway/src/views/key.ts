@@ -1,6 +1,5 @@
-import { SCOPES } from "@torpor/contracts";
+import { type KeyResource, type OrganizationResource, SCOPES } from "@torpor/contracts";
 import type { ApiKeyRecord, OrganizationRow } from "@torpor/db";
-import type { KeyResource, OrganizationResource } from "../key-schemas.ts";
 
 const optional = (date: Date | null) => (date === null ? null : date.toISOString());
 

@@ -2,11 +2,10 @@
  * Rows as the wire contract shows them. Optional fields are left out rather than null: Python
  * models reject null there.
  */
-import type { OperationResource, SandboxResource } from "@torpor/contracts";
+import type { EventResource, OperationResource, SandboxResource } from "@torpor/contracts";
 import type { EventRow, OperationRow, SandboxView } from "@torpor/db";
 import { isTombstoned } from "@torpor/state-machine";
 import type { Edge } from "../edge/edge.ts";
-import type { EventResource } from "../schemas.ts";
 
 const timestamp = (date: Date) => date.toISOString();
 

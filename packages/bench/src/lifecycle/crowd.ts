@@ -1,6 +1,6 @@
 /** Concurrent creates, on one host that has room for all of them. */
 import { setTimeout as sleep } from "node:timers/promises";
-import type { Call } from "../load/client.ts";
+import type { BenchCall } from "../load/client.ts";
 import { failureOf, idIn, removeMany } from "../load/sandboxes.ts";
 import type { Crowd } from "./result.ts";
 
@@ -10,7 +10,11 @@ const AGAIN_MS = 1_000;
 /** The create takes longer than the request waits (503), or must be sent again later (429). */
 const COME_AGAIN: ReadonlySet<number> = new Set([429, 503]);
 
-export async function measureCrowd(call: Call, template: string, creates: number): Promise<Crowd> {
+export async function measureCrowd(
+  call: BenchCall,
+  template: string,
+  creates: number,
+): Promise<Crowd> {
   const startedAt = performance.now();
   const ids: string[] = [];
   const failed: Record<string, number> = {};

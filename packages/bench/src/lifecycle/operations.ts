@@ -1,6 +1,6 @@
 /** One sandbox through the API, and the duration of each stage of an operation. */
 import type postgres from "postgres";
-import { type ClientAnswer, type Call } from "../load/client.ts";
+import { type ClientAnswer, type BenchCall } from "../load/client.ts";
 import { failureOf } from "../load/sandboxes.ts";
 import type { StageSample } from "./result.ts";
 
@@ -30,7 +30,10 @@ export interface TimedRequest {
 export const nowMs = () => performance.timeOrigin + performance.now();
 
 /** Throws a line if the response is no sandbox. */
-export async function createSandbox(call: Call, template: string): Promise<Access & TimedRequest> {
+export async function createSandbox(
+  call: BenchCall,
+  template: string,
+): Promise<Access & TimedRequest> {
   const sentAt = nowMs();
   const answer = await call("POST", "/v1/sandboxes", { body: { template_name: template } });
   const answeredAt = nowMs();
@@ -44,7 +47,7 @@ function accessIn({ text }: ClientAnswer): Access {
 }
 
 /** Throws a line on failure. */
-export async function change(call: Call, id: string, verb: string): Promise<TimedRequest> {
+export async function change(call: BenchCall, id: string, verb: string): Promise<TimedRequest> {
   const sentAt = nowMs();
   const answer = await call("POST", `/v1/sandboxes/${id}/${verb}`);
   expectStatus(verb, answer, 200);

@@ -6,7 +6,7 @@ import { sleep } from "@torpor/service";
 import type postgres from "postgres";
 import { type Meters, MeasuredWindow } from "../measure/window.ts";
 import type { StepResult } from "../report/result.ts";
-import type { Call } from "./client.ts";
+import type { BenchCall } from "./client.ts";
 import { createMany, failureOf, inParallel, removeMany } from "./sandboxes.ts";
 import { Tally } from "./tally.ts";
 
@@ -15,7 +15,7 @@ const LOOK_EVERY_MS = 100;
 
 export async function measureAccepts(
   meters: Meters,
-  call: Call,
+  call: BenchCall,
   { clients, sandboxes }: { clients: number; sandboxes: number },
   signal: AbortSignal,
 ): Promise<StepResult> {
@@ -45,7 +45,7 @@ export async function measureAccepts(
   };
 }
 
-async function accept(call: Call, id: string, verb: string, tally: Tally): Promise<void> {
+async function accept(call: BenchCall, id: string, verb: string, tally: Tally): Promise<void> {
   const path = `/v1/sandboxes/${id}/${verb}`;
   const answer = await call("POST", path, { prefer: "respond-async" });
   if (answer.status === 202) tally.succeeded(verb, answer.ms);

@@ -10,24 +10,24 @@ export interface ClientAnswer {
   ms: number;
 }
 
-export type Call = (
+export type BenchCall = (
   method: string,
   path: string,
   options?: { body?: object; prefer?: string; idempotencyKey?: string },
 ) => Promise<ClientAnswer>;
 
-export interface Client {
-  call: Call;
+export interface BenchClient {
+  call: BenchCall;
   close(): void;
 }
 
 const LIMIT_MS = 60_000;
 
 /** Returns a response of any status; throws without a response. */
-export function createClient({ url, apiKey }: { url: string; apiKey: string }): Client {
+export function createClient({ url, apiKey }: { url: string; apiKey: string }): BenchClient {
   const { hostname, port } = new URL(url);
   const agent = new Agent({ keepAlive: true, maxSockets: Number.POSITIVE_INFINITY });
-  const call: Call = (method, path, { body, prefer, idempotencyKey } = {}) => {
+  const call: BenchCall = (method, path, { body, prefer, idempotencyKey } = {}) => {
     const { promise, resolve, reject } = Promise.withResolvers<ClientAnswer>();
     const startedAt = performance.now();
     const headers = {

@@ -1,6 +1,6 @@
 /** The work of a step's clients until they are stopped. */
 import { sleep } from "@torpor/service";
-import type { ClientAnswer, Call } from "./client.ts";
+import type { ClientAnswer, BenchCall } from "./client.ts";
 import { create, createMany, failureOf, idIn, remove, removeMany } from "./sandboxes.ts";
 import type { Tally } from "./tally.ts";
 
@@ -34,11 +34,11 @@ async function attempt(
   return undefined;
 }
 
-const move = (call: Call, id: string, verb: (typeof VERBS)[number]) =>
+const move = (call: BenchCall, id: string, verb: (typeof VERBS)[number]) =>
   call("POST", `/v1/sandboxes/${id}/${verb}`);
 
 /** Each client pauses and resumes its own sandbox, one request after the other. */
-export async function closedLoop(call: Call, clients: number): Promise<Load> {
+export async function closedLoop(call: BenchCall, clients: number): Promise<Load> {
   const ids = await createMany(call, clients);
   const client = async (id: string, tally: Tally, stop: AbortSignal) => {
     while (!stop.aborted)
@@ -55,7 +55,11 @@ export async function closedLoop(call: Call, clients: number): Promise<Load> {
  * transition counts from its planned start: waiting for a free sandbox is waiting for the control
  * plane.
  */
-export async function pacedLoop(call: Call, sandboxes: number, perSecond: number): Promise<Load> {
+export async function pacedLoop(
+  call: BenchCall,
+  sandboxes: number,
+  perSecond: number,
+): Promise<Load> {
   const ids = await createMany(call, sandboxes);
   const free = ids.map((id) => ({ id, verb: VERBS[0] as (typeof VERBS)[number] }));
   const run = async (tally: Tally, stop: AbortSignal) => {
@@ -84,7 +88,7 @@ export async function pacedLoop(call: Call, sandboxes: number, perSecond: number
 }
 
 /** Each client creates a sandbox and deletes it, repeatedly. */
-export function createDeleteLoop(call: Call, clients: number): Load {
+export function createDeleteLoop(call: BenchCall, clients: number): Load {
   const client = async (tally: Tally, stop: AbortSignal) => {
     while (!stop.aborted) {
       const created = await attempt(tally, "create", 201, () => create(call));
@@ -97,7 +101,7 @@ export function createDeleteLoop(call: Call, clients: number): Load {
 
 /** Each client reads, one request after the other, cycling through `paths`. */
 export function readLoop(
-  call: Call,
+  call: BenchCall,
   kind: string,
   clients: number,
   paths: readonly string[],
@@ -113,7 +117,7 @@ export function readLoop(
 }
 
 /** Each client runs one job after the other. */
-export function jobLoop(call: Call, clients: number): Load {
+export function jobLoop(call: BenchCall, clients: number): Load {
   const client = async (tally: Tally, stop: AbortSignal) => {
     while (!stop.aborted) await attempt(tally, "job", 200, () => call("POST", "/jobs"));
   };

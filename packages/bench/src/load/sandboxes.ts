@@ -1,13 +1,13 @@
 /** Sandboxes for a step to work on. */
 import { TEMPLATE } from "../control-plane-fleet.ts";
-import type { ClientAnswer, Call } from "./client.ts";
+import type { ClientAnswer, BenchCall } from "./client.ts";
 
 const AT_ONCE = 32;
 
-export const create = (call: Call) =>
+export const create = (call: BenchCall) =>
   call("POST", "/v1/sandboxes", { body: { template_name: TEMPLATE } });
 
-export const remove = (call: Call, id: string) => call("DELETE", `/v1/sandboxes/${id}`);
+export const remove = (call: BenchCall, id: string) => call("DELETE", `/v1/sandboxes/${id}`);
 
 export const idIn = ({ text }: ClientAnswer) => (JSON.parse(text) as { id: string }).id;
 
@@ -18,7 +18,7 @@ export function failureOf({ status, text }: ClientAnswer): string {
 }
 
 /** Throws a line when a create fails. */
-export async function createMany(call: Call, count: number): Promise<string[]> {
+export async function createMany(call: BenchCall, count: number): Promise<string[]> {
   const ids: string[] = [];
   await inParallel(Array.from({ length: count }), async () => {
     const answer = await create(call);
@@ -30,7 +30,7 @@ export async function createMany(call: Call, count: number): Promise<string[]> {
 }
 
 /** Ignores failures: the fleet is thrown away. */
-export async function removeMany(call: Call, ids: readonly string[]): Promise<void> {
+export async function removeMany(call: BenchCall, ids: readonly string[]): Promise<void> {
   await inParallel(ids, async (id) => void (await remove(call, id).catch(() => {})));
 }
 

@@ -1,6 +1,6 @@
 /** A steady mix of requests to a control plane, at a rate that any machine sustains. */
 import { sleep } from "@torpor/service";
-import type { Call } from "../load/client.ts";
+import type { BenchCall } from "../load/client.ts";
 import { create, failureOf, remove } from "../load/sandboxes.ts";
 import type { Tally } from "../load/tally.ts";
 import { getFrom, openedBy, type SandboxWay } from "../data-plane/ways.ts";
@@ -11,7 +11,7 @@ const CLIENTS = 4;
 
 /** Clients that create a sandbox, use it and delete it, repeatedly until they are stopped. */
 export async function soakLoad(
-  call: Call,
+  call: BenchCall,
   edgePort: number,
   tally: Tally,
   stop: AbortSignal,
@@ -23,7 +23,7 @@ export async function soakLoad(
 }
 
 async function lifeOf(
-  call: Call,
+  call: BenchCall,
   edgePort: number,
   tally: Tally,
   stop: AbortSignal,
@@ -40,7 +40,7 @@ async function lifeOf(
   await timed(tally, "delete", 200, () => remove(call, way.id));
 }
 
-type Step = (call: Call, way: SandboxWay, tally: Tally) => Promise<unknown>;
+type Step = (call: BenchCall, way: SandboxWay, tally: Tally) => Promise<unknown>;
 
 const edge: Step = (_, way, tally) => timed(tally, "edge", 200, () => getFrom(way, "/info"));
 const list: Step = (call, _, tally) =>

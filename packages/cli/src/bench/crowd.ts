@@ -57,7 +57,7 @@ export async function measureCrowd(options: CrowdOptions): Promise<CrowdMeasure>
   );
   const { url, apiKey } = started.fleet.state;
   try {
-    const api = new Client(url, apiKey, signal);
+    const api = new BenchClient(url, apiKey, signal);
     say(`${room} creates in a row`);
     const rowMs = await inARow(api, room);
     say(`${options.creates} at once`);
@@ -71,7 +71,7 @@ export async function measureCrowd(options: CrowdOptions): Promise<CrowdMeasure>
 }
 
 /** Deletes the sandboxes afterwards, outside the measured time. */
-async function inARow(api: Client, room: number): Promise<number> {
+async function inARow(api: BenchClient, room: number): Promise<number> {
   const startedAt = performance.now();
   const ids: string[] = [];
   for (let made = 0; made < room; made += 1) {
@@ -85,7 +85,7 @@ async function inARow(api: Client, room: number): Promise<number> {
   return rowMs;
 }
 
-async function atOnce(api: Client, creates: number, room: number) {
+async function atOnce(api: BenchClient, creates: number, room: number) {
   const startedAt = performance.now();
   let [running, told, crowdMs] = [0, 0, Number.NaN];
   const failed: string[] = [];
@@ -119,7 +119,7 @@ interface Answer {
   retryAfterS?: number;
 }
 
-class Client {
+class BenchClient {
   private readonly url: string;
   private readonly apiKey: string;
   private readonly signal: AbortSignal;

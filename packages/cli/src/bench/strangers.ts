@@ -89,11 +89,11 @@ const between = (one: Latencies, other: Latencies): Latencies => ({
 });
 
 class Victim {
-  private readonly call: Call;
+  private readonly call: BenchCall;
   private readonly path: string;
   private state: "running" | "paused" = "running";
 
-  private constructor(call: Call, id: string) {
+  private constructor(call: BenchCall, id: string) {
     this.call = call;
     this.path = `/v1/sandboxes/${id}`;
   }
@@ -122,10 +122,10 @@ class Victim {
   }
 }
 
-type Call = (method: string, path: string, body?: object) => Promise<Record<string, unknown>>;
+type BenchCall = (method: string, path: string, body?: object) => Promise<Record<string, unknown>>;
 
 /** Throws the API's error message for any status but a 2xx. */
-function callerOf({ state }: Target["fleet"], apiKey: string): Call {
+function callerOf({ state }: Target["fleet"], apiKey: string): BenchCall {
   return async (method, path, body) => {
     const response = await fetch(new URL(path, state.url), {
       method,

@@ -1,32 +1,14 @@
 /** `torpor hosts token|tokens|revoke-token|admissions|revoke`: which machines may be hosts. */
 import { parseArgs } from "node:util";
-import type { Api } from "../api.ts";
+import type { Client } from "@torpor/client";
+import type { HostAdmissionResource, HostTokenResource } from "@torpor/contracts";
+import { allOf } from "../api.ts";
 import { durationSeconds } from "../duration.ts";
 import type { CommandContext } from "../main.ts";
-import { readAll } from "../pages.ts";
 import { table } from "../table.ts";
 
-interface HostToken {
-  id: number;
-  host_id: string | null;
-  data_plane_host: string | null;
-  status: string;
-  expires_at: string;
-  used_by: string | null;
-}
-
-interface HostAdmission {
-  host_id: string;
-  nats_public_keys: string[];
-  data_plane_host: string | null;
-  certificate_expires_at: string | null;
-  admitted_by: string;
-  admitted_at: string;
-  revoked_at: string | null;
-}
-
 export interface HostsRequest {
-  api: Api;
+  api: Client;
   context: CommandContext;
 }
 
@@ -46,10 +28,10 @@ export const ADMISSION_COMMANDS: Record<string, (request: HostsRequest) => Promi
   token,
   tokens,
   "revoke-token": async (request) =>
-    await revoke<HostToken>(request, "/v1/host-tokens", tokenTable),
+    await revoke(request, (id) => request.api.admissions.revokeToken(id), tokenTable),
   admissions,
   revoke: async (request) =>
-    await revoke<HostAdmission>(request, "/v1/host-admissions", admissionTable),
+    await revoke(request, (id) => request.api.admissions.revoke(id), admissionTable),
 };
 
 async function token({ api, context }: HostsRequest): Promise<number> {
@@ -63,7 +45,7 @@ async function token({ api, context }: HostsRequest): Promise<number> {
     },
   });
   const { host, address, lifetime } = values;
-  const made = await api.call<HostToken & { secret: string }>("POST", "/v1/host-tokens", {
+  const made = await api.admissions.createToken({
     lifetime_seconds: durationSeconds("--lifetime", lifetime),
     ...(host === undefined ? {} : { host_id: host }),
     ...(address === undefined ? {} : { data_plane_host: address }),
@@ -82,7 +64,7 @@ async function token({ api, context }: HostsRequest): Promise<number> {
 
 async function tokens({ api, context }: HostsRequest): Promise<number> {
   const { values } = parseArgs({ args: context.args, options: { json } });
-  const all = await readAll<HostToken>(api, "/v1/host-tokens", new URLSearchParams());
+  const all = await allOf(api.admissions.tokens());
   if (values.json) context.write(JSON.stringify({ tokens: all }, undefined, 2));
   else context.write(all.length === 0 ? "No token was made yet." : tokenTable(all));
   return 0;
@@ -90,15 +72,15 @@ async function tokens({ api, context }: HostsRequest): Promise<number> {
 
 async function admissions({ api, context }: HostsRequest): Promise<number> {
   const { values } = parseArgs({ args: context.args, options: { json } });
-  const all = await readAll<HostAdmission>(api, "/v1/host-admissions", new URLSearchParams());
+  const all = await allOf(api.admissions.list());
   if (values.json) context.write(JSON.stringify({ admissions: all }, undefined, 2));
   else context.write(all.length === 0 ? "No host has joined yet." : admissionTable(all));
   return 0;
 }
 
 async function revoke<Row>(
-  { api, context }: HostsRequest,
-  path: string,
+  { context }: HostsRequest,
+  end: (id: string) => Promise<Row>,
   show: (rows: Row[]) => string,
 ): Promise<number> {
   const { values, positionals } = parseArgs({
@@ -109,12 +91,12 @@ async function revoke<Row>(
   const [id, ...others] = positionals;
   if (id === undefined || others.length > 0)
     throw new Error(`which one? usage: torpor ${ADMISSION_USAGE}`);
-  const revoked = await api.call<Row>("DELETE", `${path}/${encodeURIComponent(id)}`);
+  const revoked = await end(id);
   context.write(values.json ? JSON.stringify(revoked, undefined, 2) : show([revoked]));
   return 0;
 }
 
-const tokenTable = (rows: HostToken[]) =>
+const tokenTable = (rows: HostTokenResource[]) =>
   table(
     TOKENS,
     rows.map((row) => [
@@ -127,7 +109,7 @@ const tokenTable = (rows: HostToken[]) =>
     ]),
   );
 
-const admissionTable = (rows: HostAdmission[]) =>
+const admissionTable = (rows: HostAdmissionResource[]) =>
   table(
     ADMISSIONS,
     rows.map((row) => [

@@ -4,45 +4,17 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
-import { openApi } from "../api.ts";
+import type { DrainResource, HostResource } from "@torpor/contracts";
+import { allOf, openApi } from "../api.ts";
 import { interrupted } from "../local.ts";
 import type { CommandContext } from "../main.ts";
-import { readAll } from "../pages.ts";
 import { wholeNumber } from "../shape.ts";
 import { table } from "../table.ts";
 import { ADMISSION_COMMANDS, ADMISSION_USAGE, type HostsRequest } from "./host-admissions.ts";
 
-interface Drain {
-  status: string;
-  sandboxes: {
-    total: number;
-    left: number;
-    moving: number;
-    failed: number;
-    moved: number;
-    released: number;
-    returned: number;
-    gone: number;
-  };
-  bytes: { done: number; total: number; estimated: number; per_second: number | null };
-  eta_seconds: number | null;
-  failures: { sandbox_id: string; code: string; message: string }[];
-}
-
-interface Host {
-  id: string;
-  state: string;
-  region: string;
-  capacity: { vcpu: number; memory_mb: number };
-  used: { vcpu: number; memory_mb: number };
-  sandboxes: Record<string, number>;
-  last_beat_at: string | null;
-  findings: { sandbox_id: string; kind: string; message: string }[];
-  /** Older gateways do not send these two fields. */
-  finding_count?: number;
-  image_findings?: { template: string; message: string }[];
-  drain: Drain | null;
-}
+/** As a gateway answers that may be older than this command. */
+type Host = Omit<HostResource, NewFields> & Partial<Pick<HostResource, NewFields>>;
+type NewFields = "finding_count" | "image_findings";
 
 type Request = HostsRequest;
 
@@ -64,25 +36,16 @@ const USAGE =
 const COMMANDS: Record<string, (request: Request) => Promise<number>> = {
   list,
   show: async ({ api, context }) => {
-    const path = hostPath(context);
-    const host = await api.call<Host>("GET", path);
+    const host: Host = await api.hosts.get(hostIn(context));
     if ((host.finding_count ?? 0) <= host.findings.length) return show(context, host);
-    const findings = await readAll<Host["findings"][number]>(
-      api,
-      `${path}/findings`,
-      new URLSearchParams(),
-    );
-    return show(context, { ...host, findings });
+    return show(context, { ...host, findings: await allOf(api.hosts.findings(host.id)) });
   },
-  cordon: async (request) => await post(request, "/cordon"),
-  uncordon: async (request) => await post(request, "/uncordon"),
-  abort: async (request) => await post(request, "/drain/abort"),
-  retire: async (request) => await post(request, "/retire"),
-  discard: async (request) =>
-    await post(
-      request,
-      `/findings/${encodeURIComponent(argument(request.context, 1, "sandbox"))}/discard`,
-    ),
+  cordon: async ({ api, context }) => show(context, await api.hosts.cordon(hostIn(context))),
+  uncordon: async ({ api, context }) => show(context, await api.hosts.uncordon(hostIn(context))),
+  abort: async ({ api, context }) => show(context, await api.hosts.abortDrain(hostIn(context))),
+  retire: async ({ api, context }) => show(context, await api.hosts.retire(hostIn(context))),
+  discard: async ({ api, context }) =>
+    show(context, await api.hosts.discard(hostIn(context), argument(context, 1, "sandbox"))),
   drain,
   ...ADMISSION_COMMANDS,
 };
@@ -101,11 +64,10 @@ function argument({ args }: CommandContext, at: number, what: string): string {
   return given;
 }
 
-const hostPath = (context: CommandContext) =>
-  `/v1/hosts/${encodeURIComponent(argument(context, 0, "host"))}`;
+const hostIn = (context: CommandContext) => argument(context, 0, "host");
 
 async function list({ api, context: { write } }: Request): Promise<number> {
-  const data = await readAll<Host>(api, "/v1/hosts", new URLSearchParams());
+  const data = await allOf(api.hosts.list());
   if (data.length === 0) write("No host has registered yet.");
   else write(table(HEADER, data.map(rowOf)));
   return 0;
@@ -148,10 +110,6 @@ function show({ write }: CommandContext, host: Host): number {
   return 0;
 }
 
-async function post({ api, context }: Request, verb: string): Promise<number> {
-  return show(context, await api.call<Host>("POST", `${hostPath(context)}${verb}`, {}));
-}
-
 /**
  * Starts the drain and shows its progress until it ends. Interrupting this command does not end the
  * drain.
@@ -167,9 +125,9 @@ async function drain({ api, context }: Request): Promise<number> {
       "no-wait": { type: "boolean", default: false },
     },
   });
-  const path = hostPath({ ...context, args: positionals });
+  const id = hostIn({ ...context, args: positionals });
   const rate = values["max-mib-per-second"];
-  let host = await api.call<Host>("POST", `${path}/drain`, {
+  let host: Host = await api.hosts.drain(id, {
     max_parallel: whole("--max-parallel", values["max-parallel"]),
     ...(rate === undefined ? {} : { max_mib_per_second: whole("--max-mib-per-second", rate) }),
     ...(values.deadline === undefined ? {} : { deadline: values.deadline }),
@@ -196,7 +154,7 @@ async function drain({ api, context }: Request): Promise<number> {
       );
       return 130;
     }
-    host = await api.call<Host>("GET", path);
+    host = await api.hosts.get(id);
   }
   if (host.drain !== null)
     context.write(`${host.id}: ${progressOf(host.drain)}; the host is ${host.state}`);
@@ -210,7 +168,7 @@ function whole(name: string, text: string): number {
   return value;
 }
 
-function progressOf({ status, sandboxes, bytes, eta_seconds: eta }: Drain): string {
+function progressOf({ status, sandboxes, bytes, eta_seconds: eta }: DrainResource): string {
   const { total, left, moving, failed, moved, released, returned, gone } = sandboxes;
   const ends = Object.entries({ moved, released, returned, gone }).flatMap(([name, count]) =>
     count === 0 ? [] : [`${count} ${name}`],

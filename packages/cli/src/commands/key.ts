@@ -1,28 +1,14 @@
 /** `torpor key`: the API keys of a fleet. `create`, `ls`, `revoke`, `rotate`. */
 import { parseArgs } from "node:util";
-import { type Api, openApi } from "../api.ts";
+import type { Client } from "@torpor/client";
+import type { KeyForm, KeyResource, Scope } from "@torpor/contracts";
+import { allOf, openApi } from "../api.ts";
 import { durationSeconds } from "../duration.ts";
 import type { CommandContext } from "../main.ts";
-import { readAll } from "../pages.ts";
 import { table } from "../table.ts";
 
-interface Key {
-  id: number;
-  organization: string;
-  name: string;
-  hint: string | null;
-  scopes: string[];
-  status: string;
-  created_at: string;
-  expires_at: string | null;
-  last_used_at: string | null;
-  replaced_by: number | null;
-}
-type NewKey = Key & { secret: string };
-type RotatedKey = NewKey & { replaces: Key };
-
 interface Request {
-  api: Api;
+  api: Client;
   context: CommandContext;
 }
 
@@ -58,9 +44,13 @@ async function ls({ api, context }: Request): Promise<number> {
     args: context.args,
     options: { organization: { type: "string" }, all: { type: "boolean", default: false }, json },
   });
-  const query = new URLSearchParams(values.all ? {} : { status: "active" });
-  if (values.organization !== undefined) query.set("organization", values.organization);
-  const keys = await readAll<Key>(api, "/v1/keys", query);
+  const { organization } = values;
+  const keys = await allOf(
+    api.keys.list({
+      ...(values.all ? {} : { status: "active" }),
+      ...(organization === undefined ? {} : { organization }),
+    }),
+  );
   if (values.json) context.write(JSON.stringify(keys, undefined, 2));
   else context.write(keys.length === 0 ? "There is no such key." : tableOf(keys));
   return 0;
@@ -79,11 +69,12 @@ async function create({ api, context }: Request): Promise<number> {
     },
   });
   const { organization, form, expires } = values;
-  const made = await api.call<NewKey>("POST", "/v1/keys", {
+  // The API checks scopes and form, and names those that there are.
+  const made = await api.keys.create({
     name: only(positionals, "name"),
-    scopes: scopesIn(values.scope),
+    scopes: scopesIn(values.scope) as Scope[],
     ...(organization === undefined ? {} : { organization }),
-    ...(form === undefined ? {} : { form }),
+    ...(form === undefined ? {} : { form: form as KeyForm }),
     ...(expires === undefined ? {} : { expires_at: expiryIn(expires, Date.now()) }),
   });
   if (values.json) context.write(JSON.stringify(made, undefined, 2));
@@ -97,7 +88,7 @@ async function revoke({ api, context }: Request): Promise<number> {
     allowPositionals: true,
     options: { json },
   });
-  const revoked = await api.call<Key>("DELETE", pathOf(positionals));
+  const revoked = await api.keys.revoke(only(positionals, "id"));
   context.write(values.json ? JSON.stringify(revoked, undefined, 2) : tableOf([revoked]));
   return 0;
 }
@@ -108,7 +99,7 @@ async function rotate({ api, context }: Request): Promise<number> {
     allowPositionals: true,
     options: { overlap: { type: "string", default: "0s" }, json },
   });
-  const rotated = await api.call<RotatedKey>("POST", `${pathOf(positionals)}/rotate`, {
+  const rotated = await api.keys.rotate(only(positionals, "id"), {
     overlap_seconds: durationSeconds("--overlap", values.overlap),
   });
   if (values.json) {
@@ -120,8 +111,6 @@ async function rotate({ api, context }: Request): Promise<number> {
   context.write(`Key ${id} ${status === "active" ? `stays good until ${end}` : `is ${status}`}.`);
   return 0;
 }
-
-const pathOf = (positionals: string[]) => `/v1/keys/${encodeURIComponent(only(positionals, "id"))}`;
 
 function only(positionals: string[], what: string): string {
   const [given, ...others] = positionals;
@@ -141,7 +130,10 @@ export function expiryIn(text: string, nowMs: number): string {
   return new Date(nowMs + durationSeconds("--expires", text) * 1000).toISOString();
 }
 
-function writeSecret({ write }: CommandContext, { secret, ...rest }: NewKey): void {
+function writeSecret(
+  { write }: CommandContext,
+  { secret, ...rest }: KeyResource & { secret: string },
+): void {
   write(tableOf([rest]));
   write("");
   write(secret);
@@ -149,9 +141,9 @@ function writeSecret({ write }: CommandContext, { secret, ...rest }: NewKey): vo
   write("This is the key. It is shown this once, and kept nowhere.");
 }
 
-const tableOf = (keys: Key[]) => table(HEADER, keys.map(rowOf));
+const tableOf = (keys: KeyResource[]) => table(HEADER, keys.map(rowOf));
 
-function rowOf(shown: Key): string[] {
+function rowOf(shown: KeyResource): string[] {
   const { id, organization, name, hint, scopes, status, replaced_by: replacedBy } = shown;
   const state = replacedBy === null ? status : `${status}, now ${replacedBy}`;
   const begin = hint === null ? "-" : `${hint}…`;

@@ -1,22 +1,10 @@
 /** `torpor org`: the organizations of a fleet, for operators. `create`, `ls`, `quota`. */
 import { parseArgs } from "node:util";
-import { type Api, openApi } from "../api.ts";
+import type { Client } from "@torpor/client";
+import type { OrganizationResource, QuotaName, QuotaReply } from "@torpor/contracts";
+import { allOf, openApi } from "../api.ts";
 import type { CommandContext } from "../main.ts";
-import { readAll } from "../pages.ts";
 import { table } from "../table.ts";
-
-interface Organization {
-  id: number;
-  name: string;
-  created_at: string;
-}
-
-/** Limit by quota; null: no limit. */
-type Limits = Record<string, number | null>;
-interface Quotas {
-  limits: Limits;
-  used: Record<string, number>;
-}
 
 const HEADER = ["ID", "NAME", "CREATED"];
 const QUOTA_HEADER = ["QUOTA", "USED", "LIMIT"];
@@ -34,38 +22,42 @@ export async function org(context: CommandContext): Promise<number> {
   const write = <T>(shown: T, text: (shown: T) => string) =>
     context.write(values.json ? JSON.stringify(shown, undefined, 2) : text(shown));
   const [named, ...changes] = positionals;
-  if (name === "ls" && named === undefined) write(await listOrganizations(api), tableOf);
+  if (name === "ls" && named === undefined) write(await allOf(api.organizations.list()), tableOf);
   else if (name === "create" && named !== undefined && changes.length === 0)
-    write(await api.call<Organization>("POST", "/v1/organizations", { name: named }), tableOf);
+    write(await api.organizations.create(named), tableOf);
   else if (name === "quota" && named !== undefined)
     write(await quotasOf(api, named, changes), quotaTableOf);
   else throw new Error(`usage: torpor ${USAGE}`);
   return 0;
 }
 
-const listOrganizations = async (api: Api) =>
-  await readAll<Organization>(api, "/v1/organizations", new URLSearchParams());
-
-const tableOf = (shown: Organization | Organization[]) =>
+const tableOf = (shown: OrganizationResource | OrganizationResource[]) =>
   table(
     HEADER,
     [shown].flat().map(({ id, name, created_at: createdAt }) => [String(id), name, createdAt]),
   );
 
 /** Returns the quotas, after applying `changes` if there are any. */
-async function quotasOf(api: Api, name: string, changes: readonly string[]): Promise<Quotas> {
-  const all = await listOrganizations(api);
+async function quotasOf(
+  api: Client,
+  name: string,
+  changes: readonly string[],
+): Promise<QuotaReply> {
+  const all = await allOf(api.organizations.list());
   const organization = all.find((one) => one.name === name);
   if (organization === undefined)
     throw new Error(`there is no organization "${name}": ./torpor org ls lists them`);
-  const path = `/v1/organizations/${organization.id}/quotas`;
-  const quotas = await api.call<Quotas>("GET", path);
+  const quotas = await api.organizations.quotas(organization.id);
   if (changes.length === 0) return quotas;
-  return await api.call<Quotas>("PUT", path, changedLimits(quotas.limits, changes));
+  const limits = changedLimits(quotas.limits, changes);
+  return await api.organizations.setQuotas(organization.id, limits);
 }
 
 /** `vcpu=8` sets a limit, `vcpu=none` removes it. */
-export function changedLimits(limits: Limits, changes: readonly string[]): Limits {
+export function changedLimits<Limits extends Record<string, number | null>>(
+  limits: Limits,
+  changes: readonly string[],
+): Limits {
   const entries = changes.map((change) => {
     const [name = "", text = "", ...rest] = change.split("=");
     if (!Object.hasOwn(limits, name))
@@ -78,12 +70,12 @@ export function changedLimits(limits: Limits, changes: readonly string[]): Limit
   return { ...limits, ...Object.fromEntries(entries) };
 }
 
-const quotaTableOf = ({ limits, used }: Quotas) =>
+const quotaTableOf = ({ limits, used }: QuotaReply) =>
   table(
     QUOTA_HEADER,
     Object.entries(limits).map(([name, limit]) => [
       name,
-      String(used[name]),
+      String(used[name as QuotaName]),
       String(limit ?? "none"),
     ]),
   );

@@ -4,17 +4,12 @@
 import { readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { type Api, openApi } from "../api.ts";
+import type { Client } from "@torpor/client";
+import type { CreateTemplateBody, TemplateResource, UpdateTemplateBody } from "@torpor/contracts";
+import { allOf, openApi } from "../api.ts";
 import type { CommandContext } from "../main.ts";
-import { readAll } from "../pages.ts";
 import { wholeNumber } from "../shape.ts";
 import { table } from "../table.ts";
-
-interface Template {
-  name: string;
-  image_sha256: string;
-  default_resources: { vcpu: number; memory_mb: number; disk_gb: number };
-}
 
 /** The fields of image.json, as infra/images writes it. */
 interface Image {
@@ -44,41 +39,38 @@ export async function template(context: CommandContext): Promise<number> {
   const [name, ...more] = positionals;
   if (more.length > 0 || (name === undefined) !== (command === "ls")) throw new Error(USAGE);
   const api = await openApi(context.root);
-  const path = `/v1/templates/${encodeURIComponent(name ?? "")}`;
-  const show = async (shown: Template[] | Template) =>
+  const show = async (shown: TemplateResource[] | TemplateResource) =>
     context.write(
       values.json ? JSON.stringify(shown, undefined, 2) : await tableOf(api, [shown].flat()),
     );
-  if (command === "ls") {
-    const { data } = await api.call<{ data: Template[] }>("GET", "/v1/templates");
-    await show(data);
-  } else if (command === "create")
-    await show(await api.call<Template>("POST", "/v1/templates", await newTemplate(name, values)));
-  else if (command === "update") {
-    await show(await api.call<Template>("PATCH", path, await changeOf(values)));
-  } else if (command === "delete") {
-    await api.call("DELETE", path);
+  if (name === undefined) await show(await api.templates.list());
+  else if (command === "create")
+    await show(await api.templates.create(await newTemplate(name, values)));
+  else if (command === "update")
+    await show(await api.templates.update(name, await changeOf(values)));
+  else if (command === "delete") {
+    await api.templates.delete(name);
     context.write(`template ${name} is deleted; sandboxes that were made of it go on`);
   } else throw new Error(USAGE);
   return 0;
 }
 
-async function tableOf(api: Api, templates: Template[]): Promise<string> {
-  const hosts = await readAll<{ templates?: string[] }>(api, "/v1/hosts", new URLSearchParams());
+async function tableOf(api: Client, templates: TemplateResource[]): Promise<string> {
+  const hosts = await allOf(api.hosts.list());
   const rows = templates.map(({ name, image_sha256: image, default_resources: size }) => [
     name,
-    image.slice(0, 12),
+    image?.slice(0, 12) ?? "-",
     String(size.vcpu),
     String(size.memory_mb),
     String(size.disk_gb),
-    String(hosts.filter((host) => host.templates?.includes(name)).length),
+    String(hosts.filter((host) => host.templates.includes(name)).length),
   ]);
   return table(HEADER, rows);
 }
 
 type Given = Partial<Record<"image" | "vcpu" | "memory-mib" | "disk-mib", string>>;
 
-async function newTemplate(name: string | undefined, given: Given): Promise<object> {
+async function newTemplate(name: string, given: Given): Promise<CreateTemplateBody> {
   if (given.image === undefined) throw new Error(`which image? ${USAGE}`);
   const { sha256, displayName, description, language, category, defaults } = await readImage(
     given.image,
@@ -96,7 +88,7 @@ async function newTemplate(name: string | undefined, given: Given): Promise<obje
 }
 
 /** Changes only the digest of the image: what an operator has set in the template stays. */
-async function changeOf(given: Given): Promise<object> {
+async function changeOf(given: Given): Promise<UpdateTemplateBody> {
   const { image } = given;
   const sha256 =
     image === undefined || DIGEST.test(image) ? image : (await readImage(image)).sha256;

@@ -2,10 +2,9 @@
 import { type Static, Type } from "typebox";
 import { ENV_NAME_PATTERN, MAX_ENV_BYTES, MAX_PROGRAM_STRING_BYTES } from "../env-vars.ts";
 import { SandboxId } from "../ids.ts";
+import { Nullable } from "./page.ts";
 
 const Timestamp = Type.String({ description: "RFC 3339, UTC, `Z`, 3 fraction digits" });
-const Nullable = <T extends Parameters<typeof Type.Union>[0][number]>(schema: T) =>
-  Type.Union([schema, Type.Null()]);
 
 export const PUBLIC_STATUSES = [
   "creating",
@@ -302,6 +301,14 @@ export type OperationResource = Static<typeof OperationResource>;
 export const TokenReply = Type.Object({
   auth_token: Type.String(),
   token_expires_at: Timestamp,
+  request_id: Type.String(),
+});
+
+export const RevokedTokensReply = Type.Object({
+  id: Type.String(),
+  token_generation: Type.Integer({
+    description: "Of the tokens that are got from now on; those of lower ones are good no more",
+  }),
   request_id: Type.String(),
 });
 

@@ -88,7 +88,7 @@ export async function acceptWithin(
   const { plan, answer } = decideRequest(view, request, requester);
   if (plan === undefined) return acceptedBy(answer);
   const applied = await applyPlan(tx, { ...plan, unlimitedOrganizationId: null });
-  // The key belongs to another sandbox, because this sandbox is locked.
+  // An operation of another sandbox has the key, because this sandbox is locked.
   if (applied.kind === "key_used") return { kind: "key_reused" };
   if (applied.kind !== "applied")
     throw new Error(`a request for a sandbox that is locked was ${applied.kind}`);

@@ -3,7 +3,7 @@
  * clock of the database, which all gateways share, decides whether a key is valid.
  */
 import { createHash } from "node:crypto";
-import { type Scope, SCOPES, TENANT_SCOPES } from "@torpor/contracts";
+import { type ApiKeyStatus, type Scope, SCOPES, TENANT_SCOPES } from "@torpor/contracts";
 import {
   and,
   asc,
@@ -109,9 +109,6 @@ export async function recordApiKeyUse(db: Tx, id: number): Promise<void> {
     .set({ lastUsedAt: sql`now()` })
     .where(and(eq(apiKeys.id, id), or(isNull(apiKeys.lastUsedAt), isOld)));
 }
-
-export const API_KEY_STATUSES = ["active", "expired", "revoked"] as const;
-export type ApiKeyStatus = (typeof API_KEY_STATUSES)[number];
 
 const { keySha256: _, ...shown } = getTableColumns(apiKeys);
 const status = sql<ApiKeyStatus>`CASE WHEN ${apiKeys.revokedAt} IS NOT NULL THEN 'revoked'

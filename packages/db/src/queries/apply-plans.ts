@@ -27,7 +27,7 @@ export async function applyPlans(
   try {
     return await applyTogether(db, plans, waits);
   } catch (error) {
-    // Not another batch, but something slower holds a host's row: leave only its plans out.
+    // Something slower than a batch holds a host's row: leave out only the plans for that host.
     if (sqlState(error) === LOCK_NOT_AVAILABLE) return await applyPlans(db, plans, "for_none");
     if (!isOfOnePlan(error)) throw error;
     return plans.length === 1 ? [{ kind: "failed", error }] : await applyHalves(db, plans, waits);

@@ -18,9 +18,7 @@ export interface DrainProgress {
   ended: Partial<Record<DrainedSandboxEnd, number>>;
   working: number;
   failed: number;
-  /**
-   * Bytes that the drain moves: a sandbox counts in full once it has left, else not if it ended.
-   */
+  /** Bytes to move: all of a sandbox that has left, none of a returned or deleted one. */
   bytesDone: number;
   bytesTotal: number;
   /** The part of `bytesTotal` that is an estimate. */

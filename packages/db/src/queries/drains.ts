@@ -129,7 +129,8 @@ export async function listDrainsAtWork(db: Tx): Promise<DrainAtWork[]> {
 }
 
 /**
- * Adds every sandbox that is resident on the host. A finished sandbox that is back begins again.
+ * Adds every sandbox that is on the host, or would return to it. A finished sandbox that is back
+ * begins again.
  *
  * The bytes to copy are estimated: none for what is in the store, else the size of the newest
  * snapshot, with the sizes of memory and disk for what the snapshot lacks.

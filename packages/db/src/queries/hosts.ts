@@ -124,7 +124,7 @@ export async function renewLease(
 }
 
 /**
- * Marks hosts as `lost` whose lease ended, unless no scheduler could have renewed the lease.
+ * Marks hosts whose lease ended as `lost`, unless no scheduler could have renewed the lease.
  * Returns their rows from before.
  */
 export async function markLostHosts(db: Database, leaseMs: number): Promise<HostRow[]> {

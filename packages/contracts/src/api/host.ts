@@ -1,7 +1,7 @@
 /** Schemas of the operators' resources: hosts, their drains, findings and history. */
 import { HOST_STATES } from "@torpor/state-machine";
 import { type Static, Type } from "typebox";
-import { Nullable } from "./schemas.ts";
+import { Nullable, PAGE } from "./page.ts";
 
 const Cause = { code: Type.String(), message: Type.String() };
 const Amounts = Type.Object({
@@ -42,12 +42,6 @@ export const DrainBody = Type.Object(
 
 export const HostParams = Type.Object({ id: Type.String() });
 export const FindingParams = Type.Object({ id: Type.String(), sandbox: Type.String() });
-export const PageQuery = Type.Object({
-  limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000 })),
-  cursor: Type.Optional(
-    Type.String({ maxLength: 128, description: "`next_cursor` of the page before" }),
-  ),
-});
 export const HostEventsQuery = Type.Object({
   limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000 })),
   after: Type.Optional(
@@ -58,7 +52,7 @@ export const HostEventsQuery = Type.Object({
   ),
 });
 
-const DrainResource = Type.Object({
+export const DrainResource = Type.Object({
   status: Type.String({
     description:
       "`active`; `undoing`: ended early, what it has paused is being resumed; `done`, `aborted`, `expired`",
@@ -112,7 +106,7 @@ const DrainResource = Type.Object({
   ),
 });
 
-const FindingResource = Type.Object({
+export const FindingResource = Type.Object({
   sandbox_id: Type.String(),
   kind: Type.String({
     description:
@@ -140,6 +134,8 @@ const ImageFinding = Type.Object(
       "The host says that it has images of a template, and none of them is the one that the operator has named",
   },
 );
+
+export type DrainResource = Static<typeof DrainResource>;
 
 export const HostResource = Type.Object({
   id: Type.String(),
@@ -176,15 +172,8 @@ export type HostResource = Static<typeof HostResource>;
 
 export const HostReply = Type.Object({ ...HostResource.properties, request_id: Type.String() });
 
-const Page = {
-  object: Type.Literal("list"),
-  has_more: Type.Boolean(),
-  next_cursor: Nullable(Type.String()),
-  url: Type.String(),
-  request_id: Type.String(),
-};
-export const HostList = Type.Object({ ...Page, data: Type.Array(HostResource) });
-export const FindingList = Type.Object({ ...Page, data: Type.Array(FindingResource) });
+export const HostList = Type.Object({ ...PAGE, data: Type.Array(HostResource) });
+export const FindingList = Type.Object({ ...PAGE, data: Type.Array(FindingResource) });
 
 const HostEventResource = Type.Object({
   object: Type.Literal("host_event"),

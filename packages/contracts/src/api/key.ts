@@ -1,8 +1,7 @@
 /** Schemas of API keys and organizations. */
-import { Scope } from "@torpor/contracts";
-import { API_KEY_STATUSES } from "@torpor/db";
+import { Scope } from "./scope.ts";
 import { type Static, Type } from "typebox";
-import { Nullable, PAGE, PAGE_QUERY } from "./schemas.ts";
+import { Nullable, PAGE, PAGE_QUERY } from "./page.ts";
 
 /** Names are printed in tables and typed on command lines. */
 const Name = Type.String({
@@ -13,6 +12,9 @@ const Name = Type.String({
 });
 /** Name of an existing organization, which may be older than the rule for names. */
 const OrganizationName = Type.String({ minLength: 1, maxLength: 256 });
+
+export const API_KEY_STATUSES = ["active", "expired", "revoked"] as const;
+export type ApiKeyStatus = (typeof API_KEY_STATUSES)[number];
 
 const MAX_OVERLAP_SECONDS = 24 * 3600;
 const KEY_FORMS = ["torpor", "e2b"] as const;

@@ -1,7 +1,7 @@
 /** Schemas for the admission of hosts. */
-import { HostId } from "@torpor/contracts";
+import { HostId } from "../ids.ts";
 import { type Static, Type } from "typebox";
-import { Nullable, PAGE, PAGE_QUERY } from "./schemas.ts";
+import { Nullable, PAGE } from "./page.ts";
 
 /** A host name or an address, as in a URL. */
 const AddressHost = Type.String({
@@ -105,6 +105,5 @@ export const HostAdmissionReply = Type.Object({
   ...requestId,
 });
 
-export const PageQuery = Type.Object(PAGE_QUERY);
 export const HostTokenList = Type.Object({ ...PAGE, data: Type.Array(HostTokenResource) });
 export const HostAdmissionList = Type.Object({ ...PAGE, data: Type.Array(HostAdmissionResource) });
