@@ -124,7 +124,7 @@ async function inTime<T>(
     timer = setTimeout(() => resolve(undefined), Math.min(LOOK_LIMIT_MS, leftMs));
   });
   const read = look().catch((err: unknown) => {
-    log.debug({ err, sandboxId }, "the database could not be read while a request waits for it");
+    log.debug({ err, sandboxId }, "operation could not be read while a request waited");
     return undefined;
   });
   try {

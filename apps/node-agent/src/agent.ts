@@ -150,7 +150,7 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
     } catch (err) {
       log.error(
         { err, dir: config.DATA_DIR },
-        "how much of the disk is free cannot be read: it is said to be full",
+        "free disk space could not be read; reported as none",
       );
       return 0;
     }
@@ -211,7 +211,8 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
     close: async () => {
       const limitMs = config.SHUTDOWN_GRACE_MS / 2;
       const [isOver] = await Promise.all([supervisor.close(limitMs), dataPlane.drain(limitMs)]);
-      if (!isOver) log.info("an operation or a copy still goes on; the next process takes it up");
+      if (!isOver)
+        log.info("stopped with an operation or a copy open; the next process continues it");
       await Promise.allSettled(loops);
     },
   };

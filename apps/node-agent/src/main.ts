@@ -63,7 +63,7 @@ await runService(log, { graceMs: config.SHUTDOWN_GRACE_MS }, async (signal, onCl
     if (problem !== undefined)
       log.error(
         { problem },
-        "the snapshot store cannot be used: snapshots stay on this host alone until it can",
+        "snapshot store could not be used: snapshots stay on this host only until it can",
       );
   });
   started.agent = await startAgent({

@@ -122,6 +122,6 @@ async function choose(
   const explain = { hosts, reasons, message };
   await explainOperation(deps.db, operation.id, explain);
   const facts = { sandboxId: sandbox.id, operationId: operation.id, ...explain };
-  deps.log.info(facts, "operation waits for capacity");
+  deps.log.info(facts, "operation left waiting for capacity");
   return undefined;
 }

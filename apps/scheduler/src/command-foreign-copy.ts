@@ -25,10 +25,11 @@ export async function commandForeignCopy(
     if (decision.report !== undefined) await reportOrphan(deps, seen, decision.report);
     return;
   }
-  deps.log.info({ ...facts, why: decision.why }, "a stale copy is discarded");
+  deps.log.info({ ...facts, why: decision.why }, "stale copy discarded");
   const payload = {
     ...systemCommand("discard", sandbox, hostId, thisMoment()),
     epoch: Math.max(epoch, itsEpoch),
+    ...(decision.storeKey === undefined ? {} : { storeKey: decision.storeKey }),
   };
   const command = { subject: subjects.command(hostId, "discard"), payload };
   await deps.publishCommitted(await insertOutbox(deps.db, [command]));

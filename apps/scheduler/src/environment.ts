@@ -45,7 +45,7 @@ export async function environmentOf(
   } catch (err) {
     log.error(
       { err, sandboxId: sandbox.id },
-      "environment variables could not be decrypted; the create waits",
+      "environment variables could not be decrypted; the create was left waiting",
     );
     return undefined;
   }

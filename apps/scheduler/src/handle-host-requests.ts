@@ -92,7 +92,7 @@ async function warnOfImages({ db, log }: Deps, { hostId, images }: RegisterReque
         imageSha256: template.imageSha256,
         hostImageSha256s: shownSha256s,
       },
-      "host registered with another image of a template than the operator has named; it gets no sandboxes of it",
+      "host registered with another image of a template than the operator named; it gets no sandboxes of the template",
     );
 }
 
@@ -170,7 +170,7 @@ export async function handleThaw(
 ): Promise<ThawReply> {
   if (asker !== request.hostId) return { granted: false, reason: notYours(asker, request.hostId) };
   const reason = whyFrozen(await findRunFacts(deps.db, request), request);
-  deps.log.info({ ...request, granted: reason === undefined, reason }, "a frozen VM was asked for");
+  deps.log.info({ ...request, granted: reason === undefined, reason }, "thaw of a VM requested");
   return reason === undefined ? { granted: true } : { granted: false, reason };
 }
 

@@ -118,7 +118,7 @@ async function tellOnce(
   );
   if (told.kind === "failed") throw told.error;
   if (told.kind !== "applied") return;
-  deps.log.warn({ sandboxId: sandbox.id, hostId: host.id, cause }, "a lost run is not restored");
+  deps.log.warn({ sandboxId: sandbox.id, hostId: host.id, cause }, "lost run not restored");
   await deps.publishCommitted(told.messages);
 }
 
@@ -141,7 +141,7 @@ async function restore(
       : undefined;
   const applied = await decideOnce(deps, { sandboxId }, plan);
   if (applied === undefined) return false;
-  deps.log.warn({ sandboxId, hostId: host.id, epoch, cause }, "a lost run is restored");
+  deps.log.warn({ sandboxId, hostId: host.id, epoch, cause }, "lost run restored");
   if (applied.queued !== undefined) await beginOperation(deps, applied.queued.id);
   return true;
 }
@@ -175,7 +175,7 @@ async function beginAgain(
     planRestoreAgain(view, epoch, requesterFor(sandbox), thisMoment());
   const applied = await decideOnce(deps, { sandboxId, request: { organizationId } }, plan);
   if (applied?.queued === undefined) return false;
-  deps.log.warn({ sandboxId, epoch }, "a lost run is restored once more");
+  deps.log.warn({ sandboxId, epoch }, "lost run restored again");
   await beginOperation(deps, applied.queued.id);
   return true;
 }

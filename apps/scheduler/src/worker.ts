@@ -266,7 +266,8 @@ async function restoreBus(
     states,
     present.map(({ id }) => id),
   );
-  if (made.length > 0) log.error({ made }, "streams or consumers were missing; they are made anew");
+  if (made.length > 0)
+    log.error({ made }, "streams or consumers were missing; they were made again");
   return { made: made.length };
 }
 

@@ -165,13 +165,13 @@ describe("S50: what no host can take says so, in its operation and in the schedu
       "None of 2 hosts can take it: 1 are cordoned or draining; 1 have less than 64 MiB of memory free.";
     const explain = { hosts: 2, reasons: { host_not_ready: 1, memory: 1 }, message };
     expect(await logged(begin)).toEqual([
-      [{ sandboxId, operationId: id, ...explain }, "operation waits for capacity"],
+      [{ sandboxId, operationId: id, ...explain }, "operation left waiting for capacity"],
     ]);
     expect(await logged(begin), "nothing new").toEqual([]);
     expect((await decisions.operation(id)).explain).toEqual(explain);
     await decisions.lose("host-2");
     expect(await logged(begin)).toMatchObject([
-      [{ reasons: { host_lost: 1, memory: 1 } }, "operation waits for capacity"],
+      [{ reasons: { host_lost: 1, memory: 1 } }, "operation left waiting for capacity"],
     ]);
     await decisions.join("host-2", capacity(640));
     await changeHost(decisions.database.db, "host-2", "uncordon", "test");

@@ -80,7 +80,7 @@ export async function consume<T>(bus: Bus, options: ConsumeOptions<T>): Promise<
       if (!options.signal.aborted)
         options.log.warn(
           { err, consumer: options.consumer.durable },
-          "consumer is not readable; trying again",
+          "consumer could not be read; retrying",
         );
     }
     await wait(REOPEN_AFTER_MS, options.signal);
@@ -194,7 +194,7 @@ async function judge<T>(options: ConsumeOptions<T>, message: JsMsg): Promise<Mes
     }
     options.log.warn(
       { err, subject: message.subject, delivery },
-      "message handler failed; it will be delivered again",
+      "message handler failed; the message will be delivered again",
     );
     return {
       kind: "retry",

@@ -69,10 +69,10 @@ export function handleRequests<T>(bus: Bus, options: RequestHandler<T>): () => P
       if (host !== undefined && !mayBeAnswered(host, reply))
         return log.error(
           { subject, reply },
-          "a host asks for an answer to elsewhere; it gets none",
+          "request refused: its reply goes to another inbox than the host's",
         );
       if (!lanes.add(host ?? CONTROL_SIDE, () => replyTo(message, options)))
-        log.warn({ subject }, "a question is dropped: too many of this asker wait");
+        log.warn({ subject }, "request dropped: too many of this sender wait");
     },
   });
   return async () => {

@@ -45,12 +45,11 @@ export async function openTls(
 async function keepFresh(tls: FleetTls, signal: AbortSignal, log: Logger): Promise<void> {
   while (await sleep(LOOK_EVERY_MS, signal)) {
     try {
-      if (await tls.reload())
-        log.info({ validTo: tls.certificate.validTo }, "the certificate was renewed");
+      if (await tls.reload()) log.info({ validTo: tls.certificate.validTo }, "certificate renewed");
     } catch (err) {
       log.error(
         { err, validTo: tls.certificate.validTo },
-        "the renewed certificate cannot be used: the one before stays in use",
+        "renewed certificate could not be used; the one before stays in use",
       );
     }
   }

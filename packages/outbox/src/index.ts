@@ -102,7 +102,7 @@ export class Publisher {
   private warn(err: unknown): void {
     this.deps.log.warn(
       { err },
-      "committed messages could not be published or marked at once; the relay will",
+      "committed messages could not be published or marked at once; left to the relay",
     );
   }
 }
@@ -180,7 +180,7 @@ async function publishRow(
   if (result.kind === "unavailable") return;
   if (result.kind === "refused") {
     const { reason } = result;
-    log.error({ outboxId: id, subject, reason }, "a message can never be sent; it is set aside");
+    log.error({ outboxId: id, subject, reason }, "message set aside: it can never be sent");
     outcome.refused.push({ id, reason });
   } else outcome.published.push(id);
 }

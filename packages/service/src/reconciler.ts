@@ -68,7 +68,7 @@ export function startReconciler(options: ReconcilerOptions): Reconciler {
       if (!isKnown && !options.signal.aborted)
         options.log.error(
           { err, reconciler: options.name },
-          "reconciler round failed; it is tried again until it succeeds",
+          "reconciler round failed; retried until it succeeds",
         );
     }
   };

@@ -71,7 +71,7 @@ export class DomainEdge implements Edge {
       edgeServer.server.listen({ ...listen, reusePort: true }, resolve);
     });
     edgeServer.server.on("error", (err) =>
-      options.log.error({ err }, "the edge's listener failed to take a connection"),
+      options.log.error({ err }, "listener of the edge failed to take a connection"),
     );
     return new DomainEdge(options, edgeServer, loaded?.version ?? "");
   }
@@ -98,7 +98,7 @@ export class DomainEdge implements Edge {
     const { context, version } = await load(tls);
     (this.edgeServer.server as SecureServer).setSecureContext(context);
     this.version = version;
-    log.info({ certFile: tls.certFile }, "the edge's certificate was renewed");
+    log.info({ certFile: tls.certFile }, "certificate of the edge renewed");
     return { reloaded: 1 };
   }
 

@@ -193,7 +193,7 @@ export class LoopbackPreviews {
         if (!this.failing.has(key))
           log.error(
             { err, address, port },
-            "a preview cannot be listened on; tried again every few seconds",
+            "preview could not be listened on; retried every few seconds",
           );
         if (this.listeners.get(key) === server) {
           this.listeners.delete(key);

@@ -89,7 +89,7 @@ export class LoopbackEdge implements Edge {
       server.listen({ host: "0.0.0.0", port, reusePort: true }, resolve);
     });
     server.on("error", (err) =>
-      options.log.error({ err }, "the edge's listener failed to take a connection"),
+      options.log.error({ err }, "listener of the edge failed to take a connection"),
     );
     return new LoopbackEdge(options, edgeServer);
   }

@@ -65,10 +65,7 @@ export async function watchPorts(
     } catch (err) {
       if (signal.aborted) return;
       failures += 1;
-      options.log.debug(
-        { err, run: target.run, failures },
-        "a guest's ports could not be asked for",
-      );
+      options.log.debug({ err, run: target.run, failures }, "ports of a guest could not be listed");
       await sleep(backoffMs(failures, RETRY), undefined, { signal }).catch(() => {});
     }
   }

@@ -101,7 +101,7 @@ export class Fence {
     } catch (error) {
       const reason = messageOf(error);
       if (isAlive(run) && this.failures.get(run.sandboxId) !== reason)
-        this.log.error({ ...run, reason }, "a VM could not be frozen or thawed");
+        this.log.error({ ...run, reason }, "VM could not be frozen or thawed");
       this.failures.set(run.sandboxId, reason);
       return false;
     }
@@ -116,14 +116,14 @@ export class Fence {
       frozenAtBootMs: bootMs(),
     };
     await this.files.writeFrozen(frozen);
-    this.log.warn(frozen, "a VM is frozen: the lease of this host does not cover it");
+    this.log.warn(frozen, "VM frozen: the lease of this host did not cover it");
   }
 
   private async thaw(frozen: Frozen): Promise<void> {
     await thaw(frozen, frozen.by);
     await this.files.forget(frozen.sandboxId);
     const thawed = { ...frozen, thawedAt: new Date().toISOString(), thawedAtBootMs: bootMs() };
-    this.log.warn(thawed, "a VM goes on: the control plane permits it");
+    this.log.warn(thawed, "VM thawed: the control plane permitted it");
   }
 
   /** Forgets ended VMs. Returns how many frozen VMs are left. */

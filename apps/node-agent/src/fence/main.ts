@@ -34,7 +34,7 @@ for (let round = 0; ; round += 1) {
   } catch (error) {
     const reason = messageOf(error);
     if (reason !== failure)
-      log.error({ reason }, "a look failed; it is tried again until it succeeds");
+      log.error({ reason }, "round of the fence failed; retried until it succeeds");
     failure = reason;
   }
   await sleep(LOOK_EVERY_MS);

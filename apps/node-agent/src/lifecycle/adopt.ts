@@ -30,7 +30,7 @@ export async function adopt(host: Host): Promise<void> {
     const entry = sandboxes.add(record);
     if (journal !== undefined) {
       const { kind, operationId } = journal.command;
-      deps.log.info({ sandboxId, kind, operationId }, "an operation is taken up again");
+      deps.log.info({ sandboxId, kind, operationId }, "journalled operation continued");
       begin(host, entry, journal);
       if (await deps.store.wasCancelled(sandboxId, operationId)) entry.abort?.abort();
       void sandboxes.inTurn(entry, async () => {

@@ -33,6 +33,7 @@ import { replicate } from "./replicate.ts";
 import type { Entry, Host } from "./sandboxes.ts";
 import { removeSnapshots } from "./snapshot.ts";
 
+const STORE_CHECK_LIMIT_MS = 30_000;
 const COMPLETE_RETRY = { baseMs: 500, maxMs: 30_000 };
 
 const OPERATIONS: Partial<Record<VmCommand["kind"], (step: Step) => Promise<Outcome>>> = {
@@ -107,6 +108,8 @@ async function journalInTurn(
   const { record } = entry;
   const order = orderOf(command, record);
   if (command.kind === "discard" ? isInUse(command, record) : order < 0) return { result: "stale" };
+  if (command.storeKey !== undefined && !(await isStored(host, command.storeKey, command)))
+    return { result: "ignored" };
   if (command.kind !== "discard" && order === 0) {
     sandboxes.reportAgain(entry);
     return { result: "repeated" };
@@ -132,6 +135,22 @@ async function journalInTurn(
   return { result: "journalled", entry };
 }
 
+/**
+ * RH3 (packages/plans/src/release.ts): a released copy may be the last one. A copy that is kept is
+ * reported with the next heartbeats, and the command comes again.
+ */
+async function isStored({ deps }: Host, storeKey: string, { spec }: VmCommand): Promise<boolean> {
+  const facts = { sandboxId: spec.sandboxId, storeKey, store: deps.snapshots.name };
+  try {
+    if (await deps.snapshots.holds(storeKey, AbortSignal.timeout(STORE_CHECK_LIMIT_MS)))
+      return true;
+    deps.log.error(facts, "released copy kept: the store does not hold it");
+  } catch (err) {
+    deps.log.warn({ err, ...facts }, "released copy kept: the store could not be read");
+  }
+  return false;
+}
+
 /** True if this host runs the copy, or has a newer run: the copy is then not discarded. */
 function isInUse(command: VmCommand, record: VmRecord): boolean {
   return (
@@ -149,7 +168,7 @@ async function entryFor({ deps, sandboxes }: Host, command: VmCommand): Promise<
   if (gone === undefined && !mayMake) {
     deps.log.warn(
       { sandboxId, kind: command.kind },
-      "a command names a sandbox that is not on this host",
+      "command named a sandbox that is not on this host",
     );
     return command.kind === "discard" ? undefined : sandboxes.add(await blankRecord(deps, command));
   }
@@ -239,7 +258,7 @@ async function operate({ slots, warm }: Host, step: Step): Promise<Outcome | typ
   } catch (error) {
     deps.log.error(
       { err: error, sandboxId: step.vm.sandboxId, kind: command.kind },
-      "the operation failed unexpectedly",
+      "operation failed unexpectedly",
     );
     return {
       state: await stateNow(step),
@@ -286,7 +305,7 @@ async function completeInTheEnd(
     } catch (err) {
       host.deps.log.error(
         { err, operationId, kind, attempt },
-        "the result of an operation could not be written",
+        "result of an operation could not be written",
       );
       if (!(await sleep(backoffMs(attempt, COMPLETE_RETRY), host.sandboxes.queue.signal)))
         return false;

@@ -62,13 +62,13 @@ async function restoreGolden(
     if (restored.kind === "restored") return true;
     deps.log.error(
       { sandboxId: vm.sandboxId, dir, reason: restored.reason },
-      "the golden snapshot cannot be used; booting instead",
+      "golden snapshot could not be used; booting instead",
     );
   } catch (error) {
     if (!signal.aborted)
       deps.log.warn(
         { sandboxId: vm.sandboxId, dir, reason: messageOf(error) },
-        "the golden snapshot could not be restored; booting instead",
+        "golden snapshot could not be restored; booting instead",
       );
   }
   return false;

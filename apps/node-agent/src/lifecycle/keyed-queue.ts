@@ -31,7 +31,7 @@ export class KeyedQueue {
     const before = this.ends.get(sandboxId) ?? Promise.resolve();
     const turn = this.runNext(before, body);
     const logged = turn.catch((error: unknown) =>
-      this.log.error({ err: error, sandboxId }, "a step of the supervisor failed"),
+      this.log.error({ err: error, sandboxId }, "step of a sandbox failed"),
     );
     const end = Promise.all([before, logged]).then(() => {
       if (this.ends.get(sandboxId) === end) this.ends.delete(sandboxId);

@@ -27,10 +27,7 @@ export async function setQuarantined(
       sandboxes.reportAgain(entry);
       return "repeated";
     }
-    deps.log.warn(
-      { sandboxId: spec.sandboxId, epoch, kind },
-      "a VM is quarantined, or is so no longer",
-    );
+    deps.log.warn({ sandboxId: spec.sandboxId, epoch, kind }, "quarantine of a VM changed");
     delete record.operation;
     if (kind === "quarantine") record.quarantined = true;
     else delete record.quarantined;

@@ -145,7 +145,7 @@ export class Replication {
     };
     running.ended = this.run(record, running, prepared)
       .catch((err: unknown) =>
-        this.deps.log.warn({ err, sandboxId }, "the sandbox could not be copied to the store"),
+        this.deps.log.warn({ err, sandboxId }, "sandbox could not be copied to the store"),
       )
       .finally(() => {
         if (this.running.get(sandboxId) === running) this.running.delete(sandboxId);
@@ -226,7 +226,7 @@ export class Replication {
         };
         this.deps.log.warn(
           { err, sandboxId, generation: manifest.generation, attempt },
-          "the snapshot could not be copied to the store",
+          "snapshot could not be copied to the store",
         );
         if (attempt < ATTEMPTS) await sleep(backoffMs(attempt, RETRY), signal);
       }

@@ -144,7 +144,7 @@ export class Sandboxes {
     try {
       record.snapshot = (await copyableOf(record, dir, await driver.fingerprint())).facts;
     } catch (err) {
-      log.error({ err, sandboxId }, "the disk of a stopped sandbox cannot be read");
+      log.error({ err, sandboxId }, "disk of a stopped sandbox could not be read");
     }
   }
 

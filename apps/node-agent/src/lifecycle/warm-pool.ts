@@ -99,7 +99,7 @@ export class WarmPool {
       else void this.end(warm.vm);
     } catch (error) {
       const reason = messageOf(error);
-      this.deps.log.warn({ sandboxId: spec.sandboxId, reason }, "a warm VM could not be taken");
+      this.deps.log.warn({ sandboxId: spec.sandboxId, reason }, "warm VM could not be taken");
       // After the rename the VM is the sandbox's, whose create ends it.
       if (warm === undefined || (await sizeOf(warm.vm.dir)) === undefined) return;
       void this.end(warm.vm);
@@ -159,7 +159,7 @@ export class WarmPool {
       waitMs = LOOK_EVERY_MS;
       await this.look(signal).catch((error: unknown) => {
         waitMs = RETRY_MS;
-        this.deps.log.warn({ reason: messageOf(error) }, "a VM could not be kept warm");
+        this.deps.log.warn({ reason: messageOf(error) }, "VM could not be kept warm");
       });
     }
     this.isClosed = true;
@@ -272,7 +272,7 @@ export class WarmPool {
     const ended = dropWarm(this.deps.driver, vm).then(
       () => true,
       (err: unknown) => {
-        this.deps.log.warn({ err, name: basename(vm.dir) }, "a warm VM could not be ended");
+        this.deps.log.warn({ err, name: basename(vm.dir) }, "warm VM could not be ended");
         return false;
       },
     );

@@ -34,7 +34,7 @@ export async function watch(host: Host, signal: AbortSignal): Promise<void> {
       entry.isWatched = true;
       const watched = watchOne(host, entry, round)
         .catch((err: unknown) =>
-          log.warn({ err, sandboxId: entry.record.spec.sandboxId }, "a VMM could not be looked at"),
+          log.warn({ err, sandboxId: entry.record.spec.sandboxId }, "VMM could not be inspected"),
         )
         .finally(() => {
           delete entry.isWatched;
@@ -94,12 +94,15 @@ async function noteEnd({ deps, sandboxes }: Host, { record }: Entry, vm: Vm): Pr
   delete record.operation;
   await sandboxes.nameDisk(record);
   await sandboxes.persist(record);
-  deps.log.warn({ sandboxId: vm.sandboxId, code, reason: message }, "a VMM is gone");
+  deps.log.warn({ sandboxId: vm.sandboxId, code, reason: message }, "VMM ended by itself");
   // Also removes what the VMM used on the host.
   await deps.driver
     .end(vm, { graceMs: 0 })
     .catch((err: unknown) =>
-      deps.log.warn({ err, sandboxId: vm.sandboxId }, "a VMM that is gone left something behind"),
+      deps.log.warn(
+        { err, sandboxId: vm.sandboxId },
+        "leftovers of an ended VMM could not be removed",
+      ),
     );
 }
 
@@ -112,12 +115,12 @@ export async function resumePausedVcpus(
   vm: Vm,
   record: VmRecord,
 ): Promise<void> {
-  log.warn({ sandboxId: vm.sandboxId }, "a VM stood still without a command; it runs on");
+  log.warn({ sandboxId: vm.sandboxId }, "vCPUs were paused without a command; resumed");
   await driver.resumeVcpus(vm);
   await guest
     .thaw(vm, record.agentKey)
     .catch((err: unknown) =>
-      log.warn({ err, sandboxId: vm.sandboxId }, "the guest could not be thawed"),
+      log.warn({ err, sandboxId: vm.sandboxId }, "guest could not be released from its quiescence"),
     );
 }
 
@@ -137,11 +140,11 @@ async function noteCondition(
       code: "vmm_unresponsive",
       message: `The VMM lives (pid ${status.pid}) but does not answer: ${status.reason}. Its memory is kept: wait, or stop or delete the sandbox.`,
     };
-    deps.log.warn({ sandboxId, pid: status.pid, reason: status.reason }, "a VMM does not answer");
+    deps.log.warn({ sandboxId, pid: status.pid, reason: status.reason }, "VMM did not answer");
   } else {
     if (record.condition === undefined) return;
     delete record.condition;
-    deps.log.info({ sandboxId, status: status.kind }, "a VMM answers again, or is gone");
+    deps.log.info({ sandboxId, status: status.kind }, "VMM answered again, or ended");
   }
   delete record.operation;
   await sandboxes.persist(record);

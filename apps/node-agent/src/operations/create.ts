@@ -75,7 +75,7 @@ async function assignWarm({ deps, vm, record }: Step): Promise<boolean> {
   } catch (error) {
     deps.log.warn(
       { sandboxId: vm.sandboxId, reason: messageOf(error) },
-      "a warm VM cannot be used; restoring instead",
+      "warm VM could not be used; restoring instead",
     );
     return false;
   }

@@ -18,7 +18,7 @@ async function removeStored({ deps, vm }: Step): Promise<void> {
     .catch((err: unknown) =>
       deps.log.warn(
         { err, sandboxId: vm.sandboxId },
-        "what is stored of a deleted sandbox was not removed; a sweep will",
+        "stored files of a deleted sandbox were not removed; a sweep will",
       ),
     );
 }

@@ -159,7 +159,10 @@ async function backOut(
   await deps.guest
     .thaw(vm, record.agentKey)
     .catch((error: unknown) =>
-      deps.log.warn({ err: error, sandboxId: vm.sandboxId }, "the guest could not be thawed"),
+      deps.log.warn(
+        { err: error, sandboxId: vm.sandboxId },
+        "guest could not be released from its quiescence",
+      ),
     );
   return { state: "running", ...why };
 }

@@ -37,7 +37,7 @@ export async function stop(step: Step): Promise<Outcome> {
         (error: unknown) => {
           deps.log.warn(
             { err: error, sandboxId: vm.sandboxId },
-            "the guest did not take the shutdown; its VMM is ended",
+            "guest refused the shutdown; its VMM was ended",
           );
           return false;
         },

@@ -98,7 +98,7 @@ export class FenceLink implements HostFence {
         if (reason === undefined) refused.delete(sandboxId);
         else {
           if (refused.get(sandboxId)?.reason !== reason)
-            log.warn({ sandboxId, epoch: frozen.epoch, reason }, "a VM stays frozen");
+            log.warn({ sandboxId, epoch: frozen.epoch, reason }, "VM stayed frozen");
           refused.set(sandboxId, { reason, againAt: performance.now() + REQUEST_AGAIN_MS });
         }
       }

@@ -83,10 +83,7 @@ export async function keepLease(
       await fence
         .renew(askedAtBootMs, reply.value.leaseMs)
         .catch((err: unknown) =>
-          log.error(
-            { err },
-            "the lease could not be written down: the fence goes by the one before it",
-          ),
+          log.error({ err }, "lease could not be written; the fence keeps the lease before it"),
         );
       const renewAtBootMs = askedAtBootMs + reply.value.leaseMs / 3;
       while (bootMs() < renewAtBootMs && (await fence.look()) === isAlive)
@@ -95,7 +92,7 @@ export async function keepLease(
       continue;
     }
     if (reply.kind === "answer") {
-      log.warn({ reason: reply.value.reason }, "the lease was not granted");
+      log.warn({ reason: reply.value.reason }, "lease not granted");
       membership.isRegistered = false;
     }
     await sleep(RETRY_MS, signal);

@@ -52,7 +52,7 @@ export class Reporter {
       }
       attempt += 1;
       if (attempt === 1)
-        this.log.warn({ err: published.cause }, "observations cannot be published; trying again");
+        this.log.warn({ err: published.cause }, "observations could not be published; retrying");
       await sleep(backoffMs(attempt, { baseMs: 100, maxMs: 5_000 }), signal);
     }
   }

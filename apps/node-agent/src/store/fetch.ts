@@ -75,7 +75,7 @@ export async function fetchInto(
       failure = err;
       log.warn(
         { err, source: source.name, attempt: at + 1 },
-        "the snapshot could not be fetched; what has arrived is kept",
+        "snapshot could not be fetched; fetched chunks are kept",
       );
     }
   }

@@ -74,12 +74,12 @@ export async function keepSwept(blobs: Blobs, options: SweepOptions): Promise<vo
       if (!(await isDue(blobs, everyMs, signal))) continue;
       const swept = await marked(blobs, options, () => sweep(blobs, options));
       if (swept.sandboxes + swept.entries + swept.chunks > 0)
-        log.info({ ...swept, store: blobs.name }, "the snapshot store was swept");
+        log.info({ ...swept, store: blobs.name }, "snapshot store swept");
     } catch (err) {
       if (!signal.aborted)
         log.warn(
           { err, store: blobs.name },
-          "the snapshot store could not be swept; the next round tries again",
+          "snapshot store could not be swept; the next round retries",
         );
     }
   }

@@ -24,7 +24,7 @@ export async function drainHosts(deps: Deps): Promise<Record<string, number>> {
       message: `The host was not empty by ${deadlineAt?.toISOString()}; what is on it stays.`,
     };
     await endDrain(deps.db, hostId, { endsAs: "expired", requestedBy: DRAINER, cause });
-    deps.log.warn({ hostId, deadlineAt }, "a drain has reached its deadline");
+    deps.log.warn({ hostId, deadlineAt }, "drain reached its deadline");
   }
   const atWork = await listDrainsAtWork(deps.db);
   let finished = 0;
@@ -40,7 +40,7 @@ export async function drainHosts(deps: Deps): Promise<Record<string, number>> {
     finished += 1;
     deps.log.info(
       { hostId: drain.hostId, drainId: drain.id, as: drain.endsAs ?? "done" },
-      "a drain has ended",
+      "drain ended",
     );
   }
   return { drains: atWork.length, finished };

@@ -31,7 +31,7 @@ export async function applyInventory(
     const settled = await applyObservation(deps, seen, goOn).catch((err: unknown) =>
       deps.log.error(
         { err, hostId, sandboxId: seen.sandboxId },
-        "an observation could not be settled; the host repeats it",
+        "observation could not be applied; the host repeats it",
       ),
     );
     if (settled === undefined || !isSaid(seen, settled, known.isLate)) open.push(seen.sandboxId);

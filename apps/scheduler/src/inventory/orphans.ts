@@ -29,10 +29,7 @@ export async function reportOrphan(
   if (seen.busyWith !== undefined || seen.state === "deleted" || seen.state === "failed") return;
   const { hostId, sandboxId, epoch } = seen;
   if (!(await mayRecordFinding(deps.db, hostId, sandboxId))) {
-    deps.log.debug(
-      { hostId, sandboxId },
-      "a host has more findings than are kept; this one is not",
-    );
+    deps.log.debug({ hostId, sandboxId }, "finding not kept: the host has too many");
     return;
   }
   const quarantined = seen.quarantined === true;
@@ -48,7 +45,7 @@ export async function reportOrphan(
   if (await reportFinding(deps.db, finding))
     deps.log.warn(
       { hostId, sandboxId, epoch, state: seen.state, reason: message },
-      "a stray sandbox",
+      "orphaned sandbox found",
     );
   const isWanted = finding.discardRequestedBy === null;
   if (isWanted && (seen.state !== "running" || quarantined)) return;
@@ -76,7 +73,7 @@ async function tell(
     payload: orphanCommand(kind, seen, thisMoment()),
   };
   await deps.publishCommitted(await insertOutbox(deps.db, [message]));
-  deps.log.info({ hostId, sandboxId, epoch, opSeq, kind }, "a host is told about a stray sandbox");
+  deps.log.info({ hostId, sandboxId, epoch, opSeq, kind }, "command sent for an orphaned sandbox");
 }
 
 function whatIsDone({ state, quarantined }: Observation): string {

@@ -157,7 +157,7 @@ async function noteAbsence(
   await endMissing(deps, hostId, missing, isKnown);
   const turnMs = 2 * HEARTBEAT_EVERY_MS * Math.ceil(inventoryCount / MAX_INVENTORY_PER_HEARTBEAT);
   for (const { sandboxId, kind } of await endOrphanFindings(deps.db, hostId, UNSEEN_MS + turnMs))
-    deps.log.info({ hostId, sandboxId, kind }, "a finding is over");
+    deps.log.info({ hostId, sandboxId, kind }, "finding ended");
 }
 
 async function noteMissing(
@@ -178,7 +178,7 @@ async function noteMissing(
   const isSure =
     finding.timesSeen >= MISSING_TIMES && Date.now() - finding.firstSeenAt.getTime() >= MISSING_MS;
   if (!isSure || !(await reportFinding(deps.db, finding))) return;
-  deps.log.error({ hostId, sandboxId: id, state, epoch }, "a host has lost a sandbox");
+  deps.log.error({ hostId, sandboxId: id, state, epoch }, "sandbox missing on its host");
   await setCondition(deps, { id, organizationId }, hostId, "missing_on_host", {
     code: "host_lost_sandbox",
     message,
@@ -213,7 +213,7 @@ async function endMissing(
 async function clearCondition(deps: Deps, { hostId, sandboxId }: FindingRow): Promise<void> {
   const sandbox = await findSandboxRow(deps.db, sandboxId);
   if (sandbox?.condition?.code !== "host_lost_sandbox") return;
-  deps.log.info({ hostId, sandboxId }, "a sandbox that was missing is there again");
+  deps.log.info({ hostId, sandboxId }, "missing sandbox found again");
   await setCondition(deps, sandbox, hostId, FOUND_ON_HOST, null);
 }
 

@@ -129,7 +129,7 @@ class Sandboxes {
     if (judgement === "ask_commit") {
       const answer = await this.commit({ sandboxId, operationId, epoch, opSeq });
       if (answer.kind === "refused") {
-        this.log.warn({ sandboxId, kind, reason: answer.reason }, "a commit was refused");
+        this.log.warn({ sandboxId, kind, reason: answer.reason }, "commit refused");
         const error = { code: "COMMIT_REFUSED", message: answer.reason };
         return this.keep(backedOut(kept, command, error));
       }

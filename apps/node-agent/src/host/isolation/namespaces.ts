@@ -99,7 +99,9 @@ export class NamespaceIsolation implements Isolation {
       // An unknown process is not ended here: it stays, and so does its cgroup.
       await cgroups
         ?.remove(name)
-        .catch((err: unknown) => log.warn({ err, name }, "a cgroup of a VM that is gone stays"));
+        .catch((err: unknown) =>
+          log.warn({ err, name }, "cgroup of an ended VM could not be removed"),
+        );
     }
   }
 

@@ -117,7 +117,7 @@ export class SlotPool {
     if (this.refilling !== undefined || this.isClosed) return;
     this.refilling = this.prepare()
       .catch((err: unknown) =>
-        this.log.warn({ err }, "no network could be prepared; the next VM makes its own"),
+        this.log.warn({ err }, "network could not be prepared; the next VM makes its own"),
       )
       .finally(() => (this.refilling = undefined));
   }
