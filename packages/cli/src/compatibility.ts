@@ -22,7 +22,8 @@ interface TestReport {
 
 const HEAD = `# Compatibility
 
-Written by \`node packages/cli/src/compatibility.ts .torpor/test-vm.json\` from the results of \`./torpor test vm\`: the clients as they are published, against a local fleet with real virtual
+Written by \`node packages/cli/src/compatibility.ts .torpor/test-vm.json\` from the results of
+\`./torpor test vm\`: the clients as they are published, against a local fleet with real virtual
 machines. \`refused\` means: a clear error at once, because Torpor has nothing behind the call.
 `;
 
