@@ -168,7 +168,8 @@ export const ERROR_CODES = {
   RESOURCE_LIMIT_ERROR: {
     status: 429,
     when: "No host had room in time, or the right labels, image or processor.",
-    remedy: "Try later, or ask for less; `details.reasons` counts the hosts by what each lacks.",
+    remedy:
+      "Send it again later with the same `Idempotency-Key`, waiting longer each time, or ask for less; `details.reasons` counts the hosts by what each lacks ([placement.md](placement.md)).",
   },
   RATE_LIMIT_EXCEEDED: {
     status: 429,
