@@ -6,8 +6,8 @@
  *      which the host reports once the last byte is in the store.
  * RH2  One compare-and-set moves the sandbox and queues the command that discards the copy. A lost
  *      command is repeated when the host reports the copy.
- * RH3  The host discards its copy only if the store holds the snapshot whole at that moment: the row
- *      tells what was stored once, and a store can lose it.
+ * RH3  The host discards its copy only if the store holds the snapshot whole at that moment: the
+ *      row tells what was stored once, and a store can lose it.
  */
 import { subjects } from "@torpor/contracts";
 import { type Moment, systemCommand } from "./commands.ts";
