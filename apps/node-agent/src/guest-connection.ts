@@ -56,9 +56,7 @@ export async function connectGuest(
       );
       // This listener stays: an error without a listener would end the agent. The caller adds its
       // own.
-      socket.on("error", (cause) =>
-        reject(new Error(`the guest cannot be reached: ${cause.message}`, { cause })),
-      );
+      socket.on("error", (cause) => reject(new Error("the guest cannot be reached", { cause })));
       socket.once("close", () =>
         reject(new Error("the guest closed the connection: nothing listens there yet")),
       );

@@ -518,32 +518,3 @@ test("a disk that could not be brought here has no name here: that of a run that
   });
   expect(failed.snapshot).toBeUndefined();
 });
-
-test("RH3: a copy that was released is discarded only while the store holds all of it", async () => {
-  const { snapshot } = await bring("create", "pause");
-  const stored = await host.stored();
-  expect(stored.manifestSha256).toBe(snapshot?.manifestSha256);
-  const storeKey = String(stored.storeKey);
-  const discard = replicate({ kind: "discard", storeKey });
-  const chunks: string[] = [];
-  for await (const { key } of blobs.list(`${SANDBOX}/chunks/`, ended.signal)) chunks.push(key);
-  const [chunk = ""] = chunks;
-  const content = await blobs.get(chunk, ended.signal);
-  if (content === undefined) throw new Error("the store has no chunk");
-
-  await blobs.remove(chunk, ended.signal);
-  expect(await host.supervisor.submit(discard)).toBe("ignored");
-  await blobs.put(chunk, content.subarray(1), ended.signal);
-  expect(await host.supervisor.submit(discard), "cut").toBe("ignored");
-  blobs.before = (call) => {
-    if (call === "get") throw new Error("the store is away");
-  };
-  expect(await host.supervisor.submit(discard), "away").toBe("ignored");
-  blobs.before = () => {};
-  expect(host.supervisor.inventory()).toMatchObject([{ sandboxId: SANDBOX, state: "paused" }]);
-
-  await blobs.put(chunk, content, ended.signal);
-  expect(await host.complete({ ...discard, operationId: newOperationId() })).toMatchObject({
-    state: "deleted",
-  });
-});

@@ -29,7 +29,6 @@ export async function commandForeignCopy(
   const payload = {
     ...systemCommand("discard", sandbox, hostId, thisMoment()),
     epoch: Math.max(epoch, itsEpoch),
-    ...(decision.storeKey === undefined ? {} : { storeKey: decision.storeKey }),
   };
   const command = { subject: subjects.command(hostId, "discard"), payload };
   await deps.publishCommitted(await insertOutbox(deps.db, [command]));

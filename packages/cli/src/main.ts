@@ -1,6 +1,7 @@
 /** The commands behind ./torpor, one file each; this file only dispatches. */
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
+import { NoAnswer } from "@torpor/client";
 import { messageOf } from "@torpor/service";
 
 export interface CommandContext {
@@ -46,5 +47,7 @@ try {
   process.exitCode = await (await load())({ root, args: process.argv.slice(3), write });
 } catch (error) {
   process.stderr.write(`torpor: ${messageOf(error)}\n`);
+  if (error instanceof NoAnswer)
+    process.stderr.write("torpor: ./torpor status shows whether the local fleet is up\n");
   process.exitCode = 1;
 }

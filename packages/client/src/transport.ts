@@ -47,10 +47,14 @@ export function createTransport({ baseUrl, apiKey, ...options }: ClientOptions):
       call.signal?.throwIfAborted();
       throw new NoAnswer(`${method} ${path}: the API at ${baseUrl} did not answer`, { cause });
     });
-    const answer = await response.json().catch((cause: unknown) => {
-      throw new NoAnswer(`${method} ${path}: the answer of ${baseUrl} is no JSON`, { cause });
+    const text = await response.text().catch((cause: unknown) => {
+      call.signal?.throwIfAborted();
+      throw new NoAnswer(`${method} ${path}: the answer of ${baseUrl} broke off`, { cause });
     });
+    const answer = jsonIn(text);
     if (!response.ok) throw new ApiRefusal(response.status, answer, response.headers);
+    if (answer === undefined)
+      throw new NoAnswer(`${method} ${path}: the answer of ${baseUrl} is no JSON`);
     return answer as T;
   };
 }
@@ -58,6 +62,15 @@ export function createTransport({ baseUrl, apiKey, ...options }: ClientOptions):
 /** A path of the API whose values are encoded: path`/v1/hosts/${id}`. */
 export function path(texts: TemplateStringsArray, ...values: (string | number)[]): string {
   return String.raw({ raw: texts }, ...values.map((value) => encodeURIComponent(value)));
+}
+
+/** Undefined for any other text: a balancer may answer in the place of the API. */
+function jsonIn(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
 }
 
 function urlOf(baseUrl: string, path: string, query: Query = {}): URL {

@@ -186,7 +186,7 @@ describe("a refusal", () => {
     });
   });
 
-  test.each([["null"], ["[]"], ['"text"'], ['{"message":1,"code":2,"details":[]}']])(
+  test.each([["null"], ["[]"], ['"text"'], ['{"message":1,"code":2,"details":[]}'], ["<html>"]])(
     "whose body is %s says its status",
     async (body) => {
       answer = () => ({ status: 502, body });

@@ -16,15 +16,12 @@ import type { View } from "./rows.ts";
 const UNRUN_KEPT_MS = 3_600_000;
 
 export type ForeignDecision =
-  /** `storeKey`: the copy was released, and is dropped only if the store holds that entry. */
-  | { kind: "discard"; why: string; storeKey?: string }
+  | { kind: "discard"; why: string }
   /** Kept until a newer incarnation has run. `report`: the finding for an operator. */
   | { kind: "keep"; report?: { kind: "unknown" | "stale"; why: string; discardEpoch: number } };
 
 /** `view.named.run` is the run of the observation's epoch. */
 export function judgeForeign(view: View, seen: Observation, now: Date): ForeignDecision {
-  const storeKey = releasedTo(view, seen);
-  if (storeKey !== undefined) return { kind: "discard", why: "released", storeKey };
   const why = staleBecause(view, seen, now);
   if (why !== undefined) return { kind: "discard", why };
   const { id, hostId, epoch } = view.sandbox;
@@ -48,6 +45,7 @@ function staleBecause(view: View, seen: Observation, now: Date): string | undefi
   if (isTombstoned(sandbox.state)) return "deleted";
   if (sandbox.state === "error" && sandbox.hostId === null) return "create failed";
   if (executing !== undefined) return undefined;
+  if (isReleased(view, seen)) return "released";
   const hasNewerRun = (newestRun?.startedAt ?? null) !== null;
   if (seen.epoch < sandbox.epoch && hasNewerRun) return "a newer incarnation ran";
   // A run that the database does not know proves nothing, and neither does one that the host
@@ -76,13 +74,11 @@ function isOfUse({ snapshot }: View, assignedAt: Date, seen: Observation, now: D
 
 /**
  * The sandbox is on no host, and the store has the snapshot that it rests on: a host that still
- * holds a copy has not received the discard. Returns the entry in the store.
+ * holds a copy has not received the discard.
  */
-function releasedTo(view: View, seen: Observation): string | undefined {
-  const { sandbox, snapshot, executing } = view;
-  if (executing !== undefined || isTombstoned(sandbox.state)) return undefined;
+function isReleased({ sandbox, snapshot }: View, seen: Observation): boolean {
   if (sandbox.hostId !== null || seen.state !== sandbox.state || seen.busyWith !== undefined)
-    return undefined;
-  if (snapshot === undefined || snapshot.storeKey === null) return undefined;
-  return seen.snapshot?.manifestSha256 === snapshot.manifestSha256 ? snapshot.storeKey : undefined;
+    return false;
+  if (snapshot === undefined || snapshot.storeKey === null) return false;
+  return seen.snapshot?.manifestSha256 === snapshot.manifestSha256;
 }

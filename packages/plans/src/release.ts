@@ -6,8 +6,6 @@
  *      which the host reports once the last byte is in the store.
  * RH2  One compare-and-set moves the sandbox and queues the command that discards the copy. A lost
  *      command is repeated when the host reports the copy.
- * RH3  The host discards its copy only if the store holds the snapshot whole at that moment: the
- *      row tells what was stored once, and a store can lose it.
  */
 import { subjects } from "@torpor/contracts";
 import { type Moment, systemCommand } from "./commands.ts";
@@ -25,8 +23,7 @@ export function planRelease({ sandbox, snapshot }: View, moment: Moment): Releas
   const { hostId } = sandbox;
   if (hostId === null || !isAtRest(sandbox)) return { kind: "not_possible" };
   if (snapshot === undefined || snapshot.storeKey === null) return { kind: "not_replicated" };
-  const { storeKey } = snapshot;
-  const payload = { ...systemCommand("discard", sandbox, hostId, moment), storeKey };
+  const payload = systemCommand("discard", sandbox, hostId, moment);
   const discard = { subject: subjects.command(hostId, "discard"), payload, traceId: null };
   const patch = { hostId: null, holdsMemory: false };
   const move = { to: sandbox.state, fact: "released" as const, patch };

@@ -8,6 +8,8 @@ import {
   HostList,
   HostParams,
   HostReply,
+  HostListQuery,
+  DEFAULT_HOSTS,
   PageQuery,
 } from "@torpor/contracts";
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
@@ -45,8 +47,6 @@ const config = needs("operator");
 const HOST = { tags, params: HostParams, response: { 200: HostReply, ...ERRORS } };
 const MIB = 1024 ** 2;
 const DEFAULT_PAGE = 100;
-/** High, because the list once had no pages. */
-const DEFAULT_HOSTS = 1_000;
 
 export const hostRoutes: FastifyPluginAsyncTypebox<{
   deps: Dependencies;
@@ -65,7 +65,7 @@ export const hostRoutes: FastifyPluginAsyncTypebox<{
     return { ...hostView(standing), request_id: request.id };
   };
 
-  const list = { tags, querystring: PageQuery, response: { 200: HostList, ...ERRORS } };
+  const list = { tags, querystring: HostListQuery, response: { 200: HostList, ...ERRORS } };
   app.get("/hosts", { schema: list, config }, async (request) => {
     const { limit = DEFAULT_HOSTS, cursor } = request.query;
     const afterId = cursor === undefined ? undefined : decodeCursor(cursor, isHostId);

@@ -74,7 +74,7 @@ async function ask(
     body: JSON.stringify(body),
     signal: AbortSignal.timeout(ANSWER_LIMIT_MS),
   }).catch((cause: unknown) => {
-    throw new Error(`the API at ${url.origin} cannot be reached: ${causeOf(cause)}`, { cause });
+    throw new Error(`the API at ${url.origin} cannot be reached`, { cause });
   });
   const bytes = new Uint8Array(await response.arrayBuffer()).subarray(0, MAX_ANSWER_BYTES);
   if (!response.ok)

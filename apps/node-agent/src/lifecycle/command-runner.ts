@@ -33,7 +33,6 @@ import { replicate } from "./replicate.ts";
 import type { Entry, Host } from "./sandboxes.ts";
 import { removeSnapshots } from "./snapshot.ts";
 
-const STORE_CHECK_LIMIT_MS = 30_000;
 const COMPLETE_RETRY = { baseMs: 500, maxMs: 30_000 };
 
 const OPERATIONS: Partial<Record<VmCommand["kind"], (step: Step) => Promise<Outcome>>> = {
@@ -108,8 +107,6 @@ async function journalInTurn(
   const { record } = entry;
   const order = orderOf(command, record);
   if (command.kind === "discard" ? isInUse(command, record) : order < 0) return { result: "stale" };
-  if (command.storeKey !== undefined && !(await isStored(host, command.storeKey, command)))
-    return { result: "ignored" };
   if (command.kind !== "discard" && order === 0) {
     sandboxes.reportAgain(entry);
     return { result: "repeated" };
@@ -133,22 +130,6 @@ async function journalInTurn(
   }
   begin(host, entry, journal);
   return { result: "journalled", entry };
-}
-
-/**
- * RH3 (packages/plans/src/release.ts): a released copy may be the last one. A copy that is kept is
- * reported with the next heartbeats, and the command comes again.
- */
-async function isStored({ deps }: Host, storeKey: string, { spec }: VmCommand): Promise<boolean> {
-  const facts = { sandboxId: spec.sandboxId, storeKey, store: deps.snapshots.name };
-  try {
-    if (await deps.snapshots.holds(storeKey, AbortSignal.timeout(STORE_CHECK_LIMIT_MS)))
-      return true;
-    deps.log.error(facts, "released copy kept: the store does not hold it");
-  } catch (err) {
-    deps.log.warn({ err, ...facts }, "released copy kept: the store could not be read");
-  }
-  return false;
 }
 
 /** True if this host runs the copy, or has a newer run: the copy is then not discarded. */

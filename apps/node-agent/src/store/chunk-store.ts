@@ -95,17 +95,6 @@ export class ChunkStore implements SnapshotStore {
     };
   }
 
-  async holds(storeKey: string, signal: AbortSignal): Promise<boolean> {
-    const [sandboxId = ""] = storeKey.split("/");
-    const content = await this.blobs.get(entryKey(storeKey), signal);
-    if (content === undefined) return false;
-    const { files } = await decodeIndex(content);
-    const stored = await this.storedChunks(sandboxId, signal);
-    return Object.values(files).every(({ chunks }) =>
-      chunks.every(([, sha256, storedBytes]) => stored.get(sha256) === storedBytes),
-    );
-  }
-
   async remove(sandboxId: string, signal: AbortSignal): Promise<void> {
     await removeBelow(this.blobs, `${sandboxId}/`, signal);
   }

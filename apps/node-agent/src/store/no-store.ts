@@ -20,6 +20,5 @@ export const NO_SNAPSHOT_STORE: SnapshotStore = {
   name: "no snapshot store",
   put: refuse,
   source: () => ({ name: "the snapshot store", index: refuse, chunk: refuse }),
-  holds: async () => false,
   remove: async () => {},
 };

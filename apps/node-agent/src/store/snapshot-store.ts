@@ -19,8 +19,6 @@ export interface SnapshotStore {
   put(copy: SnapshotCopy, options: PutOptions): Promise<string>;
   /** An entry, as a source for a fetch. */
   source(storeKey: string): FetchSource;
-  /** Whether the store has the entry and every chunk that it names, by name and size. */
-  holds(storeKey: string, signal: AbortSignal): Promise<boolean>;
   /** Removes everything that is stored of a sandbox. */
   remove(sandboxId: string, signal: AbortSignal): Promise<void>;
 }

@@ -17,6 +17,9 @@ export interface ComponentStatus {
   problems?: WorkProblem[];
 }
 
+/** As the JSON output was released. */
+const RELEASED_HEALTH = { healthy: "well", unhealthy: "unwell", down: "down" } as const;
+
 interface VmStatus {
   sandbox: string;
   host: string;
@@ -44,7 +47,12 @@ export async function status({ root, args, write }: CommandContext): Promise<num
   if (values.json)
     write(
       JSON.stringify(
-        { up: fleet !== undefined, url: fleet?.state.url ?? null, components, vms },
+        {
+          up: fleet !== undefined,
+          url: fleet?.state.url ?? null,
+          components: components.map((one) => ({ ...one, health: RELEASED_HEALTH[one.health] })),
+          vms,
+        },
         undefined,
         2,
       ),

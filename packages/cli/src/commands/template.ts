@@ -5,7 +5,12 @@ import { readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import type { Client } from "@torpor/client";
-import type { CreateTemplateBody, TemplateResource, UpdateTemplateBody } from "@torpor/contracts";
+import type {
+  CreateTemplateBody,
+  HostResource,
+  TemplateResource,
+  UpdateTemplateBody,
+} from "@torpor/contracts";
 import { allOf, openApi } from "../api.ts";
 import type { CommandContext } from "../main.ts";
 import { wholeNumber } from "../shape.ts";
@@ -56,14 +61,15 @@ export async function template(context: CommandContext): Promise<number> {
 }
 
 async function tableOf(api: Client, templates: TemplateResource[]): Promise<string> {
-  const hosts = await allOf(api.hosts.list());
+  // Older gateways do not send which templates a host has.
+  const hosts: Partial<Pick<HostResource, "templates">>[] = await allOf(api.hosts.list());
   const rows = templates.map(({ name, image_sha256: image, default_resources: size }) => [
     name,
     image?.slice(0, 12) ?? "-",
     String(size.vcpu),
     String(size.memory_mb),
     String(size.disk_gb),
-    String(hosts.filter((host) => host.templates.includes(name)).length),
+    String(hosts.filter((host) => host.templates?.includes(name) === true).length),
   ]);
   return table(HEADER, rows);
 }

@@ -1,7 +1,7 @@
 /** Schemas of the operators' resources: hosts, their drains, findings and history. */
 import { HOST_STATES } from "@torpor/state-machine";
 import { type Static, Type } from "typebox";
-import { Nullable, PAGE } from "./page.ts";
+import { Nullable, PAGE, PAGE_QUERY } from "./page.ts";
 
 const Cause = { code: Type.String(), message: Type.String() };
 const Amounts = Type.Object({
@@ -42,6 +42,11 @@ export const DrainBody = Type.Object(
 
 export const HostParams = Type.Object({ id: Type.String() });
 export const FindingParams = Type.Object({ id: Type.String(), sandbox: Type.String() });
+export const DEFAULT_HOSTS = 1_000;
+export const HostListQuery = Type.Object({
+  ...PAGE_QUERY,
+  limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000, default: DEFAULT_HOSTS })),
+});
 export const HostEventsQuery = Type.Object({
   limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000 })),
   after: Type.Optional(

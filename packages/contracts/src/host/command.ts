@@ -99,12 +99,6 @@ export const VmCommand = Type.Object({
   sealedVariables: Type.Optional(SealedVariables),
   /** `resume`, `start` and `stop`. */
   snapshot: Type.Optional(SnapshotReference),
-  /**
-   * `discard` only, of the copy that a release left behind: the entry of the snapshot store that
-   * the sandbox rests on. The host keeps its copy unless the store holds that entry whole. Hosts of
-   * 0.1.0 discard without a look at the store.
-   */
-  storeKey: Type.Optional(Type.String({ minLength: 1, maxLength: 256 })),
   /** `cancel` only: the executing operation that is to back out if it is not committed. */
   cancels: Type.Optional(OperationId),
   /**

@@ -8,7 +8,7 @@ import type { OperationRow } from "./operations.ts";
 import type { OutboxRow } from "./outbox.ts";
 import { rowFrom } from "./row-from.ts";
 
-/** Locks of others to wait for: of sandboxes and hosts, of hosts, or none (migration 0024). */
+/** Locks of others to wait for: of sandboxes and hosts, of hosts, or none (migration 0025). */
 type Waits = "for_all" | "for_hosts" | "for_none";
 
 /** Result of one plan of a batch. A plan that the database refuses fails without the others. */
