@@ -12,11 +12,6 @@ export async function openApi(root: string): Promise<Client> {
   return createClient({ ...(await credentials(root)), limitMs: CALL_LIMIT_MS });
 }
 
-/** All items of a list, in one array: for tables. */
-export async function allOf<T>(items: AsyncIterable<T>): Promise<T[]> {
-  return await Array.fromAsync(items);
-}
-
 async function credentials(root: string): Promise<{ baseUrl: string; apiKey: string }> {
   const { HOPX_BASE_URL: baseUrl, HOPX_API_KEY: apiKey } = process.env;
   if (baseUrl && apiKey) return { baseUrl, apiKey };

@@ -2,7 +2,6 @@
 import { parseArgs } from "node:util";
 import type { Client } from "@torpor/client";
 import type { HostAdmissionResource, HostTokenResource } from "@torpor/contracts";
-import { allOf } from "../api.ts";
 import { durationSeconds } from "../duration.ts";
 import type { CommandContext } from "../main.ts";
 import { table } from "../table.ts";
@@ -64,7 +63,7 @@ async function token({ api, context }: HostsRequest): Promise<number> {
 
 async function tokens({ api, context }: HostsRequest): Promise<number> {
   const { values } = parseArgs({ args: context.args, options: { json } });
-  const all = await allOf(api.admissions.tokens());
+  const all = await Array.fromAsync(api.admissions.tokens());
   if (values.json) context.write(JSON.stringify({ tokens: all }, undefined, 2));
   else context.write(all.length === 0 ? "No token was made yet." : tokenTable(all));
   return 0;
@@ -72,7 +71,7 @@ async function tokens({ api, context }: HostsRequest): Promise<number> {
 
 async function admissions({ api, context }: HostsRequest): Promise<number> {
   const { values } = parseArgs({ args: context.args, options: { json } });
-  const all = await allOf(api.admissions.list());
+  const all = await Array.fromAsync(api.admissions.list());
   if (values.json) context.write(JSON.stringify({ admissions: all }, undefined, 2));
   else context.write(all.length === 0 ? "No host has joined yet." : admissionTable(all));
   return 0;

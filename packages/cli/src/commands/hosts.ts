@@ -5,7 +5,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import type { DrainResource, HostResource } from "@torpor/contracts";
-import { allOf, openApi } from "../api.ts";
+import { openApi } from "../api.ts";
 import { interrupted } from "../local.ts";
 import type { CommandContext } from "../main.ts";
 import { wholeNumber } from "../shape.ts";
@@ -38,7 +38,7 @@ const COMMANDS: Record<string, (request: Request) => Promise<number>> = {
   show: async ({ api, context }) => {
     const host: Host = await api.hosts.get(hostIn(context));
     if ((host.finding_count ?? 0) <= host.findings.length) return show(context, host);
-    return show(context, { ...host, findings: await allOf(api.hosts.findings(host.id)) });
+    return show(context, { ...host, findings: await Array.fromAsync(api.hosts.findings(host.id)) });
   },
   cordon: async ({ api, context }) => show(context, await api.hosts.cordon(hostIn(context))),
   uncordon: async ({ api, context }) => show(context, await api.hosts.uncordon(hostIn(context))),
@@ -67,7 +67,7 @@ function argument({ args }: CommandContext, at: number, what: string): string {
 const hostIn = (context: CommandContext) => argument(context, 0, "host");
 
 async function list({ api, context: { write } }: Request): Promise<number> {
-  const data = await allOf(api.hosts.list());
+  const data = await Array.fromAsync(api.hosts.list());
   if (data.length === 0) write("No host has registered yet.");
   else write(table(HEADER, data.map(rowOf)));
   return 0;

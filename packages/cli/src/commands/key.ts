@@ -2,7 +2,7 @@
 import { parseArgs } from "node:util";
 import type { Client } from "@torpor/client";
 import type { KeyForm, KeyResource, Scope } from "@torpor/contracts";
-import { allOf, openApi } from "../api.ts";
+import { openApi } from "../api.ts";
 import { durationSeconds } from "../duration.ts";
 import type { CommandContext } from "../main.ts";
 import { table } from "../table.ts";
@@ -45,7 +45,7 @@ async function ls({ api, context }: Request): Promise<number> {
     options: { organization: { type: "string" }, all: { type: "boolean", default: false }, json },
   });
   const { organization } = values;
-  const keys = await allOf(
+  const keys = await Array.fromAsync(
     api.keys.list({
       ...(values.all ? {} : { status: "active" }),
       ...(organization === undefined ? {} : { organization }),

@@ -2,7 +2,7 @@
 import { parseArgs } from "node:util";
 import type { Client } from "@torpor/client";
 import type { OrganizationResource, QuotaName, QuotaReply } from "@torpor/contracts";
-import { allOf, openApi } from "../api.ts";
+import { openApi } from "../api.ts";
 import type { CommandContext } from "../main.ts";
 import { table } from "../table.ts";
 
@@ -22,7 +22,8 @@ export async function org(context: CommandContext): Promise<number> {
   const write = <T>(shown: T, text: (shown: T) => string) =>
     context.write(values.json ? JSON.stringify(shown, undefined, 2) : text(shown));
   const [named, ...changes] = positionals;
-  if (name === "ls" && named === undefined) write(await allOf(api.organizations.list()), tableOf);
+  if (name === "ls" && named === undefined)
+    write(await Array.fromAsync(api.organizations.list()), tableOf);
   else if (name === "create" && named !== undefined && changes.length === 0)
     write(await api.organizations.create(named), tableOf);
   else if (name === "quota" && named !== undefined)
@@ -43,7 +44,7 @@ async function quotasOf(
   name: string,
   changes: readonly string[],
 ): Promise<QuotaReply> {
-  const all = await allOf(api.organizations.list());
+  const all = await Array.fromAsync(api.organizations.list());
   const organization = all.find((one) => one.name === name);
   if (organization === undefined)
     throw new Error(`there is no organization "${name}": ./torpor org ls lists them`);

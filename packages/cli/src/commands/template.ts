@@ -11,7 +11,7 @@ import type {
   TemplateResource,
   UpdateTemplateBody,
 } from "@torpor/contracts";
-import { allOf, openApi } from "../api.ts";
+import { openApi } from "../api.ts";
 import type { CommandContext } from "../main.ts";
 import { wholeNumber } from "../shape.ts";
 import { table } from "../table.ts";
@@ -62,7 +62,7 @@ export async function template(context: CommandContext): Promise<number> {
 
 async function tableOf(api: Client, templates: TemplateResource[]): Promise<string> {
   // Older gateways do not send which templates a host has.
-  const hosts: Partial<Pick<HostResource, "templates">>[] = await allOf(api.hosts.list());
+  const hosts: Partial<Pick<HostResource, "templates">>[] = await Array.fromAsync(api.hosts.list());
   const rows = templates.map(({ name, image_sha256: image, default_resources: size }) => [
     name,
     image?.slice(0, 12) ?? "-",

@@ -1,7 +1,7 @@
 /** Schemas for the admission of hosts. */
 import { HostId } from "../ids.ts";
 import { type Static, Type } from "typebox";
-import { Nullable, PAGE } from "./page.ts";
+import { Nullable, PAGE, REQUEST_ID } from "./page.ts";
 
 /** A host name or an address, as in a URL. */
 const AddressHost = Type.String({
@@ -93,16 +93,15 @@ export const JoinReply = Type.Object({
   request_id: Type.String(),
 });
 
-const requestId = { request_id: Type.String() };
-export const HostTokenReply = Type.Object({ ...HostTokenResource.properties, ...requestId });
+export const HostTokenReply = Type.Object({ ...HostTokenResource.properties, ...REQUEST_ID });
 export const NewHostTokenReply = Type.Object({
   ...HostTokenResource.properties,
   secret: Type.String({ description: "The token itself. It is shown this once, and kept nowhere" }),
-  ...requestId,
+  ...REQUEST_ID,
 });
 export const HostAdmissionReply = Type.Object({
   ...HostAdmissionResource.properties,
-  ...requestId,
+  ...REQUEST_ID,
 });
 
 export const HostTokenList = Type.Object({ ...PAGE, data: Type.Array(HostTokenResource) });

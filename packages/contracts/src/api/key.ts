@@ -1,7 +1,7 @@
 /** Schemas of API keys and organizations. */
 import { Scope } from "./scope.ts";
 import { type Static, Type } from "typebox";
-import { Nullable, PAGE, PAGE_QUERY } from "./page.ts";
+import { Nullable, PAGE, PAGE_QUERY, REQUEST_ID } from "./page.ts";
 
 /** Names are printed in tables and typed on command lines. */
 const Name = Type.String({
@@ -87,12 +87,11 @@ export const KeyResource = Type.Object({
 });
 export type KeyResource = Static<typeof KeyResource>;
 
-const requestId = { request_id: Type.String() };
-export const KeyReply = Type.Object({ ...KeyResource.properties, ...requestId });
+export const KeyReply = Type.Object({ ...KeyResource.properties, ...REQUEST_ID });
 export const NewKeyReply = Type.Object({
   ...KeyResource.properties,
   secret: Type.String({ description: "The key itself. It is shown this once, and kept nowhere" }),
-  ...requestId,
+  ...REQUEST_ID,
 });
 export const RotatedKeyReply = Type.Object({
   ...NewKeyReply.properties,
@@ -112,5 +111,5 @@ export const OrganizationResource = Type.Object({
   created_at: Type.String(),
 });
 export type OrganizationResource = Static<typeof OrganizationResource>;
-export const OrganizationReply = Type.Object({ ...OrganizationResource.properties, ...requestId });
+export const OrganizationReply = Type.Object({ ...OrganizationResource.properties, ...REQUEST_ID });
 export const OrganizationList = Type.Object({ ...PAGE, data: Type.Array(OrganizationResource) });

@@ -21,4 +21,7 @@ export const PAGE = {
   request_id: Type.String(),
 };
 
+/** Field of an answer that is one resource. */
+export const REQUEST_ID = { request_id: Type.String() };
+
 export const PageQuery = Type.Object(PAGE_QUERY);
