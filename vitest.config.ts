@@ -69,6 +69,7 @@ export default defineConfig({
         ["tests/conformance/**/*.test.ts", "apps/*/test/conformance/**/*.test.ts"],
         {
           ...withProcesses,
+          exclude: ["**/node_modules/**", "**/*.vm.test.ts"],
           testTimeout: minutes(5),
           hookTimeout: minutes(10),
           maxWorkers: 2,

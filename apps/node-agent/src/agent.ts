@@ -42,6 +42,8 @@ import { keepSwept } from "./store/sweep.ts";
 
 const decodeCommand = decoder(ReceivedCommand);
 const COMMANDS_AT_ONCE = 64;
+/** Part of the grace, for closing what is left after the last responses. */
+const CLOSE_MS = 1_500;
 const AGENT_VERSION = "0.1.0";
 
 export interface AgentOptions {
@@ -209,8 +211,12 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
     work,
     certificate,
     close: async () => {
-      const limitMs = config.SHUTDOWN_GRACE_MS / 2;
-      const [isOver] = await Promise.all([supervisor.close(limitMs), dataPlane.drain(limitMs)]);
+      const graceMs = config.SHUTDOWN_GRACE_MS;
+      const [isOver] = await Promise.all([
+        // An operation is continued by the next process; an answer of a guest would be lost.
+        supervisor.close(graceMs / 2),
+        dataPlane.drain(Math.max(0, graceMs - CLOSE_MS)),
+      ]);
       if (!isOver)
         log.info("stopped with an operation or a copy open; the next process continues it");
       await Promise.allSettled(loops);

@@ -260,3 +260,35 @@ test("a request whose sandbox is still being looked up when the host begins to l
   expect(await answer).toMatchObject({ status: 200 });
   await drained;
 });
+
+test("a connection that was accepted before the host began to leave has its first request answered, and one that stays silent is not waited for", async () => {
+  const leaving = createDataPlane({
+    lock: { ticketKey: TICKET_KEY },
+    findRoute: async () => ({
+      address: { kind: "tcp", host: "127.0.0.1", port: (agent.address() as AddressInfo).port },
+      agentKey: "agent key",
+    }),
+    activity,
+    snapshots: { answer: async () => {} },
+  });
+  await once(leaving.server.listen(0, "127.0.0.1"), "listening");
+  const { port } = leaving.server.address() as AddressInfo;
+  const accepted = async () => {
+    const taken = once(leaving.server, "connection");
+    const socket = connect(port, "127.0.0.1");
+    await Promise.all([taken, once(socket, "connect")]);
+    return socket;
+  };
+  const [late, silent] = [await accepted(), await accepted()];
+  const drained = leaving.drain(DRAIN_LIMIT_MS * 100);
+  await sleep(QUIET_MS);
+  const ticket = runTicket(TICKET_KEY, { sandboxId: "a", epoch: 1 });
+  const named = `x-torpor-sandbox: a\r\nx-torpor-epoch: 1\r\nx-torpor-ticket: ${ticket}\r\n`;
+  late.write(
+    `POST /execute HTTP/1.1\r\nhost: h\r\nconnection: close\r\n${named}content-length: 2\r\n\r\n{}`,
+  );
+  expect(await text(late)).toMatch(/^HTTP\/1.1 200 /);
+  const cut = once(silent, "close");
+  await drained;
+  await cut;
+});

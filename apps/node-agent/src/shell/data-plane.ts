@@ -20,6 +20,7 @@ import {
   type Server,
   type ServerResponse,
 } from "node:http";
+import type { Socket } from "node:net";
 import type { Duplex } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 import {
@@ -49,6 +50,8 @@ interface Admitted extends GuestEndpoint {
 }
 
 const DRAIN_LOOK_MS = 20;
+/** For the first request of a connection: gateways send it as soon as they are connected. */
+const FIRST_REQUEST_LIMIT_MS = 3_000;
 const HOST_ONLY_PATHS = "/_torpor";
 const CONTROLS: Record<string, string | undefined> = DATA_PLANE_CONTROLS;
 const NO_EXCHANGE: ProxiedRequest = { touch: () => {}, answered: () => {}, end: () => {} };
@@ -71,8 +74,10 @@ export interface DataPlaneOptions {
 interface DataPlane {
   server: Server;
   /**
-   * Stops accepting connections. Open requests have `limitMs` to end; upgraded connections, such as
-   * terminals, are not waited for.
+   * Stops accepting connections. Open requests have `limitMs` to end, and a connection that was
+   * accepted has some seconds to show its first request: its client may already have sent it, and
+   * could not tell whether it was carried out. Upgraded connections, such as terminals, are not
+   * waited for.
    */
   drain(limitMs: number): Promise<void>;
 }
@@ -84,9 +89,12 @@ export function createDataPlane({
   snapshots,
 }: DataPlaneOptions): DataPlane {
   const answering = new Set<ServerResponse>();
+  /** Accepted connections without a request yet, TLS handshake included. */
+  const silent = new Set<string>();
   const begin = ({ isControl, sandboxId }: Admitted) =>
     isControl ? NO_EXCHANGE : activity.begin(sandboxId);
   const server = createLockedServer(lock, (incoming, response) => {
+    silent.delete(clientOf(incoming.socket));
     if (isOfHost(incoming)) {
       const named = snapshotNamed(incoming.url ?? "/");
       const refusal = refusalOf(incoming, lock, "host", snapshotTicket(lock.ticketKey, named));
@@ -102,7 +110,13 @@ export function createDataPlane({
       else await forward(incoming, response, admitted, begin(admitted));
     });
   });
+  server.on("connection", (socket: Socket) => {
+    const client = clientOf(socket);
+    silent.add(client);
+    socket.once("close", () => silent.delete(client));
+  });
   server.on("upgrade", (incoming: IncomingMessage, socket: Duplex, head: Buffer) => {
+    silent.delete(clientOf(incoming.socket));
     socket.on("error", () => socket.destroy());
     void admit(incoming, lock, findRoute).then(async (admitted) => {
       if ("code" in admitted) refuseUpgrade(incoming, socket, admitted);
@@ -116,12 +130,20 @@ export function createDataPlane({
     server,
     drain: async (limitMs) => {
       server.close();
-      const deadline = performance.now() + limitMs;
-      while (answering.size > 0 && performance.now() < deadline) await sleep(DRAIN_LOOK_MS);
+      const began = performance.now();
+      const isWithin = (limit: number) => performance.now() - began < Math.min(limit, limitMs);
+      while (
+        (answering.size > 0 && isWithin(limitMs)) ||
+        (silent.size > 0 && isWithin(FIRST_REQUEST_LIMIT_MS))
+      )
+        await sleep(DRAIN_LOOK_MS);
       server.closeAllConnections();
     },
   };
 }
+
+/** The same for a TCP connection and for the TLS connection over it. */
+const clientOf = ({ remoteAddress, remotePort }: Socket) => `${remoteAddress} ${remotePort}`;
 
 function createLockedServer({ tls }: Lock, listener: RequestListener): Server {
   const maxHeaderSize = MAX_HEADER_BYTES + ADDED_HEADER_BYTES;
