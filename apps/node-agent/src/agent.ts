@@ -19,7 +19,7 @@ import type { Isolation } from "./host/isolation.ts";
 import { type Image, listFormerImages, listImages } from "./images.ts";
 import { ensureGolden, findGolden } from "./lifecycle/golden.ts";
 import { httpGuest } from "./lifecycle/guest.ts";
-import { VmStore } from "./lifecycle/record.ts";
+import { VmStore } from "./lifecycle/vm-store.ts";
 import { Supervisor } from "./lifecycle/supervisor.ts";
 import { CLOSING } from "./lifecycle/keyed-queue.ts";
 import { Activity } from "./shell/activity.ts";

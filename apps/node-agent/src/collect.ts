@@ -8,7 +8,7 @@ import { endVmm, findLiveRun } from "./drivers/vmm-process.ts";
 import type { Vm } from "./drivers/driver.ts";
 import { chooseIsolation } from "./host/isolation/choose.ts";
 import { messageOf } from "@torpor/service";
-import { VmStore } from "./lifecycle/record.ts";
+import { VmStore } from "./lifecycle/vm-store.ts";
 import { dropWarm, leftWarm } from "./lifecycle/warm-vm.ts";
 
 const config = { ...configFrom(process.env), VM_NETWORK_POOL: 0 };

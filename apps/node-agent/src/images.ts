@@ -1,21 +1,27 @@
 import { readdir, readlink } from "node:fs/promises";
 import { join } from "node:path";
-import { readJson } from "./host/files.ts";
+import { Resources } from "@torpor/contracts";
+import { type Static, Type } from "typebox";
+import { jsonReader } from "./host/json.ts";
 
 /** image.json, as infra/images writes it. */
-export interface Image {
+const ImageFile = Type.Object({
+  sha256: Type.String({ pattern: "^[0-9a-f]{64}$" }),
+  templateName: Type.String(),
+  displayName: Type.String(),
+  description: Type.String(),
+  language: Type.String(),
+  category: Type.String(),
+  defaults: Resources,
+  kernelCmdline: Type.String(),
+});
+
+export type Image = Static<typeof ImageFile> & {
   /** Absolute directory that holds kernel, initrd and rootfs.ext4. */
   dir: string;
-  sha256: string;
-  templateName: string;
-  displayName: string;
-  description: string;
-  language: string;
-  category: string;
-  defaults: { vcpu: number; memoryMib: number; diskMib: number };
-  kernelCmdline: string;
-}
+};
 
+const readImage = jsonReader(ImageFile);
 const DIGEST = /^[0-9a-f]{64}$/;
 
 /** The images that templates point at: links in IMAGES_DIR. */
@@ -24,7 +30,7 @@ export async function listImages(imagesDir: string): Promise<Image[]> {
   const images: Image[] = [];
   for (const entry of entries.filter((candidate) => candidate.isSymbolicLink())) {
     const dir = join(imagesDir, await readlink(join(imagesDir, entry.name)));
-    const image = await readJson<Omit<Image, "dir">>(join(dir, "image.json"));
+    const image = await readImage(join(dir, "image.json"));
     if (image !== undefined) images.push({ ...image, dir });
   }
   return images;
@@ -47,6 +53,6 @@ export async function listFormerImages(imagesDir: string, linked: Image[]): Prom
  */
 export async function findImage(imagesDir: string, sha256: string): Promise<Image | undefined> {
   const dir = join(imagesDir, sha256);
-  const image = await readJson<Omit<Image, "dir">>(join(dir, "image.json"));
+  const image = await readImage(join(dir, "image.json"));
   return image === undefined ? undefined : { ...image, dir };
 }

@@ -10,7 +10,7 @@ import { messageOf, waitUntilGone } from "@torpor/service";
 import { configFrom } from "./config.ts";
 import { findGuestAddress, findLiveRun } from "./drivers/vmm-process.ts";
 import { httpGuest } from "./lifecycle/guest.ts";
-import { VmStore } from "./lifecycle/record.ts";
+import { VmStore } from "./lifecycle/vm-store.ts";
 
 /** Same limit as for a stop (operations/stop.ts). */
 const END_LIMIT_MS = 20_000;

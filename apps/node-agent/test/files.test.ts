@@ -16,7 +16,8 @@ import { join, relative } from "node:path";
 import { tempDir } from "@torpor/testkit/basics";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { removeDurably, renameDurably, writeDurably } from "../src/host/files.ts";
-import { type Manifest, sealSnapshot } from "../src/lifecycle/snapshot.ts";
+import { type Manifest } from "../src/lifecycle/manifest.ts";
+import { sealSnapshot } from "../src/lifecycle/snapshot.ts";
 
 let dir: Awaited<ReturnType<typeof tempDir>>;
 beforeEach(async () => {

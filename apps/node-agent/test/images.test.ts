@@ -5,6 +5,16 @@ import { tempDir } from "@torpor/testkit";
 import { expect, test } from "vitest";
 import { listFormerImages, listImages } from "../src/images.ts";
 
+const IMAGE = {
+  templateName: "ours",
+  displayName: "Ours",
+  description: "",
+  language: "python",
+  category: "test",
+  defaults: { vcpu: 1, memoryMib: 64, diskMib: 64 },
+  kernelCmdline: "",
+};
+
 test("an image that was replaced is still held; a directory without an image is none", async () => {
   await using dir = await tempDir();
   const [current, former, half] = ["a", "b", "c"].map((digit) => digit.repeat(64)) as [
@@ -14,10 +24,7 @@ test("an image that was replaced is still held; a directory without an image is 
   ];
   for (const sha256 of [current, former, half]) await mkdir(join(dir.path, sha256));
   for (const sha256 of [current, former])
-    await writeFile(
-      join(dir.path, sha256, "image.json"),
-      JSON.stringify({ sha256, templateName: "ours" }),
-    );
+    await writeFile(join(dir.path, sha256, "image.json"), JSON.stringify({ ...IMAGE, sha256 }));
   await mkdir(join(dir.path, ".scratch"));
   await symlink(current, join(dir.path, "ours"));
   const linked = await listImages(dir.path);

@@ -14,7 +14,7 @@ import { FenceFiles } from "../src/fence/files.ts";
 import { listImages } from "../src/images.ts";
 import { ensureGolden } from "../src/lifecycle/golden.ts";
 import { httpGuest } from "../src/lifecycle/guest.ts";
-import { VmStore } from "../src/lifecycle/record.ts";
+import { VmStore } from "../src/lifecycle/vm-store.ts";
 import { Supervisor } from "../src/lifecycle/supervisor.ts";
 import { Activity } from "../src/shell/activity.ts";
 import { FenceLink } from "../src/shell/fence-link.ts";

@@ -15,29 +15,47 @@ export class InvalidMessageError extends Error {
   }
 }
 
-export type Decoder<T> = (subject: string, bytes: Uint8Array) => T;
+/** A value with its type, or what is wrong with the text: each problem names its field. */
+export type Parsed<T> =
+  | { kind: "valid"; value: T }
+  | { kind: "invalid"; problems: string[]; cause?: unknown };
 
-/**
- * The only function that turns bytes into a typed message. Unknown fields pass, because a newer
- * writer may add optional ones. Throws InvalidMessageError.
- */
-export function decoder<Schema extends TSchema>(schema: Schema): Decoder<Static<Schema>> {
+/** Parses JSON from outside. Unknown fields pass, because a newer writer may add optional ones. */
+export function jsonParser<Schema extends TSchema>(
+  schema: Schema,
+): (text: string) => Parsed<Static<Schema>> {
   const compiled = Compile(schema);
-  return (subject, bytes) => {
+  return (text) => {
     let value: unknown;
     try {
-      value = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
+      value = JSON.parse(text);
     } catch (cause) {
-      throw new InvalidMessageError(subject, ["not JSON"], { cause });
+      return { kind: "invalid", problems: ["not JSON"], cause };
     }
-    if (!compiled.Check(value)) {
-      throw new InvalidMessageError(
-        subject,
-        compiled
-          .Errors(value)
-          .map((error) => `${error.instancePath || "(message)"} ${error.message}`),
-      );
-    }
-    return value as Static<Schema>;
+    if (compiled.Check(value)) return { kind: "valid", value: value as Static<Schema> };
+    const problems = compiled
+      .Errors(value)
+      .map((error) => `${error.instancePath || "(message)"} ${error.message}`);
+    return { kind: "invalid", problems };
   };
+}
+
+export type Decoder<T> = (subject: string, bytes: Uint8Array) => T;
+
+/** The only function that turns bytes into a typed message. Throws InvalidMessageError. */
+export function decoder<Schema extends TSchema>(schema: Schema): Decoder<Static<Schema>> {
+  const parse = jsonParser(schema);
+  return (subject, bytes) => {
+    const parsed = parse(textOf(subject, bytes));
+    if (parsed.kind === "valid") return parsed.value;
+    throw new InvalidMessageError(subject, parsed.problems, { cause: parsed.cause });
+  };
+}
+
+function textOf(subject: string, bytes: Uint8Array): string {
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  } catch (cause) {
+    throw new InvalidMessageError(subject, ["not UTF-8"], { cause });
+  }
 }

@@ -15,9 +15,11 @@ import { closeSync, constants, openSync, realpathSync } from "node:fs";
 import { readdir, rm } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { once } from "node:events";
+import { type Static, Type } from "typebox";
 import { durableStep } from "../host/durable-step.ts";
 import type { GuestAddress } from "../guest-connection.ts";
-import { makeDirectoryFor, readJson, writeDurably } from "../host/files.ts";
+import { makeDirectoryFor, writeDurably } from "../host/files.ts";
+import { jsonReader } from "../host/json.ts";
 import type { Enclosure } from "../host/isolation.ts";
 import {
   findProcesses,
@@ -42,19 +44,33 @@ const MAX_SOCKET_PATH_BYTES = 107;
 /** VMMs that this process started and has not ended, by VM directory. A new process has none. */
 export const children = new Map<string, ChildProcess>();
 
+const Port = Type.Integer({ minimum: 1, maximum: 65_535 });
+
 /** The current run of a VM's VMM, in run.json. */
-export interface VmmRun extends ProcessIdentity {
+const VmmRun = Type.Object({
+  pid: Type.Integer({ minimum: 1 }),
+  startTime: Type.String(),
+  bootId: Type.String(),
   /** Relative to the VM's directory. */
-  runDir: string;
+  runDir: Type.String({ pattern: "^r[0-9]+$" }),
   /** Address of the guest's agent during this run. */
-  guest: GuestAddress;
+  guest: Type.Union([
+    Type.Object({ kind: Type.Literal("tcp"), host: Type.String(), port: Port }),
+    Type.Object({
+      kind: Type.Literal("vsock"),
+      socketPath: Type.String(),
+      port: Type.Integer({ minimum: 0 }),
+    }),
+  ]),
   /** Fingerprint of the running VMM, for the manifest of a snapshot that it writes. */
-  fingerprint: string;
+  fingerprint: Type.String(),
   /** Epoch of the sandbox's run. */
-  epoch?: number;
+  epoch: Type.Optional(Type.Integer({ minimum: 0 })),
   /** Set if the fence freezes this run when the host's lease ends. */
-  isFenced?: true;
-}
+  isFenced: Type.Optional(Type.Literal(true)),
+});
+export type VmmRun = Static<typeof VmmRun>;
+const readRun = jsonReader(VmmRun);
 
 export interface VmmCommand {
   command: string;
@@ -74,7 +90,7 @@ export interface ExitFacts {
 
 /** The newest run, alive or not. */
 export async function lastRun(vm: Vm): Promise<VmmRun | undefined> {
-  return await readJson<VmmRun>(join(vm.dir, "run.json"));
+  return await readRun(join(vm.dir, "run.json"));
 }
 
 /** The run with a living process; undefined if there is none. */

@@ -35,11 +35,11 @@ export async function adopt(host: Host): Promise<void> {
       if (await deps.store.wasCancelled(sandboxId, operationId)) entry.abort?.abort();
       void sandboxes.inTurn(entry, async () => {
         await run(host, entry, journal);
-        await replication.adopt(record);
+        await replication.adopt(entry.record);
       });
     } else {
       void sandboxes.inTurn(entry, () => look(host, entry));
-      await replication.adopt(record);
+      await replication.adopt(entry.record);
     }
   }
 }

@@ -12,7 +12,7 @@
  *      command, wherever the command is by then.
  */
 import type { VmCommand } from "@torpor/contracts";
-import { backoffMs, messageOf, sleep } from "@torpor/service";
+import { messageOf } from "@torpor/service";
 import type { VmmStatus } from "../drivers/driver.ts";
 import { findImage } from "../images.ts";
 import { create, newSecrets } from "../operations/create.ts";
@@ -28,12 +28,18 @@ import { stillFrozen } from "./frozen.ts";
 import { CLOSING } from "./keyed-queue.ts";
 import { launch } from "./launch.ts";
 import { endQuarantine, setQuarantined } from "./quarantine.ts";
-import type { Journal, VmRecord } from "./record.ts";
+import {
+  accepted,
+  isQuarantined,
+  type Journal,
+  next,
+  released,
+  snapshotOf,
+  type VmRecord,
+} from "./record.ts";
 import { replicate } from "./replicate.ts";
 import type { Entry, Host } from "./sandboxes.ts";
 import { removeSnapshots } from "./snapshot.ts";
-
-const COMPLETE_RETRY = { baseMs: 500, maxMs: 30_000 };
 
 const OPERATIONS: Partial<Record<VmCommand["kind"], (step: Step) => Promise<Outcome>>> = {
   create,
@@ -118,13 +124,13 @@ async function journalInTurn(
   const journal: Journal = { command, from: record.state };
   entry.isBeginning = command.kind === "create";
   try {
-    if (command.kind === "create" && !sandboxes.isCalledOff(command)) await warm.take(record);
-    await deps.store.makeRoom(record);
+    if (command.kind === "create" && !sandboxes.isCalledOff(command)) await warm.take(entry);
+    await deps.store.makeRoom(entry.record);
     if (sandboxes.isCalledOff(command))
       await deps.store.noteCancelled(command.spec.sandboxId, command.operationId);
     await deps.store.writeJournal(command.spec.sandboxId, journal);
   } catch (error) {
-    await warm.undo(record);
+    await warm.undo(entry);
     delete entry.isBeginning;
     throw error;
   }
@@ -175,53 +181,57 @@ async function blankRecord({ imagesDir }: LifecycleDeps, command: VmCommand): Pr
 
 /** Makes the journalled command the operation that this host runs for the sandbox, and reports. */
 export function begin(host: Host, entry: Entry, journal: Journal): void {
-  const { record } = entry;
   const { command } = journal;
-  raiseOrder(record, command);
-  // A discard may name an orphan, whose spec the control plane does not know.
-  if (command.kind !== "discard") record.spec = command.spec;
+  entry.record = accepted(entry.record, command);
   entry.journal = journal;
   delete entry.isBeginning;
   entry.abort = new AbortController();
   if (host.sandboxes.isCalledOff(command)) entry.abort.abort();
 }
 
-/** SV1 */
-function raiseOrder(record: VmRecord, command: VmCommand): void {
-  record.epoch = Math.max(record.epoch, command.epoch);
-  record.opSeq = Math.max(record.opSeq, command.opSeq);
-}
-
 /** Runs a command that has begun, in its sandbox's turn, and completes it. */
 export async function run(host: Host, entry: Entry, journal: Journal): Promise<void> {
   const { deps, replication } = host;
-  const { record, abort = new AbortController() } = entry;
-  const { kind } = journal.command;
+  const { abort = new AbortController() } = entry;
+  const { kind, spec } = journal.command;
   // A copy of a stopped sandbox's disk is of no use once the sandbox has been started again.
   const entirely = kind === "delete" || kind === "discard" || journal.from === "stopped";
-  await replication.stop(record.spec.sandboxId, { entirely });
+  await replication.stop(spec.sandboxId, { entirely });
   const step: Step = {
     deps,
-    record,
+    get record() {
+      return entry.record;
+    },
+    keep: async (record) => {
+      entry.record = record;
+      await deps.store.write(record);
+    },
     journal,
-    vm: deps.store.vmOf(record),
-    isWarm: kind === "create" && host.warm.uses(record.spec.sandboxId),
+    vm: deps.store.vmOf(entry.record),
+    isWarm: kind === "create" && host.warm.uses(spec.sandboxId),
     signal: abort.signal,
     onFetch: (progress) => (entry.fetching = progress),
     timings: {},
   };
-  const outcome = await operate(host, step);
+  const outcome = await operate(host, entry, step);
   if (outcome === CLOSING) return;
   if (await completeInTheEnd(host, entry, journal, outcome, step.timings))
-    replication.start(record);
+    replication.start(entry.record);
 }
 
 /** Runs the preconditions, the fetch and the operation itself. */
-async function operate({ slots, warm }: Host, step: Step): Promise<Outcome | typeof CLOSING> {
-  const { deps, record, journal } = step;
+async function operate(
+  { slots, warm }: Host,
+  entry: Entry,
+  step: Step,
+): Promise<Outcome | typeof CLOSING> {
+  const { deps, journal } = step;
   const { command, from } = journal;
   try {
-    if (record.quarantined === true) await endQuarantine(deps, record, journal);
+    if (isQuarantined(entry.record)) {
+      entry.record = released(entry.record);
+      await endQuarantine(deps, entry.record, journal);
+    }
     const operation = OPERATIONS[command.kind];
     const frozen = await stillFrozen(step);
     if (frozen !== undefined) return frozen;
@@ -279,19 +289,9 @@ async function completeInTheEnd(
   timings: Record<string, number>,
 ): Promise<boolean> {
   const { operationId, kind } = journal.command;
-  for (let attempt = 1; ; attempt += 1) {
-    try {
-      await complete(host, entry, journal, outcome, timings);
-      return true;
-    } catch (err) {
-      host.deps.log.error(
-        { err, operationId, kind, attempt },
-        "result of an operation could not be written",
-      );
-      if (!(await sleep(backoffMs(attempt, COMPLETE_RETRY), host.sandboxes.queue.signal)))
-        return false;
-    }
-  }
+  return await host.sandboxes.untilWritten({ operationId, kind }, Infinity, () =>
+    complete(host, entry, journal, outcome, timings),
+  );
 }
 
 /** The result is durable before the journal is removed, and before it is reported. */
@@ -302,14 +302,12 @@ async function complete(
   outcome: Outcome,
   timings: Record<string, number>,
 ): Promise<void> {
-  const { record } = entry;
-  const { sandboxId } = record.spec;
-  enter(record, journal, outcome, timings);
-  const isElsewhere = outcome.isUntouched === true && record.snapshot === undefined;
-  if (record.state === "stopped" && !isElsewhere) await sandboxes.nameDisk(record);
-  await sandboxes.persist(record);
-  if (outcome.state === "failed") await deps.store.dropDirectory(record);
-  await dropUsedSnapshots(deps, record);
+  const { sandboxId } = entry.record.spec;
+  const record = next(entry.record, journal, outcome, timings);
+  const isElsewhere = outcome.isUntouched === true && snapshotOf(record) === undefined;
+  await sandboxes.persist(entry, isElsewhere ? record : await sandboxes.nameDisk(record));
+  if (outcome.state === "failed") await deps.store.dropDirectory(entry.record);
+  await dropUsedSnapshots(deps, entry.record);
   await deps.store.clearJournal(sandboxId, journal.command.operationId);
   delete entry.journal;
   delete entry.abort;
@@ -318,39 +316,6 @@ async function complete(
   if (outcome.state === "running") deps.activity.touch(sandboxId);
   await sandboxes.reportEntry(entry);
   if (outcome.state === "deleted" || outcome.state === "failed") sandboxes.drop(sandboxId);
-}
-
-/** The record enters the state that the operation left. */
-function enter(
-  record: VmRecord,
-  { command, from }: Journal,
-  outcome: Outcome,
-  timings: Record<string, number>,
-): void {
-  raiseOrder(record, command);
-  record.state = outcome.state;
-  record.generation = outcome.generation ?? record.generation;
-  record.timingsMs = timings;
-  record.operation = { id: command.operationId, ...endOf(outcome) };
-  if (outcome.cause === undefined) delete record.cause;
-  else record.cause = outcome.cause;
-  if (outcome.state !== "running") delete record.condition;
-  if (outcome.state !== from) {
-    delete record.replication;
-    delete record.replicationFailed;
-  }
-  const isUntouched = outcome.state === "paused" || outcome.isUntouched === true;
-  if (outcome.snapshot !== undefined) record.snapshot = outcome.snapshot;
-  else if (!isUntouched) delete record.snapshot;
-  // Set before the copy to the store begins, which needs no command.
-  const { kind, maxBytesPerSecond } = command;
-  if (kind === "pause" && record.state === "paused" && maxBytesPerSecond !== undefined)
-    record.replication = { maxBytesPerSecond };
-}
-
-function endOf({ failed, cancelled }: Outcome): Omit<NonNullable<VmRecord["operation"]>, "id"> {
-  if (failed === undefined) return { outcome: "succeeded" };
-  return { outcome: cancelled === true ? "cancelled" : "failed", error: failed };
 }
 
 /**

@@ -1,4 +1,4 @@
-import type { Cause, CommitRequest } from "@torpor/contracts";
+import type { Cause, CommitRequest, ObservedState, SnapshotFacts } from "@torpor/contracts";
 import type { Logger, ProcessIdentity } from "@torpor/service";
 import type { Driver, Vm } from "../drivers/driver.ts";
 import type { Isolation } from "../host/isolation.ts";
@@ -8,7 +8,8 @@ import type { CopyProgress } from "../store/read-chunks.ts";
 import type { SnapshotStore } from "../store/snapshot-store.ts";
 import type { Guest } from "./guest.ts";
 import type { CLOSING } from "./keyed-queue.ts";
-import type { Journal, VmRecord, VmStore } from "./record.ts";
+import type { Journal, VmRecord } from "./record.ts";
+import type { VmStore } from "./vm-store.ts";
 
 export type CommitAnswer = { kind: "granted" } | { kind: "refused"; reason: string };
 
@@ -70,7 +71,10 @@ export interface LifecycleDeps {
 /** One running operation. */
 export interface Step {
   deps: LifecycleDeps;
-  record: VmRecord;
+  /** The record as it is now. */
+  readonly record: VmRecord;
+  /** Writes a record, which is then the sandbox's. */
+  keep(record: VmRecord): Promise<void>;
   journal: Journal;
   vm: Vm;
   /** True if this process took a warm VM for the create (warm-pool.ts). */
@@ -84,13 +88,19 @@ export interface Step {
 }
 
 /** Result of an operation, and the state of the sandbox after it. */
-export type Outcome = Pick<VmRecord, "state"> &
-  Partial<Pick<VmRecord, "snapshot" | "cause" | "generation">> & {
-    failed?: Cause;
-    cancelled?: boolean;
-    /** True if the disk is as the operation found it, with the same name or none. */
-    isUntouched?: boolean;
-  };
+export interface Outcome {
+  state: ObservedState;
+  snapshot?: SnapshotFacts;
+  generation?: number;
+  /** Why the sandbox is stopped, if the operation did not ask for that. */
+  cause?: Cause;
+  failed?: Cause;
+  cancelled?: boolean;
+  /** True if the disk is as the operation found it, with the same name or none. */
+  isUntouched?: boolean;
+  /** True if this host has no copy of the sandbox, which rests on another host or in the store. */
+  isElsewhere?: boolean;
+}
 
 export async function timed<T>(step: Step, name: string, body: () => Promise<T>): Promise<T> {
   const startedAt = performance.now();

@@ -10,8 +10,9 @@ import type { SnapshotFacts } from "@torpor/contracts";
 import { writeDurably } from "../host/files.ts";
 import { sha256Hex } from "../store/format.ts";
 import type { SnapshotCopy } from "../store/read-chunks.ts";
-import type { VmRecord } from "./record.ts";
-import { factsOf, type Manifest, ownManifest, snapshotDir } from "./snapshot.ts";
+import { decodeManifest, type Manifest, manifestIn } from "./manifest.ts";
+import { snapshotOf, type VmRecord } from "./record.ts";
+import { factsOf, ownManifest, snapshotDir } from "./snapshot.ts";
 
 export const DISK = "disk.raw";
 const DISK_MANIFEST = "disk.json";
@@ -39,7 +40,7 @@ export async function copyableOf(
   const text = isPaused
     ? await readFile(join(dir, MANIFEST), "utf8")
     : await diskManifest(record, vmDir, driverFingerprint);
-  const manifest = isPaused ? manifestToCopy(text, record) : (JSON.parse(text) as Manifest);
+  const manifest = isPaused ? manifestToCopy(text, record) : decodeManifest(text);
   const files = Object.fromEntries(
     Object.keys(manifest.files).map((name) => [name, join(dir, name)]),
   );
@@ -71,7 +72,8 @@ async function diskManifest(
   vmDir: string,
   driverFingerprint: string,
 ): Promise<string> {
-  const { spec, epoch, snapshot } = record;
+  const { spec, epoch } = record;
+  const snapshot = snapshotOf(record);
   const known = await readDiskManifest(vmDir);
   if (snapshot !== undefined && !isNamed(known, snapshot))
     throw new Error("the disk has another name than its record says");
@@ -117,7 +119,8 @@ function isNamed(text: string | undefined, { manifestSha256 }: SnapshotFacts): b
 
 /** A sandbox is stopped once per run. */
 function isOfThisStop(text: string, { epoch, generation }: VmRecord): boolean {
-  const manifest = JSON.parse(text) as Manifest;
+  const manifest = manifestIn(text);
+  if (manifest instanceof Error) return false;
   return manifest.epoch === epoch && manifest.generation === generation + 1;
 }
 
@@ -159,7 +162,7 @@ export async function clonesIn(vmDir: string, generation: number): Promise<Copya
   const read = (name: string) => readFile(join(dir, name), "utf8").catch(() => undefined);
   const [text, record] = [await read(MANIFEST), await read(RECORD)];
   if (text === undefined || record === undefined) return undefined;
-  const manifest = JSON.parse(text) as Manifest;
+  const manifest = decodeManifest(text);
   const names = [...Object.keys(manifest.files), DISK];
   const files = Object.fromEntries(names.map((name) => [name, join(dir, name)]));
   const copy = { sandboxId: manifest.sandboxId, generation, manifest: text, record, files };

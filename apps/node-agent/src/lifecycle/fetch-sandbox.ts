@@ -9,6 +9,7 @@
  */
 import { mkdir, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
+import { jsonDecoder } from "../host/json.ts";
 import { fsyncPath, renameDurably, writeDurably } from "../host/files.ts";
 import { fetchInto, type FetchSource } from "../store/fetch.ts";
 import { sha256Hex } from "../store/format.ts";
@@ -18,8 +19,11 @@ import { type Outcome, type Step, timed } from "./context.ts";
 import { messageOf } from "@torpor/service";
 import { DISK, keepDiskManifest } from "./copies.ts";
 import { linkFromImage } from "./disk.ts";
-import type { VmRecord } from "./record.ts";
-import { factsOf, type Manifest, removeSnapshots, snapshotDir, unfinishedDir } from "./snapshot.ts";
+import { decodeManifest, type Manifest } from "./manifest.ts";
+import { fetched as afterFetch, Origin, snapshotOf } from "./record.ts";
+import { factsOf, removeSnapshots, snapshotDir, unfinishedDir } from "./snapshot.ts";
+
+const decodeOrigin = jsonDecoder(Origin);
 
 /**
  * True if the snapshot that the command names is on this host. Another one, of any generation, is
@@ -29,7 +33,7 @@ export function isLocal({ journal, record }: Step): boolean {
   const { snapshot, kind } = journal.command;
   if (snapshot === undefined) return true;
   const from = kind === "start" ? "stopped" : "paused";
-  return journal.from === from && record.snapshot?.manifestSha256 === snapshot.manifestSha256;
+  return journal.from === from && snapshotOf(record)?.manifestSha256 === snapshot.manifestSha256;
 }
 
 /** Fetches and installs the snapshot. Undefined: done. Otherwise: the outcome of the operation. */
@@ -54,7 +58,12 @@ export async function fetchSandbox(step: Step): Promise<Outcome | undefined> {
         onProgress: step.onFetch,
       }),
     );
-    await install(step, incoming, fetched.manifest, JSON.parse(fetched.record) as VmRecord);
+    await install(
+      step,
+      incoming,
+      fetched.manifest,
+      decodeOrigin("the sandbox's record", fetched.record),
+    );
     return undefined;
   } catch (error) {
     const [code, message, cancelled] = signal.aborted
@@ -69,11 +78,10 @@ export async function fetchSandbox(step: Step): Promise<Outcome | undefined> {
           false,
         ];
     return {
-      state: withoutIt(step),
-      isUntouched: true,
+      ...withoutIt(step),
       failed: { code, message },
       ...(cancelled ? { cancelled } : {}),
-    } as Outcome;
+    };
   }
 }
 
@@ -81,20 +89,15 @@ export async function fetchSandbox(step: Step): Promise<Outcome | undefined> {
  * State on this host after a failed fetch: the state before. A VM of a run that was given up is no
  * longer the sandbox's: the sandbox is at rest, without a copy on this host.
  */
-function withoutIt({ journal, record }: Step): Outcome["state"] {
-  if (journal.from !== "running") return journal.from;
-  delete record.snapshot;
-  return journal.command.kind === "start" ? "stopped" : "paused";
+function withoutIt({ journal }: Step): Pick<Outcome, "state" | "isUntouched" | "isElsewhere"> {
+  if (journal.from !== "running") return { state: journal.from, isUntouched: true };
+  const state = journal.command.kind === "start" ? "stopped" : "paused";
+  return { state, isUntouched: true, isElsewhere: true };
 }
 
-async function install(
-  step: Step,
-  incoming: string,
-  text: string,
-  origin: VmRecord,
-): Promise<void> {
+async function install(step: Step, incoming: string, text: string, origin: Origin): Promise<void> {
   const { deps, vm, record, journal } = step;
-  const manifest = JSON.parse(text) as Manifest;
+  const manifest = decodeManifest(text);
   // Ends a VMM that is left from before the sandbox moved away: its run was given up.
   await deps.driver.end(vm, { graceMs: 0 });
   await removeSnapshots(vm.dir);
@@ -105,13 +108,10 @@ async function install(
   if (hasMemory) await installMemory(vm.dir, incoming, manifest, text);
   else await keepDiskManifest(vm.dir, text);
   await rm(incoming, { recursive: true, force: true });
-  const { agentKey, machineId, kernelCmdline } = origin;
-  const { generation } = manifest;
   const state = hasMemory ? "paused" : "stopped";
   const facts = factsOf({ kind: "valid", manifest, manifestSha256: sha256Hex(text) });
   const snapshot = { ...facts, storeKey: journal.command.snapshot?.storeKey ?? null };
-  Object.assign(record, { agentKey, machineId, kernelCmdline, generation, state, snapshot });
-  await deps.store.write(record);
+  await step.keep(afterFetch(record, origin, snapshot, state));
   journal.from = state;
   await deps.store.writeJournal(vm.sandboxId, journal);
 }

@@ -8,7 +8,7 @@ import { type CommitAnswer, type Step, timed } from "./context.ts";
 import { mayCommit, refusalToRun } from "./commit.ts";
 import { messageOf } from "@torpor/service";
 import { type Golden, hasSize } from "./golden.ts";
-import { savedMemory } from "./snapshot.ts";
+import { savedMemory } from "./manifest.ts";
 
 const GUEST_LIMIT_MS = 120_000;
 

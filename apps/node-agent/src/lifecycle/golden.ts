@@ -11,15 +11,17 @@ import { join } from "node:path";
 import { promisify } from "node:util";
 import type { SandboxSpec } from "@torpor/contracts";
 import type { Driver, Vm } from "../drivers/driver.ts";
-import { fsyncPath, readJson, sizeOf, writeDurably } from "../host/files.ts";
+import { fsyncPath, sizeOf, writeDurably } from "../host/files.ts";
 import { withFileLock } from "../host/file-lock.ts";
+import { jsonReader } from "../host/json.ts";
 import type { Image } from "../images.ts";
 import { linkImage } from "./disk.ts";
 import { wrongSize } from "../snapshot-files.ts";
 import type { Guest } from "./guest.ts";
-import type { Manifest } from "./snapshot.ts";
+import { Manifest } from "./manifest.ts";
 
 const run = promisify(execFile);
+const readManifest = jsonReader(Manifest);
 /** In the lab host, which is emulated twice, a boot takes minutes. */
 const BOOT_LIMIT_MS = 600_000;
 const LOCK_LIMIT_MS = 1_500_000;
@@ -47,7 +49,7 @@ export async function findGolden(
   driver: Pick<Driver, "fingerprint">,
 ): Promise<Golden | undefined> {
   const dir = goldenDir(image, await driver.fingerprint());
-  const manifest = await readJson<Manifest>(join(dir, "manifest.json"));
+  const manifest = await readManifest(join(dir, "manifest.json"));
   return manifest === undefined ? undefined : { dir, manifest };
 }
 
@@ -77,7 +79,7 @@ export async function ensureGolden(image: Image, deps: GoldenDeps): Promise<void
 }
 
 async function isWhole(target: string): Promise<boolean> {
-  const manifest = await readJson<Manifest>(join(target, "manifest.json"));
+  const manifest = await readManifest(join(target, "manifest.json"));
   if (manifest === undefined) return false;
   if ((await wrongSize(target, manifest.files)) !== undefined) return false;
   return (await sizeOf(join(target, "disk.raw"))) === manifest.diskSizeBytes;

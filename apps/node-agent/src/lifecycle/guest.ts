@@ -10,7 +10,11 @@ import { GUEST_AGENT_KEY_HEADER } from "@torpor/contracts";
 import type { Driver, Vm } from "../drivers/driver.ts";
 import { durableStep } from "../host/durable-step.ts";
 import { connectGuest, type GuestAddress } from "../guest-connection.ts";
+import { jsonDecoder } from "../host/json.ts";
+import { Type } from "typebox";
 import type { VmRecord } from "./record.ts";
+
+const decodeAnswer = jsonDecoder(Type.Record(Type.String(), Type.Unknown()));
 
 /** Activity inside the guest, from any source. */
 interface GuestActivity {
@@ -197,7 +201,7 @@ async function answerOf(response: IncomingMessage): Promise<Record<string, unkno
       throw new Error(`the guest's answer is longer than ${MAX_ANSWER_BYTES} bytes`);
     chunks.push(chunk);
   }
-  return JSON.parse(Buffer.concat(chunks).toString("utf8")) as Record<string, unknown>;
+  return decodeAnswer("the guest's answer", Buffer.concat(chunks).toString("utf8"));
 }
 
 function identityOf({ spec, machineId, agentKey }: VmRecord) {

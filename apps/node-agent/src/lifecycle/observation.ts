@@ -10,8 +10,7 @@ export interface Observed {
 }
 
 export function observationOf(hostId: string, { record, journal, vmm }: Observed): Observation {
-  const { operation, cause, condition, quarantined, snapshot, replicationFailed, timingsMs } =
-    record;
+  const { operation, timingsMs } = record;
   return {
     type: "observation",
     version: 1,
@@ -23,15 +22,26 @@ export function observationOf(hostId: string, { record, journal, vmm }: Observed
     state: record.state,
     observedAt: record.observedAt,
     ...(operation === undefined ? {} : { operation }),
-    ...(cause === undefined ? {} : { cause }),
-    ...(condition === undefined ? {} : { condition }),
-    ...(quarantined === undefined ? {} : { quarantined }),
-    ...(snapshot === undefined ? {} : { snapshot }),
-    ...(replicationFailed === undefined ? {} : { replicationFailed }),
+    ...ofState(record),
     ...(timingsMs === undefined ? {} : { timingsMs }),
     ...(vmm === undefined ? {} : { vmm: { pid: vmm.pid, residentBytes: residentBytes(vmm.pid) } }),
     ...(journal === undefined && record.revision > 0
       ? {}
       : { busyWith: journal?.command.operationId ?? `op_${"0".repeat(32)}` }),
+  };
+}
+
+/** What only the sandbox's state has, as far as the control plane is told. */
+function ofState(
+  record: VmRecord,
+): Pick<Observation, "cause" | "condition" | "quarantined" | "snapshot" | "replicationFailed"> {
+  const { cause, condition, quarantined, snapshot, replicationFailed } =
+    record as Partial<Observation>;
+  return {
+    ...(cause === undefined ? {} : { cause }),
+    ...(condition === undefined ? {} : { condition }),
+    ...(quarantined === undefined ? {} : { quarantined }),
+    ...(snapshot === undefined ? {} : { snapshot }),
+    ...(replicationFailed === undefined ? {} : { replicationFailed }),
   };
 }

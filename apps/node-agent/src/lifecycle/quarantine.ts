@@ -4,7 +4,7 @@
  */
 import type { VmCommand } from "@torpor/contracts";
 import type { LifecycleDeps, Submitted } from "./context.ts";
-import type { Journal, VmRecord } from "./record.ts";
+import { isQuarantined, type Journal, type VmRecord, withQuarantine } from "./record.ts";
 import type { Host } from "./sandboxes.ts";
 import { look, resumePausedVcpus } from "./watch.ts";
 
@@ -23,15 +23,12 @@ export async function setQuarantined(
     const { record, journal } = entry;
     if (journal !== undefined || record.epoch !== epoch || record.opSeq !== opSeq) return "stale";
     if (record.state !== "running") return "ignored";
-    if ((record.quarantined === true) === (kind === "quarantine")) {
+    if (isQuarantined(record) === (kind === "quarantine")) {
       sandboxes.reportAgain(entry);
       return "repeated";
     }
     deps.log.warn({ sandboxId: spec.sandboxId, epoch, kind }, "quarantine of a VM changed");
-    delete record.operation;
-    if (kind === "quarantine") record.quarantined = true;
-    else delete record.quarantined;
-    await sandboxes.persist(record);
+    await sandboxes.persist(entry, withQuarantine(record, kind === "quarantine"));
     await look(host, entry);
     return "journalled";
   });
@@ -46,7 +43,6 @@ export async function endQuarantine(
   record: VmRecord,
   { command }: Journal,
 ): Promise<void> {
-  delete record.quarantined;
   const vm = deps.store.vmOf(record);
   if (command.kind === "discard" || command.kind === "delete") return;
   if ((await deps.driver.inspect(vm)).kind === "paused") await resumePausedVcpus(deps, vm, record);

@@ -2,9 +2,9 @@
  * The command to copy a sandbox to the store, and the results of such copies (replication.ts makes
  * them).
  */
-import type { Cause, SnapshotFacts, VmCommand } from "@torpor/contracts";
+import type { VmCommand } from "@torpor/contracts";
 import type { Submitted } from "./context.ts";
-import type { VmRecord } from "./record.ts";
+import { notStored, replicating, snapshotOf, stored, type VmRecord } from "./record.ts";
 import type { CopyName, ReplicationEvents } from "./replication.ts";
 import type { Host, Sandboxes } from "./sandboxes.ts";
 
@@ -25,15 +25,14 @@ export async function replicate(
     if (entry.journal !== undefined || record.epoch > command.epoch || record.opSeq > command.opSeq)
       return "stale";
     if (record.state !== "paused" && record.state !== "stopped") return "ignored";
-    if (typeof record.snapshot?.storeKey === "string") {
+    if (typeof snapshotOf(record)?.storeKey === "string") {
       sandboxes.reportAgain(entry);
       return "repeated";
     }
-    const { maxBytesPerSecond } = command;
-    record.replication = maxBytesPerSecond === undefined ? {} : { maxBytesPerSecond };
-    delete record.replicationFailed;
-    await deps.store.write(record);
-    replication.start(record);
+    const requested = replicating(record, command.maxBytesPerSecond);
+    await deps.store.write(requested);
+    entry.record = requested;
+    replication.start(requested);
     return "journalled";
   });
 }
@@ -41,32 +40,30 @@ export async function replicate(
 export function notesOf(sandboxes: Sandboxes): ReplicationEvents {
   return {
     stored: (sandboxId, facts, done) =>
-      sandboxes.note(sandboxId, (record) => noteStored(record, facts), done),
+      sandboxes.note(
+        sandboxId,
+        (record) => (isAbout(record, facts) ? stored(record, facts) : undefined),
+        done,
+      ),
     failed: (sandboxId, name, cause, done) =>
-      sandboxes.note(sandboxId, (record) => noteNotStored(record, name, cause), done),
+      sandboxes.note(
+        sandboxId,
+        (record) =>
+          record.state !== "running" && isAbout(record, name)
+            ? notStored(record, cause)
+            : undefined,
+        done,
+      ),
   };
-}
-
-function noteStored(record: VmRecord, facts: SnapshotFacts): boolean {
-  if (!isAbout(record, facts)) return false;
-  record.snapshot = facts;
-  record.generation = facts.generation;
-  delete record.replication;
-  delete record.replicationFailed;
-  return true;
-}
-
-function noteNotStored(record: VmRecord, name: CopyName, cause: Cause): boolean {
-  if (record.state === "running" || !isAbout(record, name)) return false;
-  record.replicationFailed = cause;
-  return true;
 }
 
 /**
  * True if a result of that copy still matters: the sandbox rests on that snapshot, or last ran from
  * it.
  */
-function isAbout({ state, snapshot, generation }: VmRecord, name: CopyName): boolean {
+function isAbout(record: VmRecord, name: CopyName): boolean {
+  const { state, generation } = record;
+  const snapshot = snapshotOf(record);
   // Stopped by an older agent, which gave disks no name.
   if (state === "stopped" && snapshot === undefined) return name.generation === generation + 1;
   if (state === "paused" || state === "stopped")

@@ -18,7 +18,7 @@ import type { CopyProgress } from "../store/read-chunks.ts";
 import { dirname } from "node:path";
 import type { LifecycleDeps } from "./context.ts";
 import { type Copyable, copyableOf, DISK, cloneDisk, clonesIn, removeClones } from "./copies.ts";
-import type { VmRecord } from "./record.ts";
+import { snapshotOf, type VmRecord } from "./record.ts";
 
 /**
  * Name of a copy: its manifest, except for the disk of a stop by an older agent, which gave disks
@@ -75,7 +75,7 @@ export class Replication {
   async adopt(record: VmRecord): Promise<void> {
     const { generation } = record;
     const vmDir = this.deps.store.dirOf(record.spec.sandboxId);
-    const isOpen = record.state === "running" && record.snapshot?.generation !== generation;
+    const isOpen = record.state === "running" && snapshotOf(record)?.generation !== generation;
     const frozen = isOpen ? await clonesIn(vmDir, generation) : undefined;
     if (frozen !== undefined)
       return this.replace(record, generation, async () => ({ copyable: frozen, isApart: true }));
@@ -121,13 +121,13 @@ export class Replication {
       const done = () => removeClones(this.deps.store.dirOf(sandboxId));
       return this.events.failed(
         sandboxId,
-        record.snapshot ?? { generation },
+        snapshotOf(record) ?? { generation },
         { code, message },
         done,
       );
     }
     const before = this.running.get(sandboxId);
-    const maxBytesPerSecond = record.replication?.maxBytesPerSecond;
+    const maxBytesPerSecond = limitOf(record);
     if (before?.generation === generation) before.maxBytesPerSecond = maxBytesPerSecond;
     if (before?.generation === generation || this.isClosed) return;
     before?.abort.abort();
@@ -236,18 +236,20 @@ export class Replication {
 }
 
 /** Generation to copy; undefined if there is nothing to copy. */
-function generationOf({
-  state,
-  snapshot,
-  generation,
-  replication,
-  replicationFailed,
-}: VmRecord): number | undefined {
+function generationOf(record: VmRecord): number | undefined {
+  if (record.state !== "paused" && record.state !== "stopped") return undefined;
+  const { state, snapshot, generation, replication, replicationFailed } = record;
   if (replicationFailed !== undefined) return undefined;
   if (state === "paused")
     return snapshot !== undefined && snapshot.storeKey === null ? generation : undefined;
-  return state === "stopped" && replication !== undefined && typeof snapshot?.storeKey !== "string"
+  return replication !== undefined && typeof snapshot?.storeKey !== "string"
     ? (snapshot?.generation ?? generation + 1)
+    : undefined;
+}
+
+function limitOf(record: VmRecord): number | undefined {
+  return record.state === "paused" || record.state === "stopped"
+    ? record.replication?.maxBytesPerSecond
     : undefined;
 }
 

@@ -5,12 +5,13 @@
  *      the next one.
  */
 import type { Observation, VmCommand } from "@torpor/contracts";
+import { backoffMs, sleep } from "@torpor/service";
 import type { CopyProgress } from "../store/read-chunks.ts";
 import type { LifecycleDeps } from "./context.ts";
 import { takesMemory } from "./commit.ts";
 import { copyableOf, hasName } from "./copies.ts";
 import { observationOf, type Observed } from "./observation.ts";
-import type { VmRecord } from "./record.ts";
+import { named, snapshotOf, type VmRecord } from "./record.ts";
 import type { Replication } from "./replication.ts";
 import type { StartSlots } from "./start-slots.ts";
 import { type CLOSING, KeyedQueue } from "./keyed-queue.ts";
@@ -38,6 +39,8 @@ export interface Host {
   warm: WarmPool;
 }
 
+const WRITE_RETRY = { baseMs: 500, maxMs: 30_000 };
+const NOTE_ATTEMPTS = 3;
 /** Operations that were cancelled before they were known, at most: the oldest are forgotten. */
 const MAX_CALLED_OFF = 1_000;
 
@@ -124,27 +127,56 @@ export class Sandboxes {
     return this.queue.run(record.spec.sandboxId, body);
   }
 
-  /** Writes a new observation: durable before it is reported (SB1). */
-  async persist(record: VmRecord): Promise<void> {
-    record.revision += 1;
-    record.observedAt = new Date().toISOString();
-    await this.deps.store.write(record);
+  /**
+   * Writes a record as a new observation, which is then the sandbox's: durable before it is
+   * reported (SB1).
+   */
+  async persist(entry: Entry, record: VmRecord): Promise<void> {
+    const revision = record.revision + 1;
+    const observed = { ...record, revision, observedAt: new Date().toISOString() };
+    await this.deps.store.write(observed);
+    entry.record = observed;
   }
 
   /**
    * Names a stopped sandbox's disk, unless it has the name in the record. Another host requests the
    * disk by that name. A disk that cannot be read gets no name, and is never copied.
    */
-  async nameDisk(record: VmRecord): Promise<void> {
+  async nameDisk(record: VmRecord): Promise<VmRecord> {
+    if (record.state !== "stopped") return record;
     const { store, driver, log } = this.deps;
     const { sandboxId } = record.spec;
     const dir = store.dirOf(sandboxId);
-    if (record.snapshot !== undefined && (await hasName(dir, record.snapshot))) return;
-    delete record.snapshot;
+    const known = snapshotOf(record);
+    if (known !== undefined && (await hasName(dir, known))) return record;
+    const nameless = named(record, undefined);
     try {
-      record.snapshot = (await copyableOf(record, dir, await driver.fingerprint())).facts;
+      const { facts } = await copyableOf(nameless, dir, await driver.fingerprint());
+      return named(nameless, facts);
     } catch (err) {
       log.error({ err, sandboxId }, "disk of a stopped sandbox could not be read");
+      return nameless;
+    }
+  }
+
+  /**
+   * Repeats a write of what has happened already, while it fails (a full disk). False: the attempts
+   * were used up, or this process ended first.
+   */
+  async untilWritten(
+    what: { kind: string; sandboxId?: string; operationId?: string },
+    attempts: number,
+    write: () => Promise<void>,
+  ): Promise<boolean> {
+    for (let attempt = 1; ; attempt += 1) {
+      try {
+        await write();
+        return true;
+      } catch (err) {
+        this.deps.log.error({ err, ...what, attempt }, "result could not be written");
+        if (attempt >= attempts) return false;
+        if (!(await sleep(backoffMs(attempt, WRITE_RETRY), this.queue.signal))) return false;
+      }
     }
   }
 
@@ -163,15 +195,22 @@ export class Sandboxes {
   }
 
   /**
-   * Changes a record in the sandbox's turn, and reports it if `change` returns true. `done` follows
-   * in the same turn, once the change is durable.
+   * Changes a record in the sandbox's turn, and reports it, unless `change` returns undefined.
+   * `done` follows in the same turn, once the change is durable. A change that cannot be written is
+   * given up after some attempts, because a delete that makes room may wait for the turn.
    */
-  note(sandboxId: string, change: (record: VmRecord) => boolean, done: () => Promise<void>): void {
+  note(
+    sandboxId: string,
+    change: (record: VmRecord) => VmRecord | undefined,
+    done: () => Promise<void>,
+  ): void {
     void this.queue.run(sandboxId, async () => {
       const entry = this.entries.get(sandboxId);
-      if (entry !== undefined && change(entry.record)) {
-        await this.persist(entry.record);
-        await this.reportEntry(entry);
+      const changed = entry === undefined ? undefined : change(entry.record);
+      if (entry !== undefined && changed !== undefined) {
+        const write = () => this.persist(entry, changed);
+        if (await this.untilWritten({ kind: "replicate", sandboxId }, NOTE_ATTEMPTS, write))
+          await this.reportEntry(entry);
       }
       await done();
     });

@@ -10,31 +10,12 @@
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { SnapshotFacts } from "@torpor/contracts";
-import type { SavedMemory, SnapshotFiles } from "../drivers/driver.ts";
 import { fsyncPath, removeDurably, renameDurably, sizeOf, writeDurably } from "../host/files.ts";
 import { wrongSize } from "../snapshot-files.ts";
 import { sha256Hex } from "../store/format.ts";
-import type { VmRecord } from "./record.ts";
-
-export interface Manifest {
-  format: 1;
-  sandboxId: string;
-  generation: number;
-  epoch: number;
-  driverFingerprint: string;
-  imageSha256: string;
-  vcpu: number;
-  memoryMib: number;
-  files: SnapshotFiles;
-  diskSizeBytes: number;
-  guestSynced: boolean;
-  createdAt: string;
-}
-
-/** Input of a driver's restore. */
-export function savedMemory({ files, driverFingerprint }: Manifest): SavedMemory {
-  return { files, fingerprint: driverFingerprint };
-}
+import { messageOf } from "@torpor/service";
+import { type Manifest, manifestIn } from "./manifest.ts";
+import { snapshotOf, type VmRecord } from "./record.ts";
 
 const nameOf = (generation: number) => `snap.${generation}`;
 export const snapshotDir = (vmDir: string, generation: number) => join(vmDir, nameOf(generation));
@@ -78,14 +59,17 @@ export async function findSnapshot(
  */
 export function ownManifest(
   text: string,
-  { spec, snapshot }: VmRecord,
+  record: VmRecord,
   generation: number,
 ):
   | { kind: "own"; manifest: Manifest; manifestSha256: string }
   | { kind: "foreign"; reason: string } {
   const foreign = (reason: string) => ({ kind: "foreign", reason }) as const;
-  const manifest = parsed(text);
-  if (manifest === undefined) return foreign("its manifest cannot be read");
+  const { spec } = record;
+  const snapshot = snapshotOf(record);
+  const manifest = manifestIn(text);
+  if (manifest instanceof Error)
+    return foreign(`its manifest cannot be read: ${messageOf(manifest)}`);
   if (manifest.sandboxId !== spec.sandboxId)
     return foreign(`it is of another sandbox, ${manifest.sandboxId}`);
   if (manifest.generation !== generation)
@@ -95,14 +79,6 @@ export function ownManifest(
   if (snapshot?.generation === generation && snapshot.manifestSha256 !== manifestSha256)
     return foreign("its manifest is not the one that was written when it was taken");
   return { kind: "own", manifest, manifestSha256 };
-}
-
-function parsed(text: string): Manifest | undefined {
-  try {
-    return (JSON.parse(text) as Manifest | null) ?? undefined;
-  } catch {
-    return undefined;
-  }
 }
 
 async function damage(vmDir: string, manifest: Manifest): Promise<string | undefined> {

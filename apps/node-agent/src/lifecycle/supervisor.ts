@@ -13,6 +13,7 @@ import { submit } from "./command-runner.ts";
 import type { LifecycleDeps, Submitted } from "./context.ts";
 import { copyableOf } from "./copies.ts";
 import { notesOf } from "./replicate.ts";
+import { isQuarantined, snapshotOf } from "./record.ts";
 import { Replication } from "./replication.ts";
 import { type Host, Sandboxes } from "./sandboxes.ts";
 import { type StartLoad, StartSlots } from "./start-slots.ts";
@@ -110,7 +111,7 @@ export class Supervisor {
       record === undefined ||
       record.epoch !== epoch ||
       record.state !== "running" ||
-      record.quarantined === true
+      isQuarantined(record)
     )
       return undefined;
     const address = await deps.driver.guestAddress(deps.store.vmOf(record));
@@ -130,7 +131,8 @@ export class Supervisor {
     const entry = sandboxes.find(sandboxId);
     if (entry === undefined || entry.journal !== undefined || this.closing.signal.aborted)
       return undefined;
-    const { state, snapshot } = entry.record;
+    const { state } = entry.record;
+    const snapshot = snapshotOf(entry.record);
     const isMeant =
       snapshot?.generation === generation && snapshot.manifestSha256 === manifestSha256;
     if (!isMeant || (state !== "paused" && state !== "stopped")) return undefined;

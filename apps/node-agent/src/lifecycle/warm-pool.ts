@@ -23,7 +23,7 @@ import { availableMemoryMib } from "../host/memory.ts";
 import { findImage, type Image } from "../images.ts";
 import type { LifecycleDeps } from "./context.ts";
 import { findGolden, type Golden, hasSize } from "./golden.ts";
-import type { VmRecord } from "./record.ts";
+import type { Observed } from "./observation.ts";
 import { type WarmKind, warmTargets } from "./warm-target.ts";
 import { dropWarm, fits, isGuardable, leftWarm, makeWarm, type WarmVm } from "./warm-vm.ts";
 
@@ -87,15 +87,15 @@ export class WarmPool {
    * Makes the sandbox's directory from that of a matching warm VM, if there is one. Until the
    * create is journalled, only the memory counts as the sandbox's.
    */
-  async take(record: VmRecord): Promise<void> {
-    const { spec } = record;
+  async take(entry: Pick<Observed, "record">): Promise<void> {
+    const { spec } = entry.record;
     if (this.settings.max === 0 || this.taken.has(spec.sandboxId)) return;
     const at = this.kept.findIndex((warm) => fits(warm, spec));
     const [warm] = at < 0 ? [] : this.kept.splice(at, 1);
     try {
       if (warm !== undefined || (await this.isOfKind(spec))) this.noteCreate(spec);
       if (warm === undefined) return;
-      if (await isGuardable(this.deps, warm.vm, spec)) await this.hand(warm, record);
+      if (await isGuardable(this.deps, warm.vm, spec)) await this.hand(warm, entry);
       else void this.end(warm.vm);
     } catch (error) {
       const reason = messageOf(error);
@@ -107,20 +107,23 @@ export class WarmPool {
   }
 
   /** Ends the VM that was taken for a create that was not journalled. */
-  async undo(record: VmRecord): Promise<void> {
-    if (!this.taken.delete(record.spec.sandboxId)) return;
+  async undo(entry: Pick<Observed, "record">): Promise<void> {
+    const { hostName: _ofWarm, ...own } = entry.record;
+    if (!this.taken.delete(own.spec.sandboxId)) return;
     // Else the name is kept, so that the next attempt finds the VM.
-    if (await this.end(this.deps.store.vmOf(record))) delete record.hostName;
+    if (await this.end(this.deps.store.vmOf(entry.record))) entry.record = own;
   }
 
-  private async hand({ vm }: WarmVm, record: VmRecord): Promise<void> {
+  private async hand({ vm }: WarmVm, entry: Pick<Observed, "record">): Promise<void> {
     const { store } = this.deps;
+    const { record } = entry;
     const to = store.dirOf(record.spec.sandboxId);
     const hostName = basename(vm.dir);
-    await writeDurably(join(vm.dir, "vm.json"), JSON.stringify({ ...record, hostName }));
+    const named = { ...record, hostName };
+    await writeDurably(join(vm.dir, "vm.json"), JSON.stringify(named));
     await durableStep("take warm vm", async () => {
       await rename(vm.dir, to);
-      record.hostName = hostName;
+      entry.record = named;
       moveVmm(vm.dir, to);
       await fsyncPath(dirname(to));
     });

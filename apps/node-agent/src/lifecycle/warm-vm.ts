@@ -13,7 +13,7 @@ import type { Image } from "../images.ts";
 import type { LifecycleDeps } from "./context.ts";
 import { linkImage } from "./disk.ts";
 import { type Golden, hasSize } from "./golden.ts";
-import { savedMemory } from "./snapshot.ts";
+import { savedMemory } from "./manifest.ts";
 
 export interface WarmVm {
   vm: Vm;

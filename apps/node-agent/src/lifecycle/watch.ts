@@ -5,7 +5,7 @@
 import { sleep } from "@torpor/service";
 import type { Vm, VmmStatus } from "../drivers/driver.ts";
 import type { LifecycleDeps } from "./context.ts";
-import type { VmRecord } from "./record.ts";
+import { endedByItself, isQuarantined, type VmRecord, withCondition } from "./record.ts";
 import type { Entry, Host } from "./sandboxes.ts";
 
 const WATCH_EVERY_MS = 1_000;
@@ -53,8 +53,10 @@ async function watchOne(host: Host, entry: Entry, round: number): Promise<void> 
   const { kind } = await driver.inspect(vm);
   entry.failedProbes = kind === "unknown" ? (entry.failedProbes ?? 0) + 1 : 0;
   const isNews =
-    kind === "unknown" ? entry.failedProbes === SILENT_LOOKS : entry.record.condition !== undefined;
-  const isHeld = entry.record.quarantined === true;
+    kind === "unknown"
+      ? entry.failedProbes === SILENT_LOOKS
+      : entry.record.state === "running" && entry.record.condition !== undefined;
+  const isHeld = isQuarantined(entry.record);
   if (isNews || kind === "none" || kind === (isHeld ? "running" : "paused"))
     await host.sandboxes.inTurn(entry, () => look(host, entry));
   if (kind === "running" && round % TRIM_EVERY_ROUNDS === 0) await driver.trimLogs(vm);
@@ -76,24 +78,18 @@ export async function look(host: Host, entry: Entry): Promise<void> {
     return;
   }
   const status = await deps.driver.inspect(vm);
-  if (status.kind === "running" && record.quarantined === true) await deps.driver.pauseVcpus(vm);
-  if (status.kind === "paused" && record.quarantined !== true)
-    await resumePausedVcpus(deps, vm, record);
+  if (status.kind === "running" && isQuarantined(record)) await deps.driver.pauseVcpus(vm);
+  if (status.kind === "paused" && !isQuarantined(record)) await resumePausedVcpus(deps, vm, record);
   if (record.state === "running") await noteCondition(host, entry, status);
   if (status.kind === "none" && record.state === "running") await noteEnd(host, entry, vm);
   await sandboxes.reportEntry(entry);
 }
 
 /** Records that the VMM ended without a command. */
-async function noteEnd({ deps, sandboxes }: Host, { record }: Entry, vm: Vm): Promise<void> {
+async function noteEnd({ deps, sandboxes }: Host, entry: Entry, vm: Vm): Promise<void> {
   const { code, message } = await deps.driver.causeOfEnd(vm);
-  record.state = "stopped";
-  // The snapshot is of an earlier run, and the disk has changed since.
-  delete record.snapshot;
-  record.cause = { code, message: `${message} The file system is kept: start the sandbox.` };
-  delete record.operation;
-  await sandboxes.nameDisk(record);
-  await sandboxes.persist(record);
+  const cause = { code, message: `${message} The file system is kept: start the sandbox.` };
+  await sandboxes.persist(entry, await sandboxes.nameDisk(endedByItself(entry.record, cause)));
   deps.log.warn({ sandboxId: vm.sandboxId, code, reason: message }, "VMM ended by itself");
   // Also removes what the VMM used on the host.
   await deps.driver
@@ -130,22 +126,23 @@ export async function resumePausedVcpus(
  */
 async function noteCondition(
   { deps, sandboxes }: Host,
-  { record, failedProbes: silentLooks = 0 }: Entry,
+  entry: Entry,
   status: VmmStatus,
 ): Promise<void> {
+  const { record, failedProbes: silentLooks = 0 } = entry;
+  if (record.state !== "running") return;
   const { sandboxId } = record.spec;
   if (status.kind === "unknown") {
     if (silentLooks < SILENT_LOOKS || record.condition !== undefined) return;
-    record.condition = {
+    const condition = {
       code: "vmm_unresponsive",
       message: `The VMM lives (pid ${status.pid}) but does not answer: ${status.reason}. Its memory is kept: wait, or stop or delete the sandbox.`,
-    };
+    } as const;
+    await sandboxes.persist(entry, withCondition(record, condition));
     deps.log.warn({ sandboxId, pid: status.pid, reason: status.reason }, "VMM did not answer");
   } else {
     if (record.condition === undefined) return;
-    delete record.condition;
+    await sandboxes.persist(entry, withCondition(record, undefined));
     deps.log.info({ sandboxId, status: status.kind }, "VMM answered again, or ended");
   }
-  delete record.operation;
-  await sandboxes.persist(record);
 }

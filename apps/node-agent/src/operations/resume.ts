@@ -13,13 +13,8 @@ import type { SavedMemory } from "../drivers/driver.ts";
 import { type Outcome, type Step, timed } from "../lifecycle/context.ts";
 import { mayCommit } from "../lifecycle/commit.ts";
 import { messageOf } from "@torpor/service";
-import {
-  findSnapshot,
-  markUsed,
-  removeSnapshots,
-  savedMemory,
-  snapshotDir,
-} from "../lifecycle/snapshot.ts";
+import { savedMemory } from "../lifecycle/manifest.ts";
+import { findSnapshot, markUsed, removeSnapshots, snapshotDir } from "../lifecycle/snapshot.ts";
 
 const GUEST_LIMIT_MS = 60_000;
 const DYING_LIMIT_MS = 2_000;

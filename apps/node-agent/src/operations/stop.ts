@@ -3,13 +3,8 @@ import { join } from "node:path";
 import { fsyncPath } from "../host/files.ts";
 import { type Outcome, type Step, timed } from "../lifecycle/context.ts";
 import { mayCommit } from "../lifecycle/commit.ts";
-import {
-  findSnapshot,
-  markUsed,
-  removeSnapshots,
-  savedMemory,
-  snapshotDir,
-} from "../lifecycle/snapshot.ts";
+import { savedMemory } from "../lifecycle/manifest.ts";
+import { findSnapshot, markUsed, removeSnapshots, snapshotDir } from "../lifecycle/snapshot.ts";
 
 const SHUTDOWN_GRACE_MS = 20_000;
 

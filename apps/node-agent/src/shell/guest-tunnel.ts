@@ -2,7 +2,8 @@
 import { messageOf } from "@torpor/service";
 import { type IncomingMessage, request as httpRequest } from "node:http";
 import type { Socket } from "node:net";
-import { GUEST_AGENT_KEY_HEADER, GUEST_TUNNEL } from "@torpor/contracts";
+import { GUEST_AGENT_KEY_HEADER, GUEST_TUNNEL, jsonParser } from "@torpor/contracts";
+import { type Static, Type } from "typebox";
 import { connectGuest, type GuestAddress } from "../guest-connection.ts";
 import type { Refusal } from "./refusal.ts";
 
@@ -14,6 +15,13 @@ export interface GuestRoute {
 
 const OPEN_LIMIT_MS = 10_000;
 const MAX_REASON_LENGTH = 4_096;
+
+const Reason = Type.Object({
+  code: Type.Optional(Type.String()),
+  message: Type.Optional(Type.String()),
+});
+type Reason = Static<typeof Reason>;
+const parseReason = jsonParser(Reason);
 
 /** Opens a tunnel. Never rejects: a failure is returned as the response to the client. */
 export async function openTunnel(route: GuestRoute, port: number): Promise<Socket | Refusal> {
@@ -40,8 +48,8 @@ export async function openTunnel(route: GuestRoute, port: number): Promise<Socke
         resolve(socket);
       });
       request.once("response", (answer) => {
-        void shortJson(answer).then((body) =>
-          resolve(refusalOf(port, answer.statusCode ?? 502, body)),
+        void reasonIn(answer).then((reason) =>
+          resolve(refusalOf(port, answer.statusCode ?? 502, reason)),
         );
       });
       request.on("error", (error) => resolve(agentUnreachable(error)));
@@ -63,22 +71,22 @@ export function agentUnreachable(error: unknown): Refusal {
   return { code: "SERVICE_UNAVAILABLE", message: `The sandbox's agent cannot be reached: ${why}` };
 }
 
-/** Undefined if the body is no JSON, or longer than a reason can be: a guest may send anything. */
-async function shortJson(answer: IncomingMessage): Promise<unknown> {
+/** Empty if the body gives no reason, or is longer than one can be: a guest may send anything. */
+async function reasonIn(answer: IncomingMessage): Promise<Reason> {
   let text = "";
   try {
     for await (const chunk of answer.setEncoding("utf8") as AsyncIterable<string>) {
       text += chunk;
-      if (text.length > MAX_REASON_LENGTH) return undefined;
+      if (text.length > MAX_REASON_LENGTH) return {};
     }
-    return JSON.parse(text);
   } catch {
-    return undefined;
+    return {};
   }
+  const parsed = parseReason(text);
+  return parsed.kind === "valid" ? parsed.value : {};
 }
 
-function refusalOf(port: number, status: number, body: unknown): Refusal {
-  const { code, message } = (body ?? {}) as { code?: string; message?: string };
+function refusalOf(port: number, status: number, { code, message }: Reason): Refusal {
   if (code === "PORT_NOT_OPEN")
     return {
       code,

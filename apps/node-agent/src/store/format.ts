@@ -17,33 +17,51 @@
  * SF3  Chunks are shared within a sandbox, never between two: stored chunks reveal nothing about
  *      other sandboxes, and are removed with their sandbox.
  */
+import { type Static, Type } from "typebox";
+import { jsonDecoder } from "../host/json.ts";
 import { constants, zstdCompress, zstdDecompress } from "node:zlib";
 import { createHash, webcrypto } from "node:crypto";
 import { promisify } from "node:util";
 
 export const CHUNK_BYTES = 4 * 1024 ** 2;
+/** Limit of a chunk in an index, which another agent may have made with another size. */
+const MAX_CHUNK_BYTES = 64 * 1024 ** 2;
+/** Larger than any disk or memory of a sandbox. */
+export const MAX_FILE_BYTES = 2 ** 46;
+/** Names come from another host or the store: no name may lead out of a directory. */
+export const FILE_NAME = "^[A-Za-z0-9][A-Za-z0-9._-]*$";
 
 /**
  * Number of the chunk in its file, SHA-256 of its content (hex), size as stored (0 if not stored).
  */
-export type ChunkRef = [at: number, sha256: string, storedBytes: number];
+const ChunkRef = Type.Tuple([
+  Type.Integer({ minimum: 0, maximum: MAX_FILE_BYTES }),
+  Type.String({ pattern: "^[0-9a-f]{64}$" }),
+  Type.Integer({ minimum: 0, maximum: 2 * MAX_CHUNK_BYTES }),
+]);
+export type ChunkRef = Static<typeof ChunkRef>;
 
-export interface StoredFile {
-  sizeBytes: number;
+const StoredFile = Type.Object({
+  sizeBytes: Type.Integer({ minimum: 0, maximum: MAX_FILE_BYTES }),
   /** Ascending; chunks that are not named are zeros. */
-  chunks: ChunkRef[];
-}
+  chunks: Type.Array(ChunkRef),
+});
+export type StoredFile = Static<typeof StoredFile>;
 
-export interface SnapshotIndex {
-  format: 1;
+const SnapshotIndex = Type.Object({
+  format: Type.Literal(1),
   /** Content of manifest.json: the control plane knows the snapshot by its hash. */
-  manifest: string;
+  manifest: Type.String(),
   /** Content of the sandbox's vm.json. */
-  record: string;
-  chunkBytes: number;
+  record: Type.String(),
+  chunkBytes: Type.Integer({ minimum: 1, maximum: MAX_CHUNK_BYTES }),
   /** Files of the snapshot, and `disk.raw`. */
-  files: Record<string, StoredFile>;
-}
+  files: Type.Record(Type.String({ pattern: FILE_NAME }), StoredFile, {
+    additionalProperties: false,
+  }),
+});
+export type SnapshotIndex = Static<typeof SnapshotIndex>;
+const decode = jsonDecoder(SnapshotIndex);
 
 export const chunksBelow = (sandboxId: string) => `${sandboxId}/chunks/`;
 export const entriesBelow = (sandboxId: string) => `${sandboxId}/entries/`;
@@ -93,16 +111,15 @@ export function encodeIndex(index: SnapshotIndex): Buffer {
   return Buffer.from(`${sha256Hex(body)}\n${body}`);
 }
 
-/** Throws if the index is damaged, or of an unknown format. */
+/** Throws if the index is damaged, of an unknown format, or out of bounds. */
 export function decodeIndex(content: Buffer): SnapshotIndex {
   const text = content.toString("utf8");
   const [sha256, body] = [text.slice(0, 64), text.slice(65)];
   if (sha256Hex(body) !== sha256) throw new Error("the index of the snapshot is damaged");
-  const index = JSON.parse(body) as SnapshotIndex;
-  if (index.format !== 1)
-    throw new Error(
-      `the index of the snapshot has format ${String(index.format)}, which this agent does not know`,
-    );
+  const index = decode("the index of the snapshot", body);
+  for (const [name, { sizeBytes, chunks }] of Object.entries(index.files))
+    if (chunks.some(([at]) => at * index.chunkBytes >= sizeBytes))
+      throw new Error(`the index of the snapshot names a chunk beyond the end of ${name}`);
   return index;
 }
 

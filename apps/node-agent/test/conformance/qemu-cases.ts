@@ -126,7 +126,7 @@ async function migration({ vm }: Subject): Promise<string | undefined> {
   const run = await findLiveRun(vm);
   if (run === undefined) throw new Error("no VMM runs");
   const monitor = socketPathOf(vm, run, join(run.runDir, "qmp.sock"));
-  return (await qmp<{ status?: string }>(monitor, [{ execute: "query-migrate" }])).status;
+  return (await qmp(monitor, [{ execute: "query-migrate" }])).status;
 }
 
 async function hasLoaded(subject: Subject): Promise<boolean> {

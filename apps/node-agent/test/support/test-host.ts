@@ -26,7 +26,7 @@ import { plainIsolation } from "../../src/host/isolation.ts";
 import { listImages } from "../../src/images.ts";
 import { ensureGolden } from "../../src/lifecycle/golden.ts";
 import { httpGuest } from "../../src/lifecycle/guest.ts";
-import { VmStore } from "../../src/lifecycle/record.ts";
+import { VmStore } from "../../src/lifecycle/vm-store.ts";
 import type { WarmSettings } from "../../src/lifecycle/warm-pool.ts";
 import { Supervisor } from "../../src/lifecycle/supervisor.ts";
 import { Activity } from "../../src/shell/activity.ts";

@@ -161,7 +161,7 @@ async function untilMigrated(monitor: string, signal: AbortSignal): Promise<void
   const deadlineMs = performance.now() + MIGRATION_LIMIT_MS;
   while (performance.now() < deadlineMs) {
     signal.throwIfAborted();
-    const { status } = await qmp<{ status?: string }>(monitor, [{ execute: "query-migrate" }]);
+    const { status } = await qmp(monitor, [{ execute: "query-migrate" }]);
     if (status === "completed") return;
     if (status === "failed") throw new Error("the VMM by itself could not save or load its memory");
     await sleep(LOOK_MS);

@@ -8,7 +8,9 @@
  * API3  The outcome of a call is a value. A status proves little and a response can be lost:
  *       callers read `info`, act, and read `info` again.
  */
+import { jsonParser, type Parsed } from "@torpor/contracts";
 import { messageOf, sleep } from "@torpor/service";
+import { type Static, Type } from "typebox";
 import { type IncomingMessage, request as httpRequest } from "node:http";
 import { once } from "node:events";
 import type { VmConfig } from "./config.ts";
@@ -24,15 +26,17 @@ export type ApiOutcome<T> =
   | { kind: "unreachable"; reason: string }
   | { kind: "timeout"; limitMs: number };
 
-interface Ping {
-  pid: number;
-  version: string;
-}
+const Ping = Type.Object({ pid: Type.Integer(), version: Type.String() });
+type Ping = Static<typeof Ping>;
 
-export interface VmInfo {
-  config: Record<string, unknown>;
-  state: "Created" | "Running" | "Paused" | "Shutdown" | "BreakPoint";
-}
+const VmInfo = Type.Object({
+  config: Type.Record(Type.String(), Type.Unknown()),
+  state: Type.Enum(["Created", "Running", "Paused", "Shutdown", "BreakPoint"]),
+});
+export type VmInfo = Static<typeof VmInfo>;
+
+const parsePing = jsonParser(Ping);
+const parseInfo = jsonParser(VmInfo);
 
 const MAX_ANSWER_BYTES = 1024 ** 2;
 const BUSY_RETRY_MS = 20;
@@ -54,8 +58,8 @@ export interface CloudHypervisorApi {
 }
 
 export function cloudHypervisorApi(socketPath: string): CloudHypervisorApi {
-  const get = async <T>(name: string, limitMs: number) =>
-    parsed<T>(await call({ socketPath, method: "GET", name, body: undefined, limitMs }));
+  const get = (name: string, limitMs: number) =>
+    call({ socketPath, method: "GET", name, body: undefined, limitMs });
   const put = async (
     name: string,
     body: object | undefined,
@@ -65,8 +69,8 @@ export function cloudHypervisorApi(socketPath: string): CloudHypervisorApi {
     return outcome.kind === "ok" ? { kind: "ok", value: undefined } : outcome;
   };
   return {
-    ping: (limitMs) => get<Ping>("vmm.ping", limitMs),
-    info: (limitMs) => get<VmInfo>("vm.info", limitMs),
+    ping: async (limitMs) => parsed(parsePing, await get("vmm.ping", limitMs)),
+    info: async (limitMs) => parsed(parseInfo, await get("vm.info", limitMs)),
     create: (config, limitMs) => put("vm.create", config, limitMs),
     boot: (limitMs) => put("vm.boot", undefined, limitMs),
     pause: (limitMs) => put("vm.pause", undefined, limitMs),
@@ -164,16 +168,15 @@ async function bodyOf(response: IncomingMessage): Promise<string> {
   return Buffer.concat(chunks).toString("utf8");
 }
 
-function parsed<T>(outcome: ApiOutcome<string>): ApiOutcome<T> {
+function parsed<T>(parse: (text: string) => Parsed<T>, outcome: ApiOutcome<string>): ApiOutcome<T> {
   if (outcome.kind !== "ok") return outcome;
-  try {
-    return { kind: "ok", value: JSON.parse(outcome.value) as T };
-  } catch {
-    return {
-      kind: "unreachable",
-      reason: `the answer is not JSON: ${outcome.value.slice(0, 200)}`,
-    };
-  }
+  const answer = parse(outcome.value);
+  if (answer.kind === "valid") return { kind: "ok", value: answer.value };
+  const problem = answer.problems[0] ?? "not valid";
+  return {
+    kind: "unreachable",
+    reason: `the answer is ${problem}: ${outcome.value.slice(0, 200)}`,
+  };
 }
 
 /**

@@ -2,13 +2,14 @@
  * Events that a VMM reported, from the event monitor's file (JSON objects, each followed by an
  * empty line), and the reason why the VMM ended, from the events and its other traces.
  */
+import { jsonParser } from "@torpor/contracts";
+import { type Static, Type } from "typebox";
 import type { CauseOfEnd } from "../driver.ts";
 import type { ExitFacts } from "../vmm-process.ts";
 
-export interface VmmEvent {
-  source: string;
-  event: string;
-}
+const VmmEvent = Type.Object({ source: Type.String(), event: Type.String() });
+export type VmmEvent = Static<typeof VmmEvent>;
+const parse = jsonParser(VmmEvent);
 
 export interface Traces {
   /** Undefined if the VMM was not a child of this process. */
@@ -25,12 +26,10 @@ export interface Traces {
  */
 export function parseEvents(text: string): VmmEvent[] {
   return text.split("\n\n").flatMap((one) => {
-    try {
-      const { source, event } = JSON.parse(one) as Partial<VmmEvent>;
-      return source === undefined || event === undefined ? [] : [{ source, event }];
-    } catch {
-      return [];
-    }
+    const parsed = parse(one);
+    if (parsed.kind === "invalid") return [];
+    const { source, event } = parsed.value;
+    return [{ source, event }];
   });
 }
 

@@ -126,11 +126,9 @@ export class QemuDriver implements Driver {
     if (record === undefined) return { kind: "none" };
     const facts = { pid: record.pid, residentBytes: residentBytes(record.pid) };
     try {
-      const { running } = await qmp<{ running: boolean }>(
-        monitor(vm, record),
-        [{ execute: "query-status" }],
-        STATUS_LIMIT_MS,
-      );
+      const query = [{ execute: "query-status" }];
+      const { running } = await qmp(monitor(vm, record), query, STATUS_LIMIT_MS);
+      if (running === undefined) throw new Error("QEMU does not say whether it runs");
       return { kind: running ? "running" : "paused", ...facts };
     } catch (error) {
       if (!isAlive(record)) return { kind: "none" };
@@ -287,9 +285,7 @@ export class QemuDriver implements Driver {
    * what its kernel does is in memory and on disk alike.
    */
   private async takeDisksBack(vm: Vm, record: VmmRun): Promise<void> {
-    const { status } = await qmp<{ status: string }>(monitor(vm, record), [
-      { execute: "query-status" },
-    ]);
+    const { status } = await qmp(monitor(vm, record), [{ execute: "query-status" }]);
     if (status === "postmigrate")
       await qmp(monitor(vm, record), [{ execute: "cont" }, { execute: "stop" }]);
   }
@@ -365,9 +361,7 @@ const UNDER_WAY: ReadonlySet<string> = new Set([
 async function callOffMigration(vm: Vm, record: VmmRun, signal?: AbortSignal): Promise<void> {
   const deadline = performance.now() + CALL_OFF_LIMIT_MS;
   for (;;) {
-    const { status } = await qmp<{ status?: string }>(monitor(vm, record), [
-      { execute: "query-migrate" },
-    ]);
+    const { status } = await qmp(monitor(vm, record), [{ execute: "query-migrate" }]);
     if (!UNDER_WAY.has(status ?? "")) return;
     if (performance.now() > deadline)
       throw new Error(`an earlier save did not end within ${CALL_OFF_LIMIT_MS} ms`);
@@ -383,9 +377,7 @@ async function migrationEnd(vm: Vm, record: VmmRun, signal: AbortSignal): Promis
   const deadline = performance.now() + MIGRATION_LIMIT_MS;
   while (performance.now() < deadline) {
     signal.throwIfAborted();
-    const seen = await qmp<{ status?: string; "error-desc"?: string }>(monitor(vm, record), [
-      { execute: "query-migrate" },
-    ]);
+    const seen = await qmp(monitor(vm, record), [{ execute: "query-migrate" }]);
     if (seen.status === "completed") return;
     if (seen.status === "failed" || seen.status === "cancelled")
       throw new Error(seen["error-desc"] ?? `the migration ${seen.status}`);

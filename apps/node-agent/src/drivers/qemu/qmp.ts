@@ -3,6 +3,8 @@
  * survive a restart of either side.
  */
 import { connect } from "node:net";
+import { jsonParser } from "@torpor/contracts";
+import { type Static, Type } from "typebox";
 
 class QmpError extends Error {
   override readonly name = "QmpError";
@@ -13,23 +15,40 @@ interface QmpCall {
   arguments?: Record<string, unknown>;
 }
 
+/** Fields of the responses to the queries that the driver makes. */
+const Answer = Type.Object({
+  running: Type.Optional(Type.Boolean()),
+  status: Type.Optional(Type.String()),
+  "error-desc": Type.Optional(Type.String()),
+});
+export type QmpAnswer = Static<typeof Answer>;
+
+const Message = Type.Object({
+  QMP: Type.Optional(Type.Unknown()),
+  return: Type.Optional(Answer),
+  error: Type.Optional(Type.Object({ desc: Type.String() })),
+});
+const parse = jsonParser(Message);
+/** A guest that broke out into its QEMU could send a line without an end. */
+const MAX_LINE_LENGTH = 1024 ** 2;
+
 /**
  * Runs commands in order on a fresh connection and returns the last response. Throws QmpError if
  * QEMU refuses, cannot be reached or takes longer than `limitMs`.
  */
-export async function qmp<T = Record<string, unknown>>(
+export async function qmp(
   socketPath: string,
   calls: QmpCall[],
   limitMs = 10_000,
-): Promise<T> {
+): Promise<QmpAnswer> {
   const socket = connect({ path: socketPath });
   const queue: QmpCall[] = [{ execute: "qmp_capabilities" }, ...calls];
-  return new Promise<T>((resolve, reject) => {
-    const finish = (error: Error | undefined, value?: unknown) => {
+  return new Promise((resolve, reject) => {
+    const finish = (outcome: QmpError | QmpAnswer) => {
       clearTimeout(timer);
       socket.destroy();
-      if (error === undefined) resolve(value as T);
-      else reject(error);
+      if (outcome instanceof QmpError) reject(outcome);
+      else resolve(outcome);
     };
     const what = calls.map((call) => call.execute).join(", ");
     const timer = setTimeout(
@@ -42,18 +61,16 @@ export async function qmp<T = Record<string, unknown>>(
     );
     socket.once("close", () => finish(new QmpError(`QEMU closed the connection during ${what}`)));
     const receive = (line: string) => {
-      const message = JSON.parse(line) as {
-        QMP?: unknown;
-        return?: unknown;
-        error?: { desc: string };
-        event?: string;
-      };
+      const parsed = parse(line);
+      if (parsed.kind === "invalid")
+        return finish(new QmpError(`QEMU answered ${what} with: ${parsed.problems.join("; ")}`));
+      const message = parsed.value;
       if (message.QMP !== undefined) next();
       else if (message.error !== undefined)
         finish(new QmpError(`QEMU refused ${queue[0]?.execute}: ${message.error.desc}`));
       else if (message.return !== undefined) {
         queue.shift();
-        if (queue.length === 0) finish(undefined, message.return);
+        if (queue.length === 0) finish(message.return);
         else next();
       }
     };
@@ -61,6 +78,8 @@ export async function qmp<T = Record<string, unknown>>(
     socket.setEncoding("utf8").on("data", (text: string) => {
       const lines = (rest + text).split("\n");
       rest = lines.pop() ?? "";
+      if (rest.length > MAX_LINE_LENGTH)
+        return finish(new QmpError(`QEMU answered ${what} without an end`));
       for (const line of lines.filter((entry) => entry.trim() !== "")) receive(line);
     });
   });
