@@ -8,6 +8,7 @@ import {
   SCHEDULER_OBSERVATIONS,
   type StreamDefinition,
   STREAMS,
+  unverifiedHostId,
 } from "../../packages/contracts/src/index.ts";
 import { linkTo, madeOf, row } from "./markdown.ts";
 import type { Source } from "./sources.ts";
@@ -45,7 +46,11 @@ const IS_PART = /^(apps|packages\/plans)\/.*src\//;
 
 export function renderSubjects(sources: readonly Source[]): string {
   const parts = sources.filter(({ path }) => IS_PART.test(path));
-  const consumers = [SCHEDULER_INTENTS, SCHEDULER_OBSERVATIONS, hostCommands("<host>")];
+  const consumers = [
+    SCHEDULER_INTENTS,
+    SCHEDULER_OBSERVATIONS,
+    hostCommands(unverifiedHostId("<host>")),
+  ];
   return [
     "# Streams and subjects",
     "",

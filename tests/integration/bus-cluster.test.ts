@@ -6,6 +6,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { type Bus, connectBus, consume, ensureConsumer, ensureStreams, publish } from "@torpor/bus";
 import {
   decoder,
+  type HostId,
   Intent,
   newOperationId,
   newSandboxId,
@@ -93,7 +94,7 @@ async function refusedThenStored(): Promise<void> {
   const manager = await bus.manager();
   const send = (msgId: number) =>
     publish(bus, {
-      subject: subjects.observation("host-1", "running"),
+      subject: subjects.observation("host-1" as HostId, "running"),
       payload: { msgId },
       msgId: String(msgId),
     });

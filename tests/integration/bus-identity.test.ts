@@ -2,7 +2,7 @@
 import { createServer } from "node:net";
 import { once } from "node:events";
 import { type Bus, connectBus, createNatsKey, ensureStreams, publish } from "@torpor/bus";
-import { subjects } from "@torpor/contracts";
+import { subjects, unverifiedHostId } from "@torpor/contracts";
 import { makeCertificates, tlsFilesOf } from "@torpor/fleet";
 import { type NatsServer, startNats, tempDir, until } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -51,7 +51,7 @@ const host = (hostId: string, given: { seed?: string; url?: string; files?: stri
   connectBus({
     url: given.url ?? server.url,
     name: hostId,
-    hostId,
+    hostId: unverifiedHostId(hostId),
     seed: given.seed ?? seedOf(hostId),
     tlsFiles: tlsFilesOf(given.files ?? dir.path, hostId),
   });
@@ -61,7 +61,7 @@ async function report(bus: Bus, hostId: string): Promise<string> {
   reports += 1;
   return (
     await publish(bus, {
-      subject: subjects.observation(hostId, "running"),
+      subject: subjects.observation(unverifiedHostId(hostId), "running"),
       payload: {},
       msgId: `report-${reports}`,
     })

@@ -13,6 +13,7 @@ import {
 import {
   type ConsumerDefinition,
   decoder,
+  type HostId,
   Intent,
   newOperationId,
   newSandboxId,
@@ -57,7 +58,7 @@ const intent = (): Intent => ({
   operationId: newOperationId(),
   sandboxId: newSandboxId(),
 });
-const send = (payload: unknown, msgId = newOperationId()) =>
+const send = (payload: unknown, msgId: string = newOperationId()) =>
   publish(bus, { subject: subjects.intent("pause"), payload, msgId });
 const stored = async () =>
   (await (await bus.manager()).streams.info(CONSUMER.stream)).state.messages;
@@ -98,7 +99,7 @@ test("a stream that an earlier version has made becomes what it is now, with wha
   await streams.delete(name);
   await streams.add({ name, subjects: [...patterns], retention: "workqueue" });
   await publish(bus, {
-    subject: subjects.observation("host-1", "running"),
+    subject: subjects.observation("host-1" as HostId, "running"),
     payload: {},
     msgId: "before",
   });

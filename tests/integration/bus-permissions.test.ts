@@ -9,11 +9,17 @@ import {
   inboxPrefixOf,
   publish,
 } from "@torpor/bus";
-import { hostCommands, OBSERVED_STATES, subjects } from "@torpor/contracts";
+import {
+  hostCommands,
+  type HostId,
+  OBSERVED_STATES,
+  type SandboxId,
+  subjects,
+} from "@torpor/contracts";
 import { type NatsServer, silentLog, startNats, until } from "@torpor/testkit";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 
-const [OWN, OTHER] = ["host-a", "host-b"] as const;
+const [OWN, OTHER] = ["host-a" as HostId, "host-b" as HostId];
 
 let server: NatsServer;
 let control: Bus;
@@ -55,7 +61,7 @@ async function settled(): Promise<void> {
 const ownPrefix = subjects.heartbeat(OWN).slice(0, -"beat".length);
 
 /** Reads the first message like an agent. */
-async function firstOf(bus: Bus, hostId: string): Promise<{ subject: string; content: unknown }> {
+async function firstOf(bus: Bus, hostId: HostId): Promise<{ subject: string; content: unknown }> {
   const stop = new AbortController();
   const read: { subject: string; content: unknown }[] = [];
   const reading = consume(bus, {
@@ -184,7 +190,7 @@ describe("a host cannot", () => {
     ["command another host", subjects.command(OTHER, "delete")],
     ["command itself", subjects.command(OWN, "create")],
     ["make an intent", subjects.intent("delete")],
-    ["make an event", subjects.sandboxEvent("1763309903rt5vs4lm", "deleted")],
+    ["make an event", subjects.sandboxEvent("1763309903rt5vs4lm" as SandboxId, "deleted")],
     ["ask the schedulers as a gateway does", subjects.controlRequest("placement")],
     ["answer another host", `${inboxPrefixOf(OTHER)}.x`],
   ])("%s", async (_, subject) => {

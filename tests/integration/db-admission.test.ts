@@ -2,6 +2,7 @@
  * What the gateway writes, under concurrency: each race has the one outcome that the rules of
  * admission give, whichever request is first.
  */
+import { type HostId, NO_OPERATION_ID, type OperationId, type SandboxId } from "@torpor/contracts";
 import {
   acceptCreate,
   acceptRequest,
@@ -40,12 +41,15 @@ afterAll(async () => {
 
 type Verb = Parameters<typeof acceptRequest>[2];
 
+const HOST_1 = "host-1" as HostId;
+const NOBODY = "1763309903nobody00" as SandboxId;
+
 const times = <T>(count: number, one: (at: number) => Promise<T>) =>
   Promise.all(Array.from({ length: count }, (_, at) => one(at)));
-const ask = (sandboxId: string, verb: Verb, given: Partial<Requester> = {}) =>
+const ask = (sandboxId: SandboxId, verb: Verb, given: Partial<Requester> = {}) =>
   acceptRequest(database.db, sandboxId, verb, aRequester(database, given));
 /** Accepts an operation and begins it. Returns its id. */
-async function execute(sandboxId: string, verb: Verb): Promise<string> {
+async function execute(sandboxId: SandboxId, verb: Verb): Promise<OperationId> {
   const asked = await ask(sandboxId, verb);
   if (asked.kind !== "accepted") throw new Error(`the ${verb} was not accepted: ${asked.kind}`);
   await moveOperation(database.db, asked.operation.id, "begin");
@@ -178,10 +182,10 @@ describe("what users ask for while a drain is at work", () => {
     ["executing resume", "delete", { answer: "new",       drains: "asked to back out" }],
   ];
 
-  async function atStage(stage: string): Promise<{ id: string; operationId: string }> {
+  async function atStage(stage: string): Promise<{ id: SandboxId; operationId: OperationId }> {
     const [status, kind] = stage.split(" ") as ["waiting" | "executing", "pause" | "resume"];
     const { id } = await makeSandbox(database, kind === "pause" ? "running" : "paused");
-    const pin = kind === "resume" ? { pinnedHostId: "host-1" } : {};
+    const pin = kind === "resume" ? { pinnedHostId: HOST_1 } : {};
     const asked = await ask(id, kind, { ...drainer, ...pin });
     if (asked.kind !== "accepted") throw new Error(asked.kind);
     if (status === "executing") await moveOperation(database.db, asked.operation.id, "begin");
@@ -225,7 +229,7 @@ describe("what users ask for while a drain is at work", () => {
 
   test("a pause asked for while the drain takes its own one back follows it", async () => {
     const { id, operationId } = await atStage("executing pause");
-    const undo = await ask(id, "resume", { ...drainer, pinnedHostId: "host-1" });
+    const undo = await ask(id, "resume", { ...drainer, pinnedHostId: HOST_1 });
     if (undo.kind !== "accepted") throw new Error(undo.kind);
     expect(await ask(id, "pause")).toMatchObject({ kind: "accepted", isNew: true });
     expect(await findOperation(database.db, undo.operation.id)).toMatchObject({
@@ -278,22 +282,22 @@ describe("what users ask for while a drain is at work", () => {
 });
 
 describe("what is owed to a sandbox: the resume after a drain, and its restore", () => {
-  const owed = async (id: string) => {
+  const owed = async (id: SandboxId) => {
     const [row] =
       await database.sql`SELECT owes_resume AS drain, restore_due_at IS NOT NULL AS restore
       FROM drain_sandboxes JOIN incarnations USING (sandbox_id) WHERE sandbox_id = ${id}`;
     return row;
   };
-  async function owing(state: "paused" | "stopped"): Promise<string> {
+  async function owing(state: "paused" | "stopped"): Promise<SandboxId> {
     const { id } = await makeSandbox(database, state);
     await applyEffects(database, id, {
-      beginsRun: { epoch: 1, hostId: "host-1", onHostLoss: "restore" },
+      beginsRun: { epoch: 1, hostId: HOST_1, onHostLoss: "restore" },
     });
     await applyEffects(database, id, { owesRestore: 1 });
     await registerHost(database.db, aHost(`drained-${id}`), 600_000);
     await requestDrain(
       database.db,
-      `drained-${id}`,
+      `drained-${id}` as HostId,
       { maxParallel: 1, maxBytesPerSecond: null, deadlineAt: null },
       "test",
     );
@@ -351,10 +355,10 @@ describe("idempotency keys", () => {
     const { id } = await makeSandbox(database, "running");
     const answers = await times(10, () => ask(id, "pause", key));
     const ids = new Set(
-      answers.map((answer) => (answer.kind === "accepted" ? answer.operation.id : answer.kind)),
+      answers.map((answer) => (answer.kind === "accepted" ? answer.operation.id : NO_OPERATION_ID)),
     );
     expect(ids.size).toBe(1);
-    const [operationId = ""] = ids;
+    const [operationId = NO_OPERATION_ID] = ids;
     await moveOperation(database.db, operationId, "fail", { error: { code: "X", message: "x" } });
     expect(await ask(id, "pause", key)).toMatchObject({
       isNew: false,
@@ -369,11 +373,11 @@ describe("idempotency keys", () => {
     const key = newKey();
     const { id } = await makeSandbox(database, "running");
     expect(await ask(id, "pause", key)).toMatchObject({ kind: "accepted" });
-    expect(
-      await ask("1763309903nobody00", "pause", { ...key, requestSha256: "of another request" }),
-    ).toEqual({ kind: "key_reused" });
-    expect(await ask("1763309903nobody00", "pause", newKey())).toEqual({ kind: "not_found" });
-    expect(await ask("1763309903nobody00", "pause")).toEqual({ kind: "not_found" });
+    expect(await ask(NOBODY, "pause", { ...key, requestSha256: "of another request" })).toEqual({
+      kind: "key_reused",
+    });
+    expect(await ask(NOBODY, "pause", newKey())).toEqual({ kind: "not_found" });
+    expect(await ask(NOBODY, "pause")).toEqual({ kind: "not_found" });
   });
 
   test("one key raced by different requests serves one of them and refuses the others", async () => {

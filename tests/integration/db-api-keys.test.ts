@@ -24,7 +24,7 @@ import {
   seedApiKey,
   type StreamCredential,
 } from "@torpor/db";
-import { SCOPES, type Scope } from "@torpor/contracts";
+import { type SandboxId, type Scope, SCOPES } from "@torpor/contracts";
 import {
   makeSandbox,
   openTestDatabase,
@@ -349,7 +349,10 @@ describe("a key", () => {
     // What the rotated key got continues with its heir.
     expect(await ended()).toEqual([0, 1, 2, 4, 5]);
     await sql`UPDATE sandboxes SET token_generation = 1 WHERE id = ${sandboxId}`;
-    const unknown = [{ apiKeyId: 999_999 }, { sandboxId: "1763309903nobody00", generation: 0 }];
+    const unknown = [
+      { apiKeyId: 999_999 },
+      { sandboxId: "1763309903nobody00" as SandboxId, generation: 0 },
+    ];
     expect(await ended(...unknown)).toEqual([0, 1, 2, 3, 4, 5, 6, 8, 9]);
   });
 

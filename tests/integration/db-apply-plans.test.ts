@@ -2,7 +2,12 @@
  * Applying plans: each plan of a batch is applied or refused by itself, and is compared with the
  * rows of the moment, which are locked.
  */
-import type { SandboxEventType } from "@torpor/contracts";
+import {
+  type HostId,
+  newOperationId,
+  type SandboxEventType,
+  type SandboxId,
+} from "@torpor/contracts";
 import {
   acceptCreate,
   acceptRequest,
@@ -49,12 +54,12 @@ afterAll(async () => {
 
 const touch = (sandbox: SandboxRow, fact: SandboxEventType = "settings_changed") =>
   planMoves(sandbox, [{ to: sandbox.state, fact }]);
-const resumeOn = (sandbox: SandboxRow, hostId: string) =>
+const resumeOn = (sandbox: SandboxRow, hostId: HostId) =>
   planMoves(sandbox, [
     { to: "resuming", fact: "resume_assigned", patch: { hostId, holdsMemory: true } },
   ]);
 /** Accepts a pause that waits to be begun, as a drain requests it. */
-const pauseThatWaits = async (id: string, given: Parameters<typeof aRequester>[1] = {}) => {
+const pauseThatWaits = async (id: SandboxId, given: Parameters<typeof aRequester>[1] = {}) => {
   const requester = aRequester(database, given);
   const accepted = await inTransaction(database.db, (tx) =>
     acceptWithin(tx, id, "pause", requester),
@@ -64,7 +69,7 @@ const pauseThatWaits = async (id: string, given: Parameters<typeof aRequester>[1
 };
 const kinds = async (plans: Plan[]) =>
   (await applyPlans(database.db, plans)).map(({ kind }) => kind);
-const newest = async (id: string) => {
+const newest = async (id: SandboxId) => {
   const row = await findSandboxRow(database.db, id);
   if (row === undefined) throw new Error(`there is no sandbox ${id}`);
   return row;
@@ -75,10 +80,11 @@ const many = async (
 ) => await Promise.all(Array.from({ length: count }, () => makeSandbox(database, ...given)));
 
 /** Registers a host with room for this many sandboxes. */
-async function hostFor(id: string, sandboxes: number): Promise<string> {
+async function hostFor(id: string, sandboxes: number): Promise<HostId> {
   const capacity = { vcpu: sandboxes, memoryMib: 1e6, diskMib: 1e6 };
-  await registerHost(database.db, aHost(id, { capacity }), 600_000);
-  return id;
+  const registration = aHost(id, { capacity });
+  await registerHost(database.db, registration, 600_000);
+  return registration.hostId;
 }
 
 test("a member that the database refuses fails alone, with the reason; all others are applied", async () => {
@@ -116,7 +122,7 @@ test("creates share a batch with other requests, and each stands or falls alone"
   for (const one of [made, first, paused])
     expect(one).toMatchObject({ value: { kind: "accepted", isNew: true } });
   expect(second).toMatchObject({ value: { kind: "address_taken" } });
-  const { value } = made as { value: { operation: { sandboxId: string } } };
+  const { value } = made as { value: { operation: { sandboxId: SandboxId } } };
   const policies = { autoPauseIdleSeconds: 60, autoResume: false, onHostLoss: "wait" };
   const row = await newest(value.operation.sandboxId);
   expect(row).toMatchObject({ state: "creating", generation: 1, lastSeq: 1, ...policies });
@@ -236,7 +242,7 @@ test.each([
     const begin = async () => {
       const view = await readView(database.db, { operationId });
       if (view?.named.operation === undefined) throw new Error("it is gone");
-      const moment = { now: new Date(), newOperationId: () => "op_x" };
+      const moment = { now: new Date(), newOperationId };
       const where = { hostId, holdsMemory: true };
       return planAssignment(view, view.named.operation, where, moment);
     };
@@ -305,7 +311,7 @@ test.each([
 test("a restore that is owed is tried by one, when it is due", async () => {
   const { id } = await makeSandbox(database, "paused");
   await applyEffects(database, id, {
-    beginsRun: { epoch: 1, hostId: "h", onHostLoss: "restore" },
+    beginsRun: { epoch: 1, hostId: "h" as HostId, onHostLoss: "restore" },
     endsRun: { epoch: 1, cause: "host_lost" },
     owesRestore: 1,
   });
@@ -385,7 +391,10 @@ describe("a resume, where schedulers place by where a sandbox is", () => {
   const anywhere = () => true;
   const pausedOn = async (hostId: string) =>
     await makeSandbox(database, "paused", { hostId, sandbox: { memoryMib: 64, diskMib: 16 } });
-  const resume = async (id: string, goesHome: Parameters<typeof acceptRequest>[4] = anywhere) => {
+  const resume = async (
+    id: SandboxId,
+    goesHome: Parameters<typeof acceptRequest>[4] = anywhere,
+  ) => {
     const accepted = await acceptRequest(database.db, id, "resume", aRequester(database), goesHome);
     if (accepted.kind !== "accepted") throw new Error(accepted.kind);
     return accepted.operation;
@@ -464,7 +473,7 @@ test("a view has the rows as they are", async () => {
     recordsSnapshot: {
       generation: 3,
       epoch: 1,
-      hostId: "h",
+      hostId: "h" as HostId,
       hasMemory: true,
       storeKey: null,
       storeError: { code: "X", message: "why" },
@@ -484,10 +493,9 @@ test("a view has the rows as they are", async () => {
   expect(view?.named.operation).toEqual(view?.waiting);
   expect(view?.snapshot).toEqual(await findSnapshot(database.db, id));
   expect(view?.named.snapshot).toEqual(view?.snapshot);
-  expect(await readViews(database.db, [{ sandboxId: "none" }, { sandboxId: id }])).toMatchObject([
-    undefined,
-    { sandbox: { id } },
-  ]);
+  expect(
+    await readViews(database.db, [{ sandboxId: "none" as SandboxId }, { sandboxId: id }]),
+  ).toMatchObject([undefined, { sandbox: { id } }]);
 });
 
 /** Text of `apply_plans` from `beginning` to the end of that statement. */

@@ -1,4 +1,5 @@
 /** The rows that a host causes are bounded, and lists of them are paged. */
+import type { HostId, SandboxId } from "@torpor/contracts";
 import {
   completeInventory,
   findHostOverview,
@@ -20,6 +21,9 @@ import {
   type TestDatabase,
 } from "@torpor/testkit";
 import { afterAll, beforeAll, expect, test } from "vitest";
+
+const HOST_A = "host-a" as HostId;
+const HOST_B = "host-b" as HostId;
 
 const KEPT_MS = 3_600_000;
 
@@ -44,10 +48,10 @@ test("of a host's own making the newest 5,000 events stay, and of operators' and
   // 5,101 events are host-a's own: those above, and its registration. No event is old.
   expect(await pruneHostEvents(db, KEPT_MS)).toBe(101);
   expect(await pruneHostEvents(db, KEPT_MS)).toBe(0);
-  const [oldest, ...others] = await listHostEvents(db, "host-a", 10_000, 0);
+  const [oldest, ...others] = await listHostEvents(db, HOST_A, 10_000, 0);
   expect(oldest).toMatchObject({ fact: "cordoned", requestedBy: "api-key:1" });
   expect(others).toHaveLength(5_000);
-  expect(await listHostEvents(db, "host-b", 10)).toHaveLength(2);
+  expect(await listHostEvents(db, HOST_B, 10)).toHaveLength(2);
 });
 
 test("of a sandbox the newest 10,000 events stay, and follow each other", async () => {
@@ -79,7 +83,7 @@ test("of a sandbox's snapshots 200 stay, those that are needed among them", asyn
   const { id: sandboxId } = await makeSandbox(database, "stopped");
   const facts = {
     epoch: 1,
-    hostId: "host-a",
+    hostId: HOST_A,
     hasMemory: true,
     storeError: null,
     sizeBytes: 1,
@@ -111,10 +115,10 @@ test("a host shows its first 100 findings and how many there are; they are paged
   const [a, b] = await listHostOverviews(db, 10);
   expect([a?.findings.count, a?.findings.shown.length]).toEqual([105, 100]);
   expect(b?.findings).toMatchObject({ count: 1, shown: [{ sandboxId: "1763309903b0000001" }] });
-  expect(b?.findings).toEqual((await findHostOverview(db, "host-b"))?.findings);
-  const first = await listFindings(db, "host-a", 100);
+  expect(b?.findings).toEqual((await findHostOverview(db, HOST_B))?.findings);
+  const first = await listFindings(db, HOST_A, 100);
   expect(first).toEqual(a?.findings.shown);
-  const rest = await listFindings(db, "host-a", 100, first.at(-1)?.sandboxId);
+  const rest = await listFindings(db, HOST_A, 100, first.at(-1)?.sandboxId);
   expect(rest.map(({ sandboxId }) => sandboxId.slice(-3))).toEqual([
     "101",
     "102",
@@ -122,9 +126,9 @@ test("a host shows its first 100 findings and how many there are; they are paged
     "104",
     "105",
   ]);
-  const ids = async (limit: number, after?: string) =>
+  const ids = async (limit: number, after?: HostId) =>
     (await listHostOverviews(db, limit, after)).map(({ host }) => host.id);
-  expect([await ids(1), await ids(1, "host-a"), await ids(1, "host-b")]).toEqual([
+  expect([await ids(1), await ids(1, HOST_A), await ids(1, HOST_B)]).toEqual([
     ["host-a"],
     ["host-b"],
     [],
@@ -134,9 +138,14 @@ test("a host shows its first 100 findings and how many there are; they are paged
 test("parts of an inventory that never becomes whole are kept up to a number", async () => {
   const { db, sql } = database;
   const part = (at: number) => ({
-    hostId: "host-a",
+    hostId: HOST_A,
     entries: [
-      { sandboxId: `1763309903c${String(at).padStart(7, "0")}`, epoch: 1, opSeq: 1, revision: 1 },
+      {
+        sandboxId: `1763309903c${String(at).padStart(7, "0")}` as SandboxId,
+        epoch: 1,
+        opSeq: 1,
+        revision: 1,
+      },
     ],
     count: 1_000_000,
     digest: "d",

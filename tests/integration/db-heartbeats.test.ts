@@ -1,5 +1,11 @@
 /** Heartbeats and leases of many hosts in one statement, on a real Postgres. */
 import {
+  type HostId,
+  type SandboxId,
+  unverifiedHostId,
+  unverifiedSandboxId,
+} from "@torpor/contracts";
+import {
   changeHost,
   findHost,
   findSandboxRow,
@@ -38,13 +44,13 @@ afterAll(async () => {
 });
 
 let hosts = 0;
-async function host(): Promise<string> {
+async function host(): Promise<HostId> {
   hosts += 1;
-  const id = `host-${hosts}`;
+  const id = unverifiedHostId(`host-${hosts}`);
   await registerHost(database.db, aHost(id), LEASE_MS);
   return id;
 }
-const find = async (id: string) => await findHost(database.db, id);
+const find = async (id: HostId) => await findHost(database.db, id);
 
 /** Locks a row until `body` has ended. */
 async function holding(
@@ -58,7 +64,7 @@ async function holding(
   });
 }
 
-async function used(hostId: string): Promise<string> {
+async function used(hostId: HostId): Promise<SandboxId> {
   const { id } = await makeSandbox(database, "running", { hostId });
   await database.sql`UPDATE sandboxes SET auto_pause_idle_seconds = 60, last_active_at = now() - interval '1 hour' WHERE id = ${id}`;
   return id;
@@ -68,7 +74,7 @@ describe("beats", () => {
   test("of many hosts are heard at once, each with its own load and its own sandboxes' use", async () => {
     const [a, b] = [await host(), await host()];
     const [ofA, ofB] = [await used(a), await used(b)];
-    const seen = (sandboxId: string) => ({ sandboxId, epoch: 1, lastActiveMsAgo: 0 });
+    const seen = (sandboxId: SandboxId) => ({ sandboxId, epoch: 1, lastActiveMsAgo: 0 });
     const standings = await recordHeartbeats(database.db, [
       aHeartbeat(a, { load: { vms: 1 }, activity: [seen(ofA), seen(ofB)] }),
       aHeartbeat(b, { load: { vms: 2 } }),
@@ -77,7 +83,7 @@ describe("beats", () => {
     expect(standings.map(({ hostId }) => hostId).toSorted()).toEqual([a, b]);
     expect(await find(a)).toMatchObject({ load: { vms: 1 }, lastHeartbeatAt: expect.any(Date) });
     expect(await find(b)).toMatchObject({ load: { vms: 2 } });
-    const activeAgoMs = async (id: string) =>
+    const activeAgoMs = async (id: SandboxId) =>
       Date.now() - ((await findSandboxRow(database.db, id))?.lastActiveAt?.getTime() ?? 0);
     expect(await activeAgoMs(ofA)).toBeLessThan(60_000);
     expect(await activeAgoMs(ofB), "of another host").toBeGreaterThan(60_000);
@@ -141,7 +147,9 @@ describe("comparisons", () => {
   test("keep a bounded number of what a host makes up, and reconcile nothing then", async () => {
     const hostId = await host();
     const open = (from: number) =>
-      Array.from({ length: 1_500 }, (_, at) => `1763309903${String(from + at).padStart(8, "0")}`);
+      Array.from({ length: 1_500 }, (_, at) =>
+        unverifiedSandboxId(`1763309903${String(from + at).padStart(8, "0")}`),
+      );
     for (const from of [0, 1_500, 3_000])
       await recordComparisons(database.db, [
         { hostId, digest: "d", since: undefined, ended: [], open: open(from) },
@@ -157,19 +165,21 @@ describe("comparisons", () => {
 });
 
 describe("leases", () => {
-  const renewedTogether = async (...ids: string[]) =>
+  const renewedTogether = async (...ids: HostId[]) =>
     await renewFreeLeases(
       database.db,
       ids.map((hostId) => ({ hostId, hasFence: true })),
       LEASE_MS,
     );
   /** Renews leases like a scheduler. */
-  const renewed = async (...ids: string[]) => {
+  const renewed = async (...ids: HostId[]) => {
     const together = await renewedTogether(...ids);
-    const alone = (id: string) => renewLease(database.db, id, LEASE_MS, true);
-    return await Promise.all(together.map(async (one, at) => one ?? (await alone(ids[at] ?? ""))));
+    const alone = (id: HostId) => renewLease(database.db, id, LEASE_MS, true);
+    return await Promise.all(
+      together.map(async (one, at) => one ?? (await alone(ids[at] ?? unverifiedHostId("")))),
+    );
   };
-  const endsAt = async (id: string) => (await find(id))?.leaseExpiresAt.getTime() ?? 0;
+  const endsAt = async (id: HostId) => (await find(id))?.leaseExpiresAt.getTime() ?? 0;
   const end = async (id: string) =>
     await database.sql`UPDATE hosts SET lease_expires_at = now() WHERE id = ${id}`;
 
@@ -196,7 +206,7 @@ describe("leases", () => {
     await end(lost);
     await leasesCouldBeRenewed(database);
     expect((await markLostHosts(database.db, LEASE_MS)).map(({ id }) => id)).toEqual([lost]);
-    expect(await renewed("nobody", retired, revoked, lost)).toEqual([
+    expect(await renewed(unverifiedHostId("nobody"), retired, revoked, lost)).toEqual([
       { granted: false, reason: "host nobody is not registered" },
       { granted: false, reason: `host ${retired} is retired` },
       { granted: false, reason: expect.stringContaining("was revoked") },

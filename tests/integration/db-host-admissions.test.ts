@@ -1,4 +1,5 @@
 /** Admission of hosts in the database: what a token admits, once, and what a revocation ends. */
+import { type HostId, unverifiedHostId } from "@torpor/contracts";
 import {
   createHostToken,
   findHost,
@@ -21,6 +22,9 @@ import {
   type TestDatabase,
 } from "@torpor/testkit";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+
+const HOST_A = "a" as HostId;
+const HOST_B = "b" as HostId;
 
 let server: Databases;
 let database: TestDatabase;
@@ -58,7 +62,12 @@ const joins = (
   hostId: string,
   natsPublicKey = `key of ${hostId}`,
   certificateKeySha256 = `certified key of ${hostId}`,
-) => joinHost(database.db, { secret, hostId, natsPublicKey, certificateKeySha256 }, null);
+) =>
+  joinHost(
+    database.db,
+    { secret, hostId: unverifiedHostId(hostId), natsPublicKey, certificateKeySha256 },
+    null,
+  );
 const refused = (why: string) => ({ kind: "refused", why });
 const everything = { limit: 1_000, after: undefined };
 
@@ -77,7 +86,7 @@ describe("a token", () => {
     // A host's public NATS key is no secret, so it is not enough for another certificate key.
     expect(await joins(secret, "a", undefined, "a thief's")).toEqual(refused("used"));
     expect(await joins(secret, "b")).toEqual(refused("used"));
-    expect(await findHostAdmission(database.db, "b")).toBeUndefined();
+    expect(await findHostAdmission(database.db, HOST_B)).toBeUndefined();
     expect(await listHostTokens(database.db, everything)).toMatchObject([{ id, usedBy: "a" }]);
   });
 
@@ -113,10 +122,10 @@ describe("a token", () => {
     const revoked = await token();
     await revokeHostToken(database.db, revoked.id);
     expect(await joins(revoked.secret, "a")).toEqual(refused("ended"));
-    expect(await joins((await token({ hostId: "b" })).secret, "a")).toEqual(
+    expect(await joins((await token({ hostId: HOST_B })).secret, "a")).toEqual(
       refused("another_host"),
     );
-    expect(await findHostAdmission(database.db, "a")).toBeUndefined();
+    expect(await findHostAdmission(database.db, HOST_A)).toBeUndefined();
   });
 
   test("HA2: that names no host cannot take over one that is there, joined or registered", async () => {
@@ -126,13 +135,15 @@ describe("a token", () => {
       expect(await joins((await token()).secret, hostId, "stranger")).toEqual(
         refused("host_is_there"),
       );
-    expect(await findHostAdmission(database.db, "a")).toMatchObject({ natsPublicKey: "key of a" });
+    expect(await findHostAdmission(database.db, HOST_A)).toMatchObject({
+      natsPublicKey: "key of a",
+    });
   });
 
   test("lets in nobody as a host that was retired", async () => {
     await registerHost(database.db, aHost("a"), LEASE_MS);
     await database.sql`UPDATE hosts SET state = 'retired'`;
-    expect(await joins((await token({ hostId: "a" })).secret, "a")).toEqual(refused("retired"));
+    expect(await joins((await token({ hostId: HOST_A })).secret, "a")).toEqual(refused("retired"));
   });
 
   test("is kept as its digest alone", async () => {
@@ -145,7 +156,7 @@ describe("a token", () => {
 describe("a host that joins again", () => {
   test("keeps its old key beside the new one for a day", async () => {
     await joins((await token()).secret, "a", "first");
-    await joins((await token({ hostId: "a" })).secret, "a", "second");
+    await joins((await token({ hostId: HOST_A })).secret, "a", "second");
     const [admission] = await listHostAdmissions(database.db, everything);
     expect(admission).toMatchObject({
       natsPublicKey: "second",
@@ -160,9 +171,9 @@ describe("a host that joins again", () => {
 
   test("with a further token and the keys that it has keeps what it had beside them", async () => {
     await joins((await token()).secret, "a", "first");
-    await joins((await token({ hostId: "a" })).secret, "a", "second");
-    await joins((await token({ hostId: "a" })).secret, "a", "second");
-    expect(await findHostAdmission(database.db, "a")).toMatchObject({
+    await joins((await token({ hostId: HOST_A })).secret, "a", "second");
+    await joins((await token({ hostId: HOST_A })).secret, "a", "second");
+    expect(await findHostAdmission(database.db, HOST_A)).toMatchObject({
       natsPublicKey: "second",
       natsPublicKeyBefore: "first",
     });
@@ -171,14 +182,14 @@ describe("a host that joins again", () => {
   test("after it was revoked has nothing of before", async () => {
     await joins((await token()).secret, "a", "stolen");
     await registerHost(database.db, aHost("a"), LEASE_MS);
-    await revokeHost(database.db, "a", "api-key:1");
-    await joins((await token({ hostId: "a" })).secret, "a", "new");
-    expect(await findHostAdmission(database.db, "a")).toMatchObject({
+    await revokeHost(database.db, HOST_A, "api-key:1");
+    await joins((await token({ hostId: HOST_A })).secret, "a", "new");
+    expect(await findHostAdmission(database.db, HOST_A)).toMatchObject({
       natsPublicKey: "new",
       natsPublicKeyBefore: null,
       revokedAt: null,
     });
-    expect(await renewLease(database.db, "a", LEASE_MS, false)).toEqual({ granted: true });
+    expect(await renewLease(database.db, HOST_A, LEASE_MS, false)).toEqual({ granted: true });
   });
 });
 
@@ -186,30 +197,30 @@ describe("a host that is revoked", () => {
   test("gets no lease any more, and its history says who did it", async () => {
     await joins((await token()).secret, "a");
     await registerHost(database.db, aHost("a"), LEASE_MS);
-    expect(await renewLease(database.db, "a", LEASE_MS, false)).toEqual({ granted: true });
-    const revoked = await revokeHost(database.db, "a", "api-key:7");
+    expect(await renewLease(database.db, HOST_A, LEASE_MS, false)).toEqual({ granted: true });
+    const revoked = await revokeHost(database.db, HOST_A, "api-key:7");
     expect(revoked?.revokedAt).toBeInstanceOf(Date);
-    expect(await revokeHost(database.db, "a", "api-key:8")).toEqual(revoked);
-    expect(await renewLease(database.db, "a", LEASE_MS, false)).toMatchObject({
+    expect(await revokeHost(database.db, HOST_A, "api-key:8")).toEqual(revoked);
+    expect(await renewLease(database.db, HOST_A, LEASE_MS, false)).toMatchObject({
       granted: false,
       reason: expect.stringMatching(/host a was revoked/),
     });
-    const events = await listHostEvents(database.db, "a", 10);
+    const events = await listHostEvents(database.db, HOST_A, 10);
     expect(events.at(-1)).toMatchObject({ fact: "revoked", requestedBy: "api-key:7" });
-    expect((await findHost(database.db, "a"))?.revokedAt).toBeInstanceOf(Date);
+    expect((await findHost(database.db, HOST_A))?.revokedAt).toBeInstanceOf(Date);
   });
 
   test("is not let in by a start of the local fleet", async () => {
     const seed = () =>
       seedHostAdmissions(database.url, [{ hostId: "a", natsPublicKey: "k" }], "local");
     await seed();
-    await revokeHost(database.db, "a", "api-key:1");
+    await revokeHost(database.db, HOST_A, "api-key:1");
     await seed();
-    expect((await findHostAdmission(database.db, "a"))?.revokedAt).toBeInstanceOf(Date);
+    expect((await findHostAdmission(database.db, HOST_A))?.revokedAt).toBeInstanceOf(Date);
   });
 
   test("nobody is revoked who never joined", async () => {
-    expect(await revokeHost(database.db, "a", "api-key:1")).toBeUndefined();
+    expect(await revokeHost(database.db, HOST_A, "api-key:1")).toBeUndefined();
   });
 });
 
@@ -218,7 +229,9 @@ test("lists are read by pages", async () => {
   const page = await listHostAdmissions(database.db, { limit: 2, after: undefined });
   expect(page.map(({ hostId }) => hostId)).toEqual(["a", "b"]);
   expect(
-    (await listHostAdmissions(database.db, { limit: 2, after: "b" })).map(({ hostId }) => hostId),
+    (await listHostAdmissions(database.db, { limit: 2, after: HOST_B })).map(
+      ({ hostId }) => hostId,
+    ),
   ).toEqual(["c"]);
   const tokens = await listHostTokens(database.db, { limit: 2, after: undefined });
   expect(tokens).toHaveLength(2);

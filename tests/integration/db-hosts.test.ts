@@ -2,6 +2,7 @@
  * A host's life in the database: every move is an event with its reason, and no move leaves a
  * sandbox without a host.
  */
+import type { HostId } from "@torpor/contracts";
 import {
   changeHost,
   findHost,
@@ -50,13 +51,14 @@ afterAll(async () => {
 });
 
 let hosts = 0;
-async function host(): Promise<string> {
+async function host(): Promise<HostId> {
   hosts += 1;
-  await registerHost(database.db, aHost(`host-${hosts}`), LEASE_MS);
-  return `host-${hosts}`;
+  const registration = aHost(`host-${hosts}`);
+  await registerHost(database.db, registration, LEASE_MS);
+  return registration.hostId;
 }
-const events = async (hostId: string) => await listHostEvents(database.db, hostId, 100);
-const facts = async (hostId: string) =>
+const events = async (hostId: HostId) => await listHostEvents(database.db, hostId, 100);
+const facts = async (hostId: HostId) =>
   (await events(hostId)).map(({ fact, fromState, toState }) => [fact, fromState, toState]);
 const endLease = (hostId: string) =>
   database.sql`UPDATE hosts SET lease_expires_at = now() - interval '1 second' WHERE id = ${hostId}`.then(
@@ -186,7 +188,7 @@ describe("retiring", () => {
   test("what a host was to be asked goes with it, also what was written after that", async () => {
     const { sql, db } = database;
     const [gone, stays] = [await host(), await host()];
-    const note = async (id: string) =>
+    const note = async (id: HostId) =>
       void (await sql`INSERT INTO host_checks (host_id, sandbox_id) VALUES (${id}, ${id})`);
     const noted = async () =>
       (await sql`SELECT host_id FROM host_checks WHERE host_id IN ${sql([gone, stays])}`).map(

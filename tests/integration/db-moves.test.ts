@@ -2,6 +2,7 @@
  * The one way to change a sandbox: compare-and-set, event, outbox and capacity are applied together
  * or not at all.
  */
+import { type HostId, unverifiedHostId } from "@torpor/contracts";
 import {
   findSandboxRow,
   inTransaction,
@@ -99,7 +100,7 @@ test("a move that is rolled back leaves no state, no event, no message and no re
     outbox: [...(await database.sql`SELECT id FROM outbox ORDER BY id`)],
   };
   const failed = inTransaction(database.db, async (tx) => {
-    const patch = { hostId: "rolled", holdsMemory: true };
+    const patch = { hostId: "rolled" as HostId, holdsMemory: true };
     const moved = await moveSandbox(tx, {
       sandbox,
       to: "running",
@@ -130,7 +131,7 @@ test("S29: a host never carries more than it has, however many race for it; who 
       move(sandbox, {
         to: "running",
         fact: "running",
-        patch: { hostId: "full", holdsMemory: true },
+        patch: { hostId: "full" as HostId, holdsMemory: true },
       }),
     ),
   );
@@ -161,7 +162,9 @@ test("moves between two hosts in opposite directions do not block each other, an
       move(sandbox, {
         to: "running",
         fact: "running",
-        patch: { hostId: sandbox.hostId === "swap-1" ? "swap-2" : "swap-1" },
+        patch: {
+          hostId: unverifiedHostId(sandbox.hostId === "swap-1" ? "swap-2" : "swap-1"),
+        },
       }),
     ),
   );

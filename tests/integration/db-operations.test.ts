@@ -1,4 +1,5 @@
 /** The point of no return, deadlines, timeouts and lists, as the rows decide them. */
+import type { HostId, OperationId, SandboxId } from "@torpor/contracts";
 import {
   acceptWithin,
   applyPlans,
@@ -62,7 +63,7 @@ async function executingPause(): Promise<OperationRow> {
   );
   if (asked.kind !== "accepted") throw new Error(asked.kind);
   const begun = await moveOperation(database.db, asked.operation.id, "begin", {
-    hostId: "host-1",
+    hostId: "host-1" as HostId,
     epoch: 3,
     opSeq: 7,
     startedAt: new Date(),
@@ -73,7 +74,7 @@ async function executingPause(): Promise<OperationRow> {
 
 type Commit = Partial<Parameters<typeof commitOperations>[1][number]>;
 async function commit({ id, sandboxId }: OperationRow, given: Commit = {}): Promise<boolean> {
-  const asked = { id, sandboxId, hostId: "host-1", epoch: 3, opSeq: 7, ...given };
+  const asked = { id, sandboxId, hostId: "host-1" as HostId, epoch: 3, opSeq: 7, ...given };
   return (await commitOperations(database.db, [asked]))[0] ?? false;
 }
 /** Requests that the operation backs out. Returns false when that is too late. */
@@ -98,8 +99,8 @@ describe("the point of no return", () => {
   });
 
   test.each([
-    ["another host", { hostId: "host-2" }],
-    ["another sandbox", { sandboxId: "1763309903other001" }],
+    ["another host", { hostId: "host-2" as HostId }],
+    ["another sandbox", { sandboxId: "1763309903other001" as SandboxId }],
     ["a lower epoch", { epoch: 2 }],
     ["a higher epoch", { epoch: 4 }],
     ["another command", { opSeq: 6 }],
@@ -111,8 +112,8 @@ describe("the point of no return", () => {
 
   test("is granted by itself to each that asks at the same moment, whoever else asks for it", async () => {
     const { id, sandboxId } = await executingPause();
-    const own = { id, sandboxId, hostId: "host-1", epoch: 3, opSeq: 7 };
-    const asked = [{ ...own, hostId: "host-2" }, own, { ...own, epoch: 2 }, own];
+    const own = { id, sandboxId, hostId: "host-1" as HostId, epoch: 3, opSeq: 7 };
+    const asked = [{ ...own, hostId: "host-2" as HostId }, own, { ...own, epoch: 2 }, own];
     expect(await commitOperations(database.db, asked)).toEqual([false, true, false, true]);
   });
 
@@ -179,7 +180,7 @@ test("who waits for operations reads each end, looking alone or with others", as
     { status: "failed", error, explain: null },
     undefined,
   ];
-  const ids = [open, ended, failed, "op_unknown"];
+  const ids = [open, ended, failed, "op_unknown" as OperationId];
   expect(await Promise.all(ids.map((id) => findOperationEnd(database.db, id)))).toEqual(seen);
   for (const [at, id] of ids.entries())
     expect(await findOperationEnd(database.db, id)).toEqual(seen[at]);
@@ -244,7 +245,7 @@ test("S26: pages of a list neither repeat nor skip a sandbox, though some of eve
   for (let left = 23; left > 0; left -= 1) made.push((await makeSandbox(lister, "running")).id);
   const expected = new Set(made);
   const seen: string[] = [];
-  let afterId: string | undefined;
+  let afterId: SandboxId | undefined;
   for (let hasMore = true; hasMore;) {
     const page = await listSandboxes(database.db, {
       organizationId: lister.organizationId,
@@ -260,7 +261,7 @@ test("S26: pages of a list neither repeat nor skip a sandbox, though some of eve
     const gone = seen.length % 2 === 0 ? ids[0] : afterId;
     await database.sql`UPDATE sandboxes SET state = 'deleted' WHERE id = ${gone ?? ""}`;
     await makeSandbox(lister, "running", {
-      sandbox: { id: `9${String(seen.length).padStart(9, "0")}zzzzzzzz` },
+      sandbox: { id: `9${String(seen.length).padStart(9, "0")}zzzzzzzz` as SandboxId },
     });
   }
   expect(seen).toEqual([...expected].toSorted().toReversed());

@@ -2,6 +2,7 @@
  * No statement that is repeated, no list, and nothing that a gateway asks for one sandbox reads a
  * large table from one end to the other: with 200,000 sandboxes.
  */
+import { type HostId, type OperationId, unverifiedHostId } from "@torpor/contracts";
 import {
   countSandboxes,
   findNews,
@@ -40,6 +41,8 @@ import { Decisions } from "../../apps/scheduler/test/support/decisions.ts";
 import { fillDatabase, HOSTS, idOf, SANDBOXES } from "./support/large-database.ts";
 import { type Calls, gatewayCalls } from "./support/gateway-calls.ts";
 import { scannedTables, Statements } from "./support/statements.ts";
+
+const HOST_1 = "host-1" as HostId;
 
 const FILL_LIMIT_MS = 300_000;
 const LEASE_MS = 9_000;
@@ -81,7 +84,8 @@ const QUERIES: Record<string, () => Promise<unknown>> = {
     const which = { kind: "sandbox", limit: 200, olderThanMs: 0 };
     await relayOutbox(database.db, which, async () => ({ published: [], refused: [] }));
   },
-  "operation-ends": () => findOperationEnds(database.db, ["op_1", "op_2"]),
+  "operation-ends": () =>
+    findOperationEnds(database.db, ["op_1" as OperationId, "op_2" as OperationId]),
   "due-work": () => readDueWork(database.db),
   "measure-outbox": () => measureOutbox(database.db),
   "note-answering": () => noteAnswering(database.db, LEASE_MS),
@@ -96,8 +100,8 @@ const QUERIES: Record<string, () => Promise<unknown>> = {
   heartbeats: () => recordHeartbeats(database.db, everyHost.map(heartbeatOf)),
   inventories: () => findNews(database.db, everyHost.flatMap(entriesOf)),
   comparisons: () => recordComparisons(database.db, everyHost.map(comparisonOf)),
-  "a whole inventory": () => listAbsentSandboxes(database.db, "host-1", entriesOf("host-1")),
-  "what has gone": () => findAbsentSandboxes(database.db, "host-1", [idOf(1), idOf(21)]),
+  "a whole inventory": () => listAbsentSandboxes(database.db, HOST_1, entriesOf(HOST_1)),
+  "what has gone": () => findAbsentSandboxes(database.db, HOST_1, [idOf(1), idOf(21)]),
   sandboxes: () => list({}),
   "the next page": () => list({ afterId: idOf(SANDBOXES / 2) }),
   "sandboxes of a state": () => list({ states: ["running"] }),
@@ -107,9 +111,9 @@ const QUERIES: Record<string, () => Promise<unknown>> = {
   "all of that": () => list({ states: ["paused"], region: "far", metadata: { app: "a0" } }),
   events: () => listEvents(database.db, idOf(1), 100),
   hosts: () => listHostOverviews(database.db, HOSTS),
-  "a host's sandboxes": () => countSandboxes(database.db, ["host-1"]),
-  "a host's history": () => listHostEvents(database.db, "host-1", 100),
-  "a host's findings": () => listFindings(database.db, "host-1", 100),
+  "a host's sandboxes": () => countSandboxes(database.db, [HOST_1]),
+  "a host's history": () => listHostEvents(database.db, HOST_1, 100),
+  "a host's findings": () => listFindings(database.db, HOST_1, 100),
   quotas: () => readQuotas(database.db, database.organizationId + 5),
   "the audit log": () =>
     listAuditEntries(database.db, {
@@ -120,24 +124,24 @@ const QUERIES: Record<string, () => Promise<unknown>> = {
     }),
 };
 
-const everyHost = Array.from({ length: HOSTS }, (_, at) => `host-${at}`);
+const everyHost = Array.from({ length: HOSTS }, (_, at) => unverifiedHostId(`host-${at}`));
 const list = async (filter: Partial<ListFilter>) =>
   await listSandboxes(database.db, {
     organizationId: database.organizationId,
     limit: 100,
     ...filter,
   });
-const sandboxesOf = (hostId: string) =>
+const sandboxesOf = (hostId: HostId) =>
   Array.from({ length: 200 }, (_, at) => idOf(at * HOSTS + Number(hostId.slice("host-".length))));
-const heartbeatOf = (hostId: string) => {
-  const [sandboxId = ""] = sandboxesOf(hostId);
+const heartbeatOf = (hostId: HostId) => {
+  const [sandboxId = idOf(0)] = sandboxesOf(hostId);
   return aHeartbeat(hostId, {
     activity: [{ sandboxId, epoch: 1, lastActiveMsAgo: 0 }],
     replication: [{ sandboxId, bytesDone: 1, bytesTotal: 2 }],
-    fetches: [{ operationId: `op_${"0".repeat(32)}`, bytesDone: 1, bytesTotal: 2 }],
+    fetches: [{ operationId: `op_${"0".repeat(32)}` as OperationId, bytesDone: 1, bytesTotal: 2 }],
   });
 };
-const entriesOf = (hostId: string) =>
+const entriesOf = (hostId: HostId) =>
   sandboxesOf(hostId).map((sandboxId) => ({
     hostId,
     sandboxId,
@@ -147,7 +151,7 @@ const entriesOf = (hostId: string) =>
     isQuarantined: false,
     hasSnapshot: true,
   }));
-const comparisonOf = (hostId: string) => ({
+const comparisonOf = (hostId: HostId) => ({
   hostId,
   digest: "d",
   since: undefined,

@@ -2,7 +2,7 @@
  * The rules of auto-pause, on a real Postgres: the idle clock, which sandboxes count as idle, and
  * what becomes of the condition when others join.
  */
-import { newSandboxId } from "@torpor/contracts";
+import { newSandboxId, type SandboxId } from "@torpor/contracts";
 import {
   acceptRequest,
   acceptWithin,
@@ -45,7 +45,7 @@ async function running(options: {
   idleSeconds: number | null;
   lastActiveSecondsAgo: number;
   state?: string;
-}): Promise<string> {
+}): Promise<SandboxId> {
   const id = newSandboxId();
   addresses += 1;
   await sql`
@@ -66,14 +66,14 @@ async function host(fields: { lastHeartbeatSecondsAgo: number; state?: string })
 
 const idle = async () =>
   (await listIdleSandboxes(database.db, 100)).map(({ sandbox }) => sandbox.id);
-const lastActive = async (id: string) =>
+const lastActive = async (id: SandboxId) =>
   (await findSandboxRow(database.db, id))?.lastActiveAt?.getTime() ?? 0;
-const seen = (sandboxId: string, lastActiveMsAgo: number, epoch = 3) => [
+const seen = (sandboxId: SandboxId, lastActiveMsAgo: number, epoch = 3) => [
   { sandboxId, epoch, lastActiveMsAgo },
 ];
 const hear = (hostId: string, activity: SeenActivity[]) =>
   recordHeartbeats(database.db, [aHeartbeat(hostId, { activity })]);
-const pause = (id: string, onlyIfIdleForMs?: number) =>
+const pause = (id: SandboxId, onlyIfIdleForMs?: number) =>
   acceptRequest(database.db, id, "pause", {
     organizationId,
     requestedBy: "test",
@@ -146,7 +146,7 @@ describe("a sandbox that is resumed right after it was paused for want of use", 
     const all = await listIdleSandboxes(database.db, 100);
     return all.find(({ sandbox }) => sandbox.id === id)?.idleSeconds;
   };
-  const delayed = async (id: string) => {
+  const delayed = async (id: SandboxId) => {
     const all = await listDelayedPauses(database.db, "timeout_set", 100);
     return all.find(({ sandbox }) => sandbox.id === id)?.idleSeconds;
   };

@@ -2,7 +2,7 @@
  * Quotas of organizations: never exceeded by concurrent requests, and always in agreement with the
  * rows.
  */
-import { QUOTA_NAMES, type QuotaLimits } from "@torpor/contracts";
+import { type HostId, QUOTA_NAMES, type QuotaLimits, type SandboxId } from "@torpor/contracts";
 import {
   acceptCreate,
   acceptRequest,
@@ -57,7 +57,7 @@ async function organizationWith(limits: QuotaLimits) {
     set: (next: QuotaLimits) => setQuotas(db, organizationId, next, "api-key:1"),
     create: (sandbox = aSandbox(), through = db, given: Partial<Requester> = {}) =>
       acceptCreate(through, sandbox, { ...requester, ...given }),
-    ask: (id: string, verb: Verb, given: Partial<Requester> = {}, through = db) =>
+    ask: (id: SandboxId, verb: Verb, given: Partial<Requester> = {}, through = db) =>
       acceptRequest(through, id, verb, { ...requester, ...given }),
     make: (state: Parameters<typeof makeSandbox>[1]) =>
       makeSandbox({ ...database, organizationId }, state),
@@ -243,7 +243,7 @@ describe("what counts", () => {
     const { id } = await organization.make("paused");
     await registerHost(database.db, aHost("drained"), 60_000);
     const budget = { maxParallel: 1, maxBytesPerSecond: null, deadlineAt: null };
-    await requestDrain(database.db, "drained", budget, "api-key:1");
+    await requestDrain(database.db, "drained" as HostId, budget, "api-key:1");
     await database.sql`INSERT INTO drain_sandboxes (drain_id, sandbox_id, owes_resume)
       SELECT id, ${id}, true FROM drains WHERE host_id = 'drained'`;
     expect((await organization.create()).kind).toBe("quota_exceeded");

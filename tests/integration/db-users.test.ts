@@ -2,6 +2,7 @@
  * Database users of gateways and schedulers: the rows that a gateway's statement sees, and what
  * each user may not do at all.
  */
+import { type SandboxId, unverifiedSandboxId } from "@torpor/contracts";
 import {
   acceptCreate,
   acceptRequest,
@@ -37,8 +38,8 @@ let database: TestDatabase;
 /** Connection as the gateway's user, with no organization set. */
 let gateway: Database;
 let scheduler: Database;
-let theirs: { organizationId: number; sandboxId: string };
-let ours: { organizationId: number; sandboxId: string };
+let theirs: { organizationId: number; sandboxId: SandboxId };
+let ours: { organizationId: number; sandboxId: SandboxId };
 const PASSWORDS = { gateway: "it's a 'secret'", scheduler: "s" };
 const as = (user: "gateway" | "scheduler", url = database.url) => {
   const login = `torpor_${user}:${encodeURIComponent(PASSWORDS[user])}`;
@@ -130,7 +131,7 @@ describe("a gateway's statement", () => {
   test("cannot be turned by what a client sends, as it is in parameters", async () => {
     const db = forOrganization(gateway, ours.organizationId);
     for (const sent of ["/* every organization */", "x' OR true --", "*/ /* organization 1 */"])
-      expect(await findSandboxRow(db, sent)).toBeUndefined();
+      expect(await findSandboxRow(db, unverifiedSandboxId(sent))).toBeUndefined();
     const injected = sql.raw("SELECT id FROM sandboxes /* every organization */");
     expect((await db.execute(injected)).map(({ id }) => id)).toEqual([ours.sandboxId]);
   });

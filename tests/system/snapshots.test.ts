@@ -4,6 +4,7 @@
  */
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
+import { unverifiedSandboxId } from "@torpor/contracts";
 import { findSandboxRow, openDatabase } from "@torpor/db";
 import {
   type S3Server,
@@ -67,7 +68,7 @@ function schedulerOver({ fleet }: TestFleet) {
   const { db } = database;
   const deps = { db, placer: new Placer(db), log: silentLog(), publishCommitted: async () => {} };
   const row = async (sandbox: Body) => {
-    const found = await findSandboxRow(database.db, String(sandbox["id"]));
+    const found = await findSandboxRow(database.db, unverifiedSandboxId(String(sandbox["id"])));
     if (found === undefined) throw new Error("it is gone");
     return found;
   };

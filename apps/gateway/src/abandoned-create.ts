@@ -4,6 +4,7 @@
  * path as a user's; `system:abandoned-create` requests it.
  */
 import { setTimeout as sleep } from "node:timers/promises";
+import type { SandboxId } from "@torpor/contracts";
 import { acceptRequest, forOrganization } from "@torpor/db";
 import { inOwnLane } from "./database-turns.ts";
 import type { Dependencies } from "./deps.ts";
@@ -17,7 +18,7 @@ const RETRY_MAX_MS = 30_000;
 type AbandonDependencies = Pick<Dependencies, "db" | "log" | "publishCommitted">;
 
 interface Abandoned {
-  id: string;
+  id: SandboxId;
   organizationId: number;
 }
 

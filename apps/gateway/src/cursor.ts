@@ -6,6 +6,11 @@ export function encodeCursor(key: string): string {
 }
 
 /** Throws the 400 for a cursor without a valid key. */
+export function decodeCursor<Key extends string>(
+  cursor: string,
+  isKey: (text: string) => text is Key,
+): Key;
+export function decodeCursor(cursor: string, isKey: (text: string) => boolean): string;
 export function decodeCursor(cursor: string, isKey: (text: string) => boolean): string {
   const key = Buffer.from(cursor, "base64url").toString("utf8");
   if (!isKey(key))

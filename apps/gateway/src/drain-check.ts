@@ -2,6 +2,7 @@
  * Checks, before a drain begins, whether every sandbox on the host could be placed on another one.
  * The placement rules decide over hosts as if they were empty: hosts may be full only for now.
  */
+import type { HostId } from "@torpor/contracts";
 import {
   readSnapshot,
   type Database,
@@ -25,7 +26,7 @@ export interface Unplaceable {
 }
 
 /** With the hosts that its anti-affinity key excludes. */
-export type Need = SandboxNeed & { occupiedHostIds: string[] };
+export type Need = SandboxNeed & { occupiedHostIds: HostId[] };
 
 export async function findUnplaceable(db: Database, host: HostRow): Promise<Unplaceable[]> {
   const { others, needs } = await readSnapshot(db, async (tx) => {

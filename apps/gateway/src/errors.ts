@@ -9,7 +9,13 @@
  * E3  Only the messages of RESOURCE_LIMIT_ERROR and QUOTA_EXCEEDED contain "limit" and "quota":
  *     ComputeSDK takes them for an exhausted quota, the Python SDK a 403 with "limit".
  */
-import { type ApiErrorBody, ERROR_CODES, type ErrorCode } from "@torpor/contracts";
+import {
+  type ApiErrorBody,
+  ERROR_CODES,
+  type ErrorCode,
+  type OperationId,
+  type SandboxId,
+} from "@torpor/contracts";
 
 interface Extra {
   details?: Record<string, unknown>;
@@ -118,21 +124,24 @@ export const keyReused = () =>
  * For the repeat of a request whose sandbox is gone: the client would take the first response for
  * the present state.
  */
-export const sandboxDeleted = (sandboxId: string, operation: { id: string; kind: string }) =>
+export const sandboxDeleted = (
+  sandboxId: SandboxId,
+  operation: { id: OperationId; kind: string },
+) =>
   new ApiError(
     "SANDBOX_DELETED",
     `The ${operation.kind} succeeded, and sandbox ${sandboxId} has been deleted since. For another one, send a create with a new Idempotency-Key; /v1/sandboxes/${sandboxId}/events says when and why this one was deleted.`,
     { details: { sandbox_id: sandboxId, operation_id: operation.id } },
   );
 
-export const operationInProgress = (operationId: string, kind: string, waitedMs: number) =>
+export const operationInProgress = (operationId: OperationId, kind: string, waitedMs: number) =>
   new ApiError(
     "OPERATION_IN_PROGRESS",
     `The ${kind} has not ended after ${Math.round(waitedMs / 1000)} s and goes on. Send the request again to wait for it, or look at /v1/operations/${operationId}.`,
     { details: { operation_id: operationId }, headers: { "retry-after": "1" } },
   );
 
-export const replicationInProgress = (sandboxId: string, waitedMs: number) =>
+export const replicationInProgress = (sandboxId: SandboxId, waitedMs: number) =>
   new ApiError(
     "OPERATION_IN_PROGRESS",
     `The sandbox is paused. Its snapshot was not in the store after ${Math.round(waitedMs / 1000)} s and is still being copied. Send the request again to wait for it, or look at durability in /v1/sandboxes/${sandboxId}.`,

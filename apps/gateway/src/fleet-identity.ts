@@ -3,6 +3,7 @@
  * and the addresses of the NATS servers.
  */
 import { X509Certificate } from "node:crypto";
+import type { HostId } from "@torpor/contracts";
 import type { Authority } from "@torpor/identity/authority";
 
 export interface FleetIdentity {
@@ -13,7 +14,7 @@ export interface FleetIdentity {
   /** True if this gateway certifies hosts. */
   hasAuthority: boolean;
   /** Returns undefined for text that is no certificate request, or not signed by its own key. */
-  certify(requestPem: string, hostId: string): Promise<Certified | undefined>;
+  certify(requestPem: string, hostId: HostId): Promise<Certified | undefined>;
 }
 
 interface Certified {

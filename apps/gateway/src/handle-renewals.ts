@@ -11,8 +11,9 @@ import {
   type CertificateReply,
   CertificateRequest,
   decoder,
-  patterns,
+  type HostId,
   hostIdOf,
+  patterns,
 } from "@torpor/contracts";
 import { type Database, type RenewalRefusal, renewHostCertificate } from "@torpor/db";
 import type { Logger } from "@torpor/service";
@@ -48,7 +49,7 @@ export function handleRenewals(bus: Bus, deps: RenewalDeps): () => Promise<void>
 async function renew(
   { db, fleetIdentity, log }: RenewalDeps,
   limiter: RateLimiter,
-  asker: string | undefined,
+  asker: HostId | undefined,
   { hostId, certificateRequest }: CertificateRequest,
 ): Promise<CertificateReply> {
   if (asker !== hostId) return refuse(`host ${asker} may not speak for host ${hostId}`);

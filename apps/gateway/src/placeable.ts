@@ -3,7 +3,12 @@
  * the create is refused at once, with what the hosts have: it would only wait for capacity that
  * cannot come. Hosts count also while they are full, cordoned or lost: those states pass.
  */
-import type { CreateSandboxBody, SandboxPlacement, PlacementQuestion } from "@torpor/contracts";
+import type {
+  CreateSandboxBody,
+  PlacementQuestion,
+  SandboxId,
+  SandboxPlacement,
+} from "@torpor/contracts";
 import {
   couldBePlaced,
   findTemplate,
@@ -16,7 +21,7 @@ import type { Dependencies } from "./deps.ts";
 import { type ApiError, invalidRequest, unknownTemplate } from "./errors.ts";
 
 /** The needs, as the row of the sandbox has them. */
-type Wanted = Omit<Exclude<PlacementQuestion["about"], { sandboxId: string }>, "organizationId">;
+type Wanted = Omit<Exclude<PlacementQuestion["about"], { sandboxId: SandboxId }>, "organizationId">;
 
 /** Values that a message names; more are only counted. */
 const MAX_NAMED = 20;

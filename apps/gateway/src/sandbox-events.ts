@@ -2,21 +2,21 @@
  * Events of the fleet, which only wake: a woken request reads the database. A lost event costs the
  * interval at which the request reads anyway.
  */
-import type { SandboxEventMessage } from "@torpor/contracts";
+import type { OperationId, SandboxEventMessage, SandboxId } from "@torpor/contracts";
 import { ENDED_STATUSES } from "@torpor/state-machine";
 
 type Listener = (event: SandboxEventMessage) => void;
 
 export interface SandboxEvents {
   /** Called for events of one sandbox until the returned function is called. */
-  watch(sandboxId: string, listener: Listener): () => void;
+  watch(sandboxId: SandboxId, listener: Listener): () => void;
   /** Called for all events until the returned function is called. */
   watchAll(listener: Listener): () => void;
   /**
    * True if the end of the operation was received, maybe before `watch`. Only the newest ends are
    * remembered.
    */
-  hasEnded(operationId: string): boolean;
+  hasEnded(operationId: OperationId): boolean;
   /** Hands an event to its listeners. */
   emit: (event: SandboxEventMessage) => void;
 }
@@ -26,11 +26,11 @@ const REMEMBERED_ENDS = 4_096;
 const ENDED: ReadonlySet<string> = new Set(ENDED_STATUSES);
 
 export function createSandboxEvents(): SandboxEvents {
-  const bySandbox = new Map<string, Set<Listener>>();
+  const bySandbox = new Map<SandboxId, Set<Listener>>();
   const all = new Set<Listener>();
   /** The oldest first. */
-  const ends = new Set<string>();
-  const rememberEnd = (operationId: string) => {
+  const ends = new Set<OperationId>();
+  const rememberEnd = (operationId: OperationId) => {
     ends.add(operationId);
     const [oldest] = ends;
     if (ends.size > REMEMBERED_ENDS && oldest !== undefined) ends.delete(oldest);
@@ -59,6 +59,6 @@ export function createSandboxEvents(): SandboxEvents {
   };
 }
 
-export function endsOperation(event: SandboxEventMessage, operationId: string): boolean {
+export function endsOperation(event: SandboxEventMessage, operationId: OperationId): boolean {
   return event.operationId === operationId && ENDED.has(event.operationStatus ?? "");
 }

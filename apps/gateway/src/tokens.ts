@@ -12,6 +12,7 @@
  *      them, they are of generation 0, and they outlive the key that got them.
  */
 import { createHash, randomUUID } from "node:crypto";
+import type { SandboxId } from "@torpor/contracts";
 import type { ApiKeyOwner, SandboxRow } from "@torpor/db";
 import { Recent } from "@torpor/service";
 import { type JWTPayload, jwtVerify, SignJWT } from "jose";
@@ -55,7 +56,7 @@ export function createTokens(
   const signing = signingKey(secret);
   const known = [signing, ...accepted.map(signingKey)];
   const verified = new Recent<JWTPayload>(MAX_VERIFIED);
-  const claimsOf = async (token: string, sandboxId: string) => {
+  const claimsOf = async (token: string, sandboxId: SandboxId) => {
     // Only a digest is kept: a dump of the memory reveals no token.
     const digest = createHash("sha256").update(token).digest("base64");
     const claims = verified.get(digest) ?? (await verify(token, sandboxId, known));
@@ -103,7 +104,7 @@ function signingKey(secret: string): SigningKey {
 /** The claims of a token for that sandbox; undefined when none of the keys signed it. */
 async function verify(
   token: string,
-  sandboxId: string,
+  sandboxId: SandboxId,
   known: readonly SigningKey[],
 ): Promise<JWTPayload | undefined> {
   for (const key of known) {

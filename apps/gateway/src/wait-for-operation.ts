@@ -9,7 +9,7 @@
  * W4  A waiting request costs nothing but its reads: one when the end is announced, and one an
  *     interval, which is long while the bus is connected, and short while it is away.
  */
-import type { SandboxEventMessage } from "@torpor/contracts";
+import type { OperationId, SandboxEventMessage, SandboxId } from "@torpor/contracts";
 import { findOperationEnd, forOrganization, type OperationRow } from "@torpor/db";
 import { isEnded, isTombstoned } from "@torpor/state-machine";
 import type { Dependencies } from "./deps.ts";
@@ -31,7 +31,7 @@ export type WaitDependencies = Pick<
 
 /** The result that a request waits for, and when to read it. */
 interface Watched<T> {
-  sandboxId: string;
+  sandboxId: SandboxId;
   /** Undefined: not yet. */
   look: () => Promise<T | undefined>;
   /** True if the event may announce the result. */
@@ -65,7 +65,7 @@ export async function waitForOperation(
  * True for the end of the operation, or when another one executes: an operation that was replaced
  * has no event of its own.
  */
-function mayEnd(event: SandboxEventMessage, operationId: string): boolean {
+function mayEnd(event: SandboxEventMessage, operationId: OperationId): boolean {
   if (endsOperation(event, operationId)) return true;
   if (event.operationId === operationId) return false;
   return event.operationStatus === "executing" || isTombstoned(event.to);

@@ -2,6 +2,7 @@
  * `wait_for=replicated`: after the pause has ended, the request waits until its snapshot is in the
  * store too.
  */
+import type { SandboxId } from "@torpor/contracts";
 import { findSandbox, forOrganization, type SandboxView } from "@torpor/db";
 import { ApiError, replicationInProgress, sandboxNotFound, stopping } from "./errors.ts";
 import { type WaitDependencies, waitFor } from "./wait-for-operation.ts";
@@ -14,7 +15,7 @@ type Reached = { kind: "replicated" } | { kind: "refused"; error: ApiError };
  */
 export async function waitForReplica(
   deps: WaitDependencies,
-  sandbox: { id: string; organizationId: number },
+  sandbox: { id: SandboxId; organizationId: number },
   gone: AbortSignal,
 ): Promise<void> {
   const look = async () =>
@@ -38,7 +39,7 @@ export async function waitForReplica(
 }
 
 /** Undefined: not yet. */
-function judge(id: string, view: SandboxView | undefined): Reached | undefined {
+function judge(id: SandboxId, view: SandboxView | undefined): Reached | undefined {
   if (view === undefined) return { kind: "refused", error: sandboxNotFound(id) };
   const { sandbox, snapshotStoreKey, snapshotStoreError } = view;
   const current_state = sandbox.settledState;

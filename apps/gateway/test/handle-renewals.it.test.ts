@@ -1,7 +1,13 @@
 /** Renewals of certificates by a gateway, over a real bus and with a real database. */
 import { X509Certificate } from "node:crypto";
 import { request, type Bus, connectBus } from "@torpor/bus";
-import { CertificateReply, decoder, subjects } from "@torpor/contracts";
+import {
+  CertificateReply,
+  decoder,
+  type HostId,
+  subjects,
+  unverifiedHostId,
+} from "@torpor/contracts";
 import { createHostToken, findHostAdmission, joinHost, registerHost, revokeHost } from "@torpor/db";
 import { identityIn } from "@torpor/identity";
 import { Authority, createAuthority, createRequest, keyIn } from "@torpor/identity/authority";
@@ -53,7 +59,8 @@ afterAll(async () => {
   await postgres[Symbol.asyncDispose]();
 });
 
-async function join(hostId: string): Promise<void> {
+async function join(name: string): Promise<void> {
+  const hostId = unverifiedHostId(name);
   const { requestPem } = await createRequest();
   requests.set(hostId, requestPem);
   const secret = `token of ${hostId}`;
@@ -65,8 +72,9 @@ async function join(hostId: string): Promise<void> {
   await joinHost(database.db, joining, new Date(Date.now() + 1_000));
 }
 
-/** Sends a request as the host `asker`, which may name another host. */
-async function renew(asker: string, given: { hostId?: string; request?: string } = {}) {
+/** Sends a request as the host `name`, which may name another host. */
+async function renew(name: string, given: { hostId?: string; request?: string } = {}) {
+  const asker = unverifiedHostId(name);
   const { hostId = asker, request: certificateRequest = requests.get(asker) ?? "" } = given;
   const bus = await connectBus({ ...nats.as(asker), name: asker, hostId: asker });
   const question = { type: "certificate", version: 1, hostId, certificateRequest };
@@ -83,7 +91,7 @@ test("RN1: a host gets its own name, for its own key, again and again, and where
   const made = new X509Certificate(certificate ?? "");
   expect(identityIn(made.subjectAltName)).toEqual({ role: "host", hostId: "host-a" });
   expect(Date.parse(made.validTo) - Date.now()).toBeGreaterThan((DAYS - 1) * 86_400_000);
-  expect(await findHostAdmission(database.db, "host-a")).toMatchObject({
+  expect(await findHostAdmission(database.db, "host-a" as HostId)).toMatchObject({
     certificateExpiresAt: new Date(made.validTo),
     dataPlaneHost: "10.0.0.7",
     revokedAt: null,
@@ -101,7 +109,7 @@ test("RN1: a host gets its own name, for its own key, again and again, and where
 });
 
 test("RN2: one that was revoked or retired, or did not join by a token, gets none", async () => {
-  await revokeHost(database.db, "host-b", "test");
+  await revokeHost(database.db, "host-b" as HostId, "test");
   expect(await renew("host-b")).toEqual(refused("was revoked"));
   await registerHost(database.db, aHost("host-c"), 10_000, 1);
   await database.sql`UPDATE hosts SET state = 'retired' WHERE id = 'host-c'`;

@@ -1,3 +1,4 @@
+import type { HostId } from "@torpor/contracts";
 import type { DrainProgress } from "@torpor/db";
 import type { PlacementHost } from "@torpor/placement";
 import { describe, expect, test } from "vitest";
@@ -42,7 +43,7 @@ const need = (given: Partial<Need> = {}): Need => ({
 });
 const here = host("here");
 const unplaceable = (needs: Need[], others: PlacementHost[]) =>
-  unplaceableFrom({ id: "here", driverFingerprint: "f1" }, needs, [here, ...others]);
+  unplaceableFrom({ id: "here" as HostId, driverFingerprint: "f1" }, needs, [here, ...others]);
 
 describe("the last host for its sandboxes", () => {
   test("is not last when another ready host could take them, full or not", () => {
@@ -77,7 +78,7 @@ describe("the last host for its sandboxes", () => {
     [
       "anti_affinity",
       {},
-      { antiAffinity: "web", occupiedHostIds: ["there"] },
+      { antiAffinity: "web", occupiedHostIds: ["there" as HostId] },
       /same anti-affinity key/,
     ],
     ["memory", { memoryMibCapacity: 511 }, {}, /less than 512 MiB of memory/],
@@ -115,7 +116,7 @@ describe("the progress of a drain", () => {
   ): DrainProgress => ({
     drain: {
       id: 1,
-      hostId: "here",
+      hostId: "here" as HostId,
       status: "active",
       endsAs: null,
       maxParallel: 2,

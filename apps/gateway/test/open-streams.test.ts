@@ -1,10 +1,14 @@
 /** Streams at the edge end with their credential. The database is scripted. */
 import { PassThrough } from "node:stream";
+import { unverifiedSandboxId } from "@torpor/contracts";
 import type { StreamCredential } from "@torpor/db";
 import { expect, test } from "vitest";
 import { OpenStreams } from "../src/edge/open-streams.ts";
 
-const token = (sandboxId: string): StreamCredential => ({ sandboxId, generation: 0 });
+const token = (id: string): StreamCredential => ({
+  sandboxId: unverifiedSandboxId(id),
+  generation: 0,
+});
 
 function scripted(now?: () => number) {
   const asked: StreamCredential[][] = [];

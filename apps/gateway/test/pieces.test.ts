@@ -1,11 +1,16 @@
-import { newSandboxId } from "@torpor/contracts";
+import {
+  type HostId,
+  isSandboxId,
+  newSandboxId,
+  type OperationId,
+  type SandboxId,
+} from "@torpor/contracts";
 import type { OperationRow } from "@torpor/db";
 import { describe, expect, test } from "vitest";
 import { decodeCursor, encodeCursor } from "../src/cursor.ts";
 import { downstreamHeaders, upstreamHeaders } from "../src/edge/headers.ts";
 import { ApiError } from "../src/errors.ts";
 import type { Dependencies } from "../src/deps.ts";
-import { isSandboxId } from "../src/ids.ts";
 import { assertReached } from "../src/outcome.ts";
 import { operationView } from "../src/views/sandbox.ts";
 
@@ -69,8 +74,8 @@ describe("an operation that failed", () => {
 test("an operation says how much it has brought to its host only while it lasts", () => {
   const at = new Date(0);
   const row: OperationRow = {
-    id: "op_1",
-    sandboxId: "1763309903rt5vs4lm",
+    id: "op_1" as OperationId,
+    sandboxId: "1763309903rt5vs4lm" as SandboxId,
     organizationId: 1,
     kind: "resume",
     status: "executing",
@@ -82,9 +87,9 @@ test("an operation says how much it has brought to its host only while it lasts"
     cancelRequestedAt: null,
     onlyIfIdleForMs: null,
     maxBytesPerSecond: null,
-    hostId: "host-2",
+    hostId: "host-2" as HostId,
     pinnedHostId: null,
-    originHostId: "host-1",
+    originHostId: "host-1" as HostId,
     epoch: 2,
     opSeq: 3,
     error: null,

@@ -1,6 +1,7 @@
 /**
  * Access of a browser where `preview_access` is `token`: links, their cookies, and sub-protocols.
  */
+import { unverifiedSandboxId } from "@torpor/contracts";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { localHeaders, publicLocations } from "../src/edge/preview-host.ts";
 import {
@@ -20,7 +21,10 @@ import { createTokens } from "../src/tokens.ts";
 const SECRET = "x".repeat(32);
 const ID = "1763309903rt5vs4lm";
 const OTHER = "1763309903rt5vs4ln";
-const sandboxOf = (id: string, tokenGeneration = 0) => ({ id, tokenGeneration });
+const sandboxOf = (id: string, tokenGeneration = 0) => ({
+  id: unverifiedSandboxId(id),
+  tokenGeneration,
+});
 const preview = { sandbox: sandboxOf(ID), port: 3000 };
 const TERMS = { linkSeconds: 60, sessionSeconds: 600, apiKeyId: 7 };
 let nowMs = Date.parse("2031-05-01T12:00:00Z");

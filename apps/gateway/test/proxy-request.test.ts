@@ -6,6 +6,7 @@ import { once } from "node:events";
 import { createServer, type IncomingMessage, type Server } from "node:http";
 import { type AddressInfo, type Socket } from "node:net";
 import { text } from "node:stream/consumers";
+import type { HostId, SandboxId } from "@torpor/contracts";
 import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
 import { proxyRequest } from "../src/edge/proxy-request.ts";
 import { type AgentTarget, targetOf } from "../src/edge/target.ts";
@@ -45,9 +46,9 @@ const portOf = (server: Server) => (server.address() as AddressInfo).port;
 function target(): AgentTarget {
   const dataPlaneUrl = `http://127.0.0.1:${portOf(host)}`;
   const run = {
-    sandboxId: "a",
+    sandboxId: "a" as SandboxId,
     epoch: 1,
-    host: { id: "h", dataPlaneUrl, ticketKey: "ab".repeat(32) },
+    host: { id: "h" as HostId, dataPlaneUrl, ticketKey: "ab".repeat(32) },
   };
   const found = targetOf(run, 7777, { hostKey: undefined, tls: undefined });
   if (found instanceof Error) throw found;
@@ -120,9 +121,9 @@ test("a host that does not answer at all was sent nothing", async () => {
   gone.close();
   await once(gone, "close");
   const run = {
-    sandboxId: "a",
+    sandboxId: "a" as SandboxId,
     epoch: 1,
-    host: { id: "h", dataPlaneUrl, ticketKey: "ab".repeat(32) },
+    host: { id: "h" as HostId, dataPlaneUrl, ticketKey: "ab".repeat(32) },
   };
   const found = targetOf(run, 7777, { hostKey: undefined, tls: undefined });
   const incoming = {
@@ -152,12 +153,12 @@ test.each<[string, Partial<{ dataPlaneUrl: string; ticketKey: string | null }>, 
   ],
 ])("a host with %s is not sent to, and why is said", (_, given, message) => {
   const known = {
-    id: "h",
+    id: "h" as HostId,
     dataPlaneUrl: "http://127.0.0.1:1",
     ticketKey: "ab".repeat(32),
     ...given,
   };
-  const found = targetOf({ sandboxId: "a", epoch: 1, host: known }, 7777, {
+  const found = targetOf({ sandboxId: "a" as SandboxId, epoch: 1, host: known }, 7777, {
     hostKey: undefined,
     tls: undefined,
   });

@@ -3,6 +3,7 @@
  * their end.
  */
 import { createHash } from "node:crypto";
+import type { SandboxId } from "@torpor/contracts";
 import { decodeJwt, decodeProtectedHeader, SignJWT } from "jose";
 import { describe, expect, test } from "vitest";
 import { createTokens, type Tokens } from "../src/tokens.ts";
@@ -13,8 +14,8 @@ const apiKeys = { isGood: async (id: number) => !ended.has(id) };
 const tokensOf = (secret: string, accepted: string[] = []) =>
   createTokens(secret, apiKeys, accepted);
 
-const mine = { id: "1763309903rt5vs4lm", tokenGeneration: 0 };
-const other = { id: "1763309904rt5vs4lm", tokenGeneration: 0 };
+const mine = { id: "1763309903rt5vs4lm" as SandboxId, tokenGeneration: 0 };
+const other = { id: "1763309904rt5vs4lm" as SandboxId, tokenGeneration: 0 };
 const owner = { organizationId: 7, apiKeyId: 3 };
 const issue = async (tokens: Tokens, sandbox = mine, apiKeyId = 3) =>
   (await tokens.issue(sandbox, { ...owner, apiKeyId })).token;

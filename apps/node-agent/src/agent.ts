@@ -7,6 +7,7 @@ import {
   hostCommands,
   ReceivedCommand,
   type RegisterRequest,
+  type SandboxId,
   type VmCommand,
 } from "@torpor/contracts";
 import type { FleetTls } from "@torpor/identity";
@@ -119,7 +120,7 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
   );
   await supervisor.adopt();
   const snapshots = new SnapshotServer((...asked) => supervisor.offer(...asked));
-  const findRoute = (sandboxId: string, epoch: number) => supervisor.route(sandboxId, epoch);
+  const findRoute = (sandboxId: SandboxId, epoch: number) => supervisor.route(sandboxId, epoch);
   const ticketKey = await ticketKeyIn(config.DATA_DIR);
   const dataPlane = createDataPlane({
     lock: { ticketKey, hostKey, tls },

@@ -1,13 +1,18 @@
 import { availableParallelism, hostname } from "node:os";
 import { NATS_CREDENTIALS } from "@torpor/bus";
-import { dataPlaneUrlProblem, HOST_LABELS_PATTERN, MAX_STARTS_AT_ONCE } from "@torpor/contracts";
+import {
+  dataPlaneUrlProblem,
+  HOST_LABELS_PATTERN,
+  HostId,
+  MAX_STARTS_AT_ONCE,
+} from "@torpor/contracts";
 import { TLS_SETTINGS, tlsFilesIn } from "@torpor/identity";
 import { ConfigurationError, loadConfig, LogLevel } from "@torpor/service";
 import { type Static, Type } from "typebox";
 
 const Environment = Type.Object({
   LOG_LEVEL: LogLevel,
-  HOST_ID: Type.String({ pattern: "^[a-z0-9][a-z0-9-]{0,62}$", default: hostIdFrom(hostname()) }),
+  HOST_ID: Type.Unsafe<HostId>(Type.String({ ...HostId, default: hostIdFrom(hostname()) })),
   REGION: Type.String({ default: "local" }),
   /** Labels that sandboxes may require of their host: `name=value,name=value`. */
   HOST_LABELS: Type.String({ default: "" }),

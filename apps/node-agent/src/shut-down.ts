@@ -6,6 +6,7 @@
  * All guests are shut down at the same time, each within a limit. The program prints one line for
  * each sandbox whose guest did not reply, or did not end.
  */
+import type { SandboxId } from "@torpor/contracts";
 import { messageOf, waitUntilGone } from "@torpor/service";
 import { configFrom } from "./config.ts";
 import { findGuestAddress, findLiveRun } from "./drivers/vmm-process.ts";
@@ -22,7 +23,7 @@ const guest = httpGuest({
 });
 await Promise.all((await store.list()).map(shutDown));
 
-async function shutDown(sandboxId: string): Promise<void> {
+async function shutDown(sandboxId: SandboxId): Promise<void> {
   const record = await store.read(sandboxId);
   if (record === undefined) return;
   const vm = store.vmOf(record);

@@ -4,10 +4,12 @@ import { createServer, type IncomingMessage, request as httpRequest, type Server
 import { type AddressInfo, connect } from "node:net";
 import { buffer, text } from "node:stream/consumers";
 import { setTimeout as sleep } from "node:timers/promises";
-import { runTicket, snapshotTicket } from "@torpor/contracts";
+import { runTicket, type SandboxId, snapshotTicket, unverifiedSandboxId } from "@torpor/contracts";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { Activity } from "../src/shell/activity.ts";
 import { createDataPlane } from "../src/shell/data-plane.ts";
+
+const SANDBOX_A = "a" as SandboxId;
 
 const TICKET_KEY = "ab".repeat(32);
 const seen: string[] = [];
@@ -86,7 +88,7 @@ async function send(
   body?: string,
   to: Server = plane,
 ) {
-  const sandboxId = headers["x-torpor-sandbox"] ?? "a";
+  const sandboxId = unverifiedSandboxId(headers["x-torpor-sandbox"] ?? "a");
   const ticket = runTicket(TICKET_KEY, { sandboxId, epoch: 1 });
   const { port } = to.address() as AddressInfo;
   const request = httpRequest({
@@ -110,7 +112,7 @@ async function send(
   };
 }
 
-const SNAPSHOT = { sandboxId: "a", generation: 1, manifestSha256: "b" };
+const SNAPSHOT = { sandboxId: SANDBOX_A, generation: 1, manifestSha256: "b" };
 
 test("DP3: a host with the ticket of a snapshot is let to that one; a client of an edge is not, whatever it asks for", async () => {
   const { port } = plane.address() as AddressInfo;
@@ -122,10 +124,10 @@ test("DP3: a host with the ticket of a snapshot is let to that one; a client of 
   });
   const others = [
     snapshotTicket("cd".repeat(32), SNAPSHOT),
-    snapshotTicket(TICKET_KEY, { ...SNAPSHOT, sandboxId: "c" }),
+    snapshotTicket(TICKET_KEY, { ...SNAPSHOT, sandboxId: "c" as SandboxId }),
     snapshotTicket(TICKET_KEY, { ...SNAPSHOT, generation: 2 }),
     snapshotTicket(TICKET_KEY, { ...SNAPSHOT, manifestSha256: "d" }),
-    runTicket(TICKET_KEY, { sandboxId: "a", epoch: 1 }),
+    runTicket(TICKET_KEY, { sandboxId: SANDBOX_A, epoch: 1 }),
     "",
   ];
   for (const ticket of others)
@@ -137,14 +139,14 @@ test("DP3: a host with the ticket of a snapshot is let to that one; a client of 
 });
 
 test("DP4: the ticket of a run opens that run and no other, and the fleet's key nothing where none is set", async () => {
-  const ticket = (named: { sandboxId: string; epoch: number }, key = TICKET_KEY) => ({
-    "x-torpor-ticket": runTicket(key, named),
+  const ticket = (sandboxId: string, epoch: number, key = TICKET_KEY) => ({
+    "x-torpor-ticket": runTicket(key, { sandboxId: unverifiedSandboxId(sandboxId), epoch }),
   });
-  expect(await send("/info", ticket({ sandboxId: "a", epoch: 1 }))).toMatchObject({ status: 200 });
+  expect(await send("/info", ticket("a", 1))).toMatchObject({ status: 200 });
   for (const other of [
-    ticket({ sandboxId: "a", epoch: 2 }),
-    ticket({ sandboxId: "b", epoch: 1 }),
-    ticket({ sandboxId: "a", epoch: 1 }, "cd".repeat(32)),
+    ticket("a", 2),
+    ticket("b", 1),
+    ticket("a", 1, "cd".repeat(32)),
     { "x-torpor-ticket": "" },
     { "x-torpor-ticket": "", "x-torpor-host-key": "" },
     { "x-torpor-ticket": "", "x-torpor-host-key": "undefined" },
@@ -194,11 +196,11 @@ test.each([
 });
 
 test("DP2: the edge may ask for the ports, and that is no use of the sandbox", async () => {
-  activity.forget("a");
-  const before = activity.idleMs("a");
+  activity.forget(SANDBOX_A);
+  const before = activity.idleMs(SANDBOX_A);
   expect((await send("/_torpor/ports?after=x", { "x-torpor-control": "ports" })).status).toBe(200);
   expect(seen.at(-1)).toBe("/_torpor/ports?after=x");
-  expect(activity.idleMs("a")).toBeGreaterThanOrEqual(before);
+  expect(activity.idleMs(SANDBOX_A)).toBeGreaterThanOrEqual(before);
   expect((await send("/_torpor/shutdown", { "x-torpor-control": "ports" })).status).toBe(404);
   expect((await send("/_torpor/shutdown", { "x-torpor-control": "shutdown" })).status).toBe(404);
 });
@@ -282,7 +284,7 @@ test("a connection that was accepted before the host began to leave has its firs
   const [late, silent] = [await accepted(), await accepted()];
   const drained = leaving.drain(DRAIN_LIMIT_MS * 100);
   await sleep(QUIET_MS);
-  const ticket = runTicket(TICKET_KEY, { sandboxId: "a", epoch: 1 });
+  const ticket = runTicket(TICKET_KEY, { sandboxId: SANDBOX_A, epoch: 1 });
   const named = `x-torpor-sandbox: a\r\nx-torpor-epoch: 1\r\nx-torpor-ticket: ${ticket}\r\n`;
   late.write(
     `POST /execute HTTP/1.1\r\nhost: h\r\nconnection: close\r\n${named}content-length: 2\r\n\r\n{}`,

@@ -9,6 +9,7 @@ import { once } from "node:events";
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import type { SandboxId } from "@torpor/contracts";
 import { identify, type ProcessIdentity, stateOf } from "@torpor/service/processes";
 import { recordLeftover, tempDir, until } from "@torpor/testkit";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
@@ -79,9 +80,9 @@ let vmms = 0;
 async function startVmm(
   isFenced: boolean,
   cgroups?: Cgroups,
-): Promise<ProcessIdentity & { sandboxId: string }> {
+): Promise<ProcessIdentity & { sandboxId: SandboxId }> {
   vmms += 1;
-  const sandboxId = `17954907${String(vmms).padStart(2, "0")}abcdefgh`;
+  const sandboxId = `17954907${String(vmms).padStart(2, "0")}abcdefgh` as SandboxId;
   const cgroup = await cgroups?.make({ name: sandboxId, memoryMib: 64, vcpu: 1 });
   const busy = "setInterval(() => {}, 10)";
   const child =
@@ -119,7 +120,7 @@ async function startVmm(
   return { ...identity, sandboxId };
 }
 
-const frozenOf = (vmm: { sandboxId: string }): Promise<Frozen> =>
+const frozenOf = (vmm: { sandboxId: SandboxId }): Promise<Frozen> =>
   until(`${vmm.sandboxId} is frozen`, () => files.readFrozen(vmm.sandboxId));
 const someLooks = () => new Promise((resolve) => setTimeout(resolve, SOME_LOOKS_MS));
 

@@ -1,4 +1,5 @@
 /** The rule by which the fence freezes and thaws, and how a lease continues or begins again. */
+import type { SandboxId } from "@torpor/contracts";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { bootMs, startedAtBootMs } from "../src/fence/clock.ts";
@@ -7,7 +8,7 @@ import { mayRun, renewed } from "../src/fence/rule.ts";
 import { identify } from "@torpor/service";
 
 const run = (startedMs: number, given: Partial<Run> = {}): Run => ({
-  sandboxId: "s",
+  sandboxId: "s" as SandboxId,
   epoch: 3,
   pid: 7,
   startTime: String(startedMs / 10),

@@ -7,7 +7,7 @@ import { once } from "node:events";
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import type { VmCommand } from "@torpor/contracts";
+import type { OperationId, VmCommand } from "@torpor/contracts";
 import { isAlive, type ProcessIdentity, stateOf } from "@torpor/service/processes";
 import { tempDir, until } from "@torpor/testkit";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
@@ -140,7 +140,11 @@ describe("a VM that was frozen", () => {
     await endLease();
     // The pause waits for the VM, and yields to the discard.
     await host.supervisor.submit(pause);
-    const discard: VmCommand = { ...create, kind: "discard", operationId: `op_${"f".repeat(32)}` };
+    const discard: VmCommand = {
+      ...create,
+      kind: "discard",
+      operationId: `op_${"f".repeat(32)}` as OperationId,
+    };
     expect(await host.supervisor.submit({ ...discard, epoch: 2 })).toBe("journalled");
     await until("it is ended", () => !isAlive(vmm));
     await until("it is reported", () => host.seen.some(({ state }) => state === "deleted"));
@@ -160,7 +164,11 @@ describe("a VM that may be restored elsewhere", () => {
     await host.fence.renew(bootMs(), LONG_MS);
     fence.kill("SIGSTOP");
     await until("the fence is known to be dead", async () => !(await files.isFenceAlive()));
-    const again = { ...create, opSeq: 2, operationId: `op_${"2".padStart(32, "0")}` };
+    const again = {
+      ...create,
+      opSeq: 2,
+      operationId: `op_${"2".padStart(32, "0")}` as OperationId,
+    };
     expect(await host.complete(again)).toMatchObject({
       state: "failed",
       operation: { error: { message: expect.stringContaining("no fence") as string } },
@@ -169,7 +177,7 @@ describe("a VM that may be restored elsewhere", () => {
     const waits: VmCommand = {
       ...again,
       opSeq: 3,
-      operationId: `op_${"3".padStart(32, "0")}`,
+      operationId: `op_${"3".padStart(32, "0")}` as OperationId,
       spec: { ...create.spec, onHostLoss: "wait" },
     };
     expect(await host.complete(waits)).toMatchObject({ state: "running" });

@@ -9,7 +9,13 @@ import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import type { TLSSocket } from "node:tls";
 import { handleRequests, type Bus, connectBus } from "@torpor/bus";
-import { CertificateRequest, type CertificateReply, decoder, patterns } from "@torpor/contracts";
+import {
+  type CertificateReply,
+  CertificateRequest,
+  decoder,
+  type HostId,
+  patterns,
+} from "@torpor/contracts";
 import { FleetTls, type SpiffeIdentity } from "@torpor/identity";
 import { Authority, createAuthority, createRequest } from "@torpor/identity/authority";
 import { type NatsServer, silentLog, startNats, tempDir } from "@torpor/testkit";
@@ -86,7 +92,12 @@ beforeEach(async () => {
   await writeFile(own().keyFile, made.keyPem);
   await writeFile(join(dir.path, "tls.csr"), requestPem);
   await writeFile(own().certFile, await certify(DUE_DAYS));
-  bus = await connectBus({ ...nats.as("host-1"), name: "h", hostId: "host-1", tlsFiles: own() });
+  bus = await connectBus({
+    ...nats.as("host-1"),
+    name: "h",
+    hostId: "host-1" as HostId,
+    tlsFiles: own(),
+  });
   reply = async (request) => {
     const pem = await authority.certify(request.certificateRequest, { identity: HOST, days: 30 });
     return { granted: true, certificate: pem ?? "" };
@@ -98,7 +109,7 @@ afterEach(async () => await bus.close());
 async function look(tls: FleetTls): Promise<HostCertificate> {
   const ended = new AbortController();
   const certificate = new HostCertificate({
-    hostId: "host-1",
+    hostId: "host-1" as HostId,
     tls,
     bus,
     signal: ended.signal,

@@ -4,21 +4,25 @@
  */
 import {
   type Heartbeat,
+  type HostId,
   inventoryDigest,
   MAX_ACTIVITY_PER_HEARTBEAT,
   MAX_INVENTORY_PER_HEARTBEAT,
   type Observation,
+  type OperationId,
+  type SandboxId,
+  unverifiedSandboxId,
 } from "@torpor/contracts";
 import { anObservation } from "@torpor/testkit";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { InventoryReport, progressOf } from "../src/shell/inventory-report.ts";
 
-const idAt = (at: number) => `1763309903a${String(at).padStart(7, "0")}`;
+const idAt = (at: number) => unverifiedSandboxId(`1763309903a${String(at).padStart(7, "0")}`);
 const at = (index: number, given: Partial<Observation> = {}) =>
-  anObservation({ hostId: "host-1", sandboxId: idAt(index), state: "paused", ...given });
+  anObservation({ hostId: "host-1" as HostId, sandboxId: idAt(index), state: "paused", ...given });
 const many = (count: number) => Array.from({ length: count }, (_, index) => at(index));
-const wanted = (reconciled?: string, show: string[] = []) => ({ reconciled, show });
+const wanted = (reconciled?: string, show: SandboxId[] = []) => ({ reconciled, show });
 const ids = (inventory: Observation[]) => inventory.map(({ sandboxId }) => sandboxId);
 
 test("everything, as long as the control plane has reconciled nothing, or something that is not known here", () => {
@@ -94,8 +98,8 @@ describe("whoever keeps what is reported", () => {
     fc.assert(
       fc.property(fc.array(step, { maxLength: 30 }), (steps) => {
         const report = new InventoryReport();
-        const here = new Map<string, Observation>();
-        const kept = new Map<string, Map<string, Observation>>();
+        const here = new Map<SandboxId, Observation>();
+        const kept = new Map<string, Map<SandboxId, Observation>>();
         let reconciled: string | undefined;
         let revision = 0;
         for (const { changed, removed, isHeard, isReconciled, show } of steps) {
@@ -119,12 +123,12 @@ describe("whoever keeps what is reported", () => {
   type Reported = Pick<Heartbeat, "inventory" | "inventorySince" | "gone">;
 
   function applied(
-    kept: ReadonlyMap<string, Map<string, Observation>>,
+    kept: ReadonlyMap<string, Map<SandboxId, Observation>>,
     { inventory, inventorySince, gone = [] }: Reported,
-  ): Map<string, Observation> {
+  ): Map<SandboxId, Observation> {
     const base = inventorySince === undefined ? new Map() : kept.get(inventorySince);
     if (base === undefined) throw new Error("changes since what nobody has");
-    const now = new Map<string, Observation>(base);
+    const now = new Map<SandboxId, Observation>(base);
     for (const seen of inventory) now.set(seen.sandboxId, seen);
     for (const sandboxId of gone) now.delete(sandboxId);
     return now;
@@ -137,7 +141,7 @@ describe("what changes all the time", () => {
     const copy = { bytesDone: 1, bytesTotal: 2 };
     const [copied, fetched] = [
       at(2, { replicating: copy }),
-      at(3, { fetching: copy, busyWith: "op" }),
+      at(3, { fetching: copy, busyWith: "op" as OperationId }),
     ];
     expect(progressOf([used, unused, copied, fetched], 0)).toEqual({
       activity: [{ sandboxId: idAt(0), epoch: 1, lastActiveMsAgo: 7_000 }],

@@ -5,7 +5,7 @@
 import { subscribe, unsubscribe } from "node:diagnostics_channel";
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
-import type { Observation, VmCommand } from "@torpor/contracts";
+import type { Observation, OperationId, SandboxId, VmCommand } from "@torpor/contracts";
 import { tempDir, until } from "@torpor/testkit";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { DURABLE_STEP_CHANNEL, type DurableStep } from "../src/host/durable-step.ts";
@@ -58,13 +58,13 @@ const commands = () =>
 
 /** The create of another sandbox, whose id has that digit. */
 function another(create: VmCommand, digit: number): VmCommand {
-  const sandboxId = `180000000${digit}abcdefgh`;
-  const operationId = `op_${digit.toString().padStart(32, "f")}`;
+  const sandboxId = `180000000${digit}abcdefgh` as SandboxId;
+  const operationId = `op_${digit.toString().padStart(32, "f")}` as OperationId;
   return { ...create, operationId, spec: { ...create.spec, sandboxId } };
 }
 
 function cancelOf(command: VmCommand): VmCommand {
-  const operationId = `op_${"c".repeat(32)}`;
+  const operationId = `op_${"c".repeat(32)}` as OperationId;
   return { ...command, kind: "cancel", operationId, cancels: command.operationId };
 }
 
@@ -241,7 +241,7 @@ describe("SV5: once a cancel is acknowledged, nothing launches what it cancels",
     const { letGo } = await holdSlot(other);
     host.refusedCommits.add(other.operationId);
     expect(await host.supervisor.submit(create)).toBe("journalled");
-    const operationId = `op_${"d".repeat(32)}`;
+    const operationId = `op_${"d".repeat(32)}` as OperationId;
     const deleted = { ...create, kind: "delete" as const, operationId, opSeq: create.opSeq + 1 };
     expect(await host.complete(deleted)).toMatchObject({ state: "deleted" });
     letGo();

@@ -6,6 +6,7 @@ import { handleRequests, connectBus, subscribeCore } from "@torpor/bus";
 import {
   decoder,
   Heartbeat,
+  type HostId,
   inventoryDigest,
   type LeaseReply,
   LeaseRequest,
@@ -13,6 +14,7 @@ import {
   type Observation,
   patterns,
   RegisterRequest,
+  unverifiedSandboxId,
 } from "@torpor/contracts";
 import { aHost, anObservation, silentLog, startNats, tempDir, until } from "@torpor/testkit";
 import { expect, test } from "vitest";
@@ -21,15 +23,17 @@ import { FenceFiles } from "../src/fence/files.ts";
 import { FenceLink } from "../src/shell/fence-link.ts";
 import { heartbeat, isOpen, keepLease, type Membership } from "../src/shell/membership.ts";
 
+const HOST_1 = "host-1" as HostId;
+
 const LIMIT_MS = 30_000;
 /** Long, so that there is one request only. */
 const LEASE_MS = 600_000;
 /** Much more than the 10 ms resolution of the boot clock. */
 const ANSWER_AFTER_MS = 500;
-const idAt = (at: number) => `1763309903a${String(at).padStart(7, "0")}`;
+const idAt = (at: number) => unverifiedSandboxId(`1763309903a${String(at).padStart(7, "0")}`);
 const sandboxAt = (at: number, given: Partial<Observation> = {}) =>
   anObservation({
-    hostId: "host-1",
+    hostId: HOST_1,
     sandboxId: idAt(at),
     state: "running",
     lastActiveMsAgo: 1,
@@ -39,7 +43,7 @@ const sandboxAt = (at: number, given: Partial<Observation> = {}) =>
 test("an inventory that takes several beats is one, with one digest, whatever changes while it is sent", async () => {
   await using nats = await startNats(["host-1"]);
   const control = await connectBus({ ...nats.as(), name: "control" });
-  const bus = await connectBus({ ...nats.as("host-1"), name: "host-1", hostId: "host-1" });
+  const bus = await connectBus({ ...nats.as("host-1"), name: "host-1", hostId: HOST_1 });
   const heartbeats: Heartbeat[] = [];
   subscribeCore<Heartbeat>(control, {
     pattern: patterns.heartbeats,
@@ -59,7 +63,7 @@ test("an inventory that takes several beats is one, with one digest, whatever ch
   const starts = { startsAtOnce: 2, startsRunning: 1, startsWaiting: 3 };
   const look = () => ({ inventory: inventories.shift() ?? then, diskFreeMib: 1, starts });
   const stop = new AbortController();
-  const beating = heartbeat(bus, "host-1", look, { isRegistered: true }, stop.signal);
+  const beating = heartbeat(bus, HOST_1, look, { isRegistered: true }, stop.signal);
   try {
     await until("an inventory and the next", () => heartbeats.length > 3, LIMIT_MS);
   } finally {
@@ -88,7 +92,7 @@ test("a lease counts from before it was asked for, however late the answer comes
   await using nats = await startNats(["host-1"]);
   await using dir = await tempDir();
   const control = await connectBus({ ...nats.as(), name: "control" });
-  const bus = await connectBus({ ...nats.as("host-1"), name: "host-1", hostId: "host-1" });
+  const bus = await connectBus({ ...nats.as("host-1"), name: "host-1", hostId: HOST_1 });
   const grants: number[] = [];
   const stopAnswering = handleRequests(control, {
     pattern: patterns.requests("register"),
@@ -129,7 +133,7 @@ test("heartbeats report what the newest answer to a lease wants, and everything 
   await using nats = await startNats(["host-1"]);
   await using dir = await tempDir();
   const control = await connectBus({ ...nats.as(), name: "control" });
-  const bus = await connectBus({ ...nats.as("host-1"), name: "host-1", hostId: "host-1" });
+  const bus = await connectBus({ ...nats.as("host-1"), name: "host-1", hostId: HOST_1 });
   const handlers = { queue: "q", log: silentLog() };
   const granted = { granted: true, leaseMs: 300 };
   const wanted = { reconciledInventory: "digest", showSandboxes: [idAt(1)], getsNoSandboxes: true };

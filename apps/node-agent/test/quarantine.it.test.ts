@@ -4,7 +4,7 @@
  */
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
-import type { VmCommand } from "@torpor/contracts";
+import type { OperationId, VmCommand } from "@torpor/contracts";
 import { tempDir, until } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { DRIVER_NAMES, driverNamed } from "./support/drivers.ts";
@@ -115,7 +115,7 @@ describe.each(DRIVER_NAMES)("on %s", (name) => {
       const discard = {
         ...(create as VmCommand),
         kind: "discard" as const,
-        operationId: `op_${"f".repeat(32)}`,
+        operationId: `op_${"f".repeat(32)}` as OperationId,
         spec,
       };
       expect(await host.supervisor.submit(discard)).toBe("stale");

@@ -1,8 +1,14 @@
 /** How the record of a sandbox changes: pure functions over every state. */
-import { newOperationId, newSandboxId, type Observation, type VmCommand } from "@torpor/contracts";
+import {
+  type HostId,
+  newOperationId,
+  newSandboxId,
+  type Observation,
+  type VmCommand,
+} from "@torpor/contracts";
 import fc from "fast-check";
 import { expect, test } from "vitest";
-import type { Outcome } from "../src/lifecycle/context.ts";
+import type { Outcome } from "../src/lifecycle/outcome.ts";
 import {
   accepted,
   endedByItself,
@@ -72,7 +78,7 @@ const command = (given: Partial<VmCommand> = {}): VmCommand => ({
   type: "command",
   version: 1,
   kind: "pause",
-  hostId: "host-1",
+  hostId: "host-1" as HostId,
   operationId: newOperationId(),
   epoch: 3,
   opSeq: 8,

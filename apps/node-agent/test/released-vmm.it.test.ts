@@ -4,7 +4,7 @@
  */
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
-import type { VmCommand } from "@torpor/contracts";
+import type { HostId, OperationId, SandboxId, VmCommand } from "@torpor/contracts";
 import { createLogger, findProcesses, signalProcess } from "@torpor/service";
 import { makeSimulatedImage, tempDir, until } from "@torpor/testkit";
 import { expect, test } from "vitest";
@@ -49,7 +49,7 @@ test("a VMM that dies is released by the agent that sees it; a new agent collect
   const agent = () =>
     new Supervisor(
       {
-        hostId: "host-1",
+        hostId: "host-1" as HostId,
         startsAtOnce: 2,
         warm: { max: 0, memoryMib: 0 },
         isOpen: () => true,
@@ -71,12 +71,12 @@ test("a VMM that dies is released by the agent that sees it; a new agent collect
       },
       () => {},
     );
-  const command = (sandboxId: string, kind: VmCommand["kind"], opSeq: number): VmCommand => ({
+  const command = (sandboxId: SandboxId, kind: VmCommand["kind"], opSeq: number): VmCommand => ({
     type: "command",
     version: 1,
     kind,
-    hostId: "host-1",
-    operationId: `op_${opSeq.toString(16).padStart(32, "0")}`,
+    hostId: "host-1" as HostId,
+    operationId: `op_${opSeq.toString(16).padStart(32, "0")}` as OperationId,
     epoch: 1,
     opSeq,
     deadlineAt: "2099-01-01T00:00:00.000Z",
@@ -91,7 +91,7 @@ test("a VMM that dies is released by the agent that sees it; a new agent collect
   });
   const vmmsOf = (sandboxId: string) =>
     findProcesses(join(dir, "vm", sandboxId), "TORPOR_VMM", sandboxId);
-  const [dying, living] = ["1795490791aaaaaaaa", "1795490791bbbbbbbb"];
+  const [dying, living] = ["1795490791aaaaaaaa" as SandboxId, "1795490791bbbbbbbb" as SandboxId];
   const [first, second] = [agent(), agent()];
   try {
     await first.adopt();

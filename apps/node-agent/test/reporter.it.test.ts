@@ -1,11 +1,11 @@
 /** Observations on a bus that currently accepts no more from this host: none is lost. */
 import { type Bus, connectBus, ensureStreams } from "@torpor/bus";
-import { type Observation, STREAMS } from "@torpor/contracts";
+import { type HostId, type Observation, type SandboxId, STREAMS } from "@torpor/contracts";
 import { anObservation, type NatsServer, silentLog, startNats, until } from "@torpor/testkit";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { Reporter } from "../src/shell/reporter.ts";
 
-const HOST = "host-1";
+const HOST = "host-1" as HostId;
 const MOST = STREAMS.OBSERVATIONS.maxMessagesPerSubject;
 
 let server: NatsServer;
@@ -29,7 +29,7 @@ test("what is over a host's share of the stream is kept, and published in its or
   const running = reporter.run(host, stopped.signal);
   const { streams } = await control.manager();
   const waiting = async () => (await streams.info("OBSERVATIONS")).state.messages;
-  const sandboxId = "1763309903aaaaaaaa";
+  const sandboxId = "1763309903aaaaaaaa" as SandboxId;
   const all = Array.from({ length: 2 * MOST + 1 }, (_, at) => at + 1);
   for (const revision of all)
     reporter.report(anObservation({ hostId: HOST, sandboxId, state: "running", revision }));

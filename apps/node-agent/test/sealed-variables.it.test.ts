@@ -4,7 +4,13 @@
  */
 import { mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { variablesContext, type VmCommand } from "@torpor/contracts";
+import {
+  type HostId,
+  type OperationId,
+  type SandboxId,
+  variablesContext,
+  type VmCommand,
+} from "@torpor/contracts";
 import { boxPublicKey, createBoxKey, sealFor } from "@torpor/service";
 import { tempDir } from "@torpor/testkit";
 import { afterAll, beforeAll, expect, test } from "vitest";
@@ -74,11 +80,11 @@ test("they open in the command that they were sealed in, and in no other", () =>
   const command = sealedIn(plain);
   expect(variablesOf(command, COMMAND_KEY)).toEqual(VARIABLES);
   const others: Partial<VmCommand>[] = [
-    { spec: { ...plain.spec, sandboxId: "1795490791zzzzzzzz" } },
+    { spec: { ...plain.spec, sandboxId: "1795490791zzzzzzzz" as SandboxId } },
     { epoch: plain.epoch + 1 },
     { opSeq: plain.opSeq + 1 },
-    { hostId: "host-2" },
-    { operationId: `op_${"f".repeat(32)}` },
+    { hostId: "host-2" as HostId },
+    { operationId: `op_${"f".repeat(32)}` as OperationId },
   ];
   for (const other of others)
     expect(() => variablesOf({ ...command, ...other }, COMMAND_KEY)).toThrow("cannot be decrypted");

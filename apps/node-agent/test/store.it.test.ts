@@ -5,7 +5,7 @@ import type { AddressInfo } from "node:net";
 import { mkdir, readdir, truncate, writeFile } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { newSandboxId } from "@torpor/contracts";
+import { newSandboxId, type SandboxId } from "@torpor/contracts";
 import { type S3Server, silentLog, startS3, tempDir, until } from "@torpor/testkit";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { SnapshotServer } from "../src/shell/snapshot-server.ts";
@@ -57,7 +57,7 @@ const KINDS: [string, () => Blobs][] = [
 describe.each(KINDS)("the %s store", (_kind, open) => {
   let blobs: WatchedBlobs;
   let store: ChunkStore;
-  let sandboxId: string;
+  let sandboxId: SandboxId;
   beforeEach(() => {
     blobs = new WatchedBlobs(open());
     store = new ChunkStore(blobs, CHUNK);
@@ -306,7 +306,7 @@ describe.each(KINDS)("the %s store", (_kind, open) => {
   });
 
   describe("a sweep", () => {
-    const swept = (options: { garbage?: string[]; deleted?: string[]; graceMs?: number }) =>
+    const swept = (options: { garbage?: string[]; deleted?: SandboxId[]; graceMs?: number }) =>
       sweep(blobs, {
         graceMs: options.graceMs ?? -60_000,
         ask: async () => ({ deleted: options.deleted ?? [], storeKeys: options.garbage ?? [] }),

@@ -4,7 +4,7 @@
  */
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
-import type { VmCommand } from "@torpor/contracts";
+import type { OperationId, VmCommand } from "@torpor/contracts";
 import { tempDir } from "@torpor/testkit";
 import { expect, test } from "vitest";
 import { driverNamed } from "./support/drivers.ts";
@@ -42,7 +42,11 @@ test("a command that only a newer control plane knows fails by name; the VM runs
 
     // The sandbox's state does not matter either.
     expect(
-      await host.complete({ ...unknown, opSeq: 9, operationId: `op_${"9".repeat(32)}` }),
+      await host.complete({
+        ...unknown,
+        opSeq: 9,
+        operationId: `op_${"9".repeat(32)}` as OperationId,
+      }),
     ).toMatchObject({
       state: "paused",
       operation: { outcome: "failed", error: { code: "UNKNOWN_COMMAND" } },

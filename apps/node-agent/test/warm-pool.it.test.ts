@@ -2,7 +2,7 @@
 import { existsSync } from "node:fs";
 import { mkdir, readdir } from "node:fs/promises";
 import { join } from "node:path";
-import type { VmCommand } from "@torpor/contracts";
+import { type OperationId, unverifiedSandboxId, type VmCommand } from "@torpor/contracts";
 import { isAlive, type ProcessIdentity } from "@torpor/service";
 import { tempDir } from "@torpor/testkit";
 import { until } from "@torpor/testkit/basics";
@@ -66,8 +66,8 @@ async function hostIn(dir: string, max: number, room: number, its = driver): Pro
 /** The same command for another sandbox. */
 const ofSandbox = (command: VmCommand, at: number): VmCommand => ({
   ...command,
-  operationId: `op_${String(at).padStart(32, "0")}`,
-  spec: { ...command.spec, sandboxId: `179549079${at}abcdefgh`.slice(0, 18) },
+  operationId: `op_${String(at).padStart(32, "0")}` as OperationId,
+  spec: { ...command.spec, sandboxId: unverifiedSandboxId(`179549079${at}abcdefgh`.slice(0, 18)) },
 });
 
 const createOf = (at: number) => {
@@ -91,7 +91,7 @@ function guardedOf(at: number): VmCommand {
 const after = (command: VmCommand, kind: VmCommand["kind"], opSeq: number): VmCommand => ({
   ...command,
   kind,
-  operationId: `op_${kind.padStart(32, "0")}`,
+  operationId: `op_${kind.padStart(32, "0")}` as OperationId,
   opSeq,
 });
 

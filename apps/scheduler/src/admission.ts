@@ -2,6 +2,7 @@
  * Decides whether a host may register: the host has joined the fleet, was not revoked, and is at a
  * permitted address.
  */
+import type { HostId } from "@torpor/contracts";
 import { type HostAdmissionRow, wasRevoked } from "@torpor/db";
 
 export const HOST_ADMISSIONS = ["required", "optional"] as const;
@@ -14,7 +15,7 @@ export interface HostRules {
 }
 
 interface Asked {
-  hostId: string;
+  hostId: HostId;
   /** Has passed `dataPlaneUrlProblem`. */
   dataPlaneUrl: string;
 }

@@ -2,7 +2,7 @@
  * Applies what a host observed (planObservation), and reports what is wrong with an observation
  * that cannot be applied.
  */
-import type { Observation } from "@torpor/contracts";
+import type { Observation, OperationId } from "@torpor/contracts";
 import type { Decision, SandboxRows } from "@torpor/db";
 import { planObservation } from "@torpor/plans";
 import { decide } from "./decide.ts";
@@ -30,7 +30,7 @@ interface Answer {
 export async function applyObservation(
   deps: Deps,
   seen: Observation,
-  goOn: (operationId: string) => Promise<unknown>,
+  goOn: (operationId: OperationId) => Promise<unknown>,
 ): Promise<ApplyResult> {
   const { sandboxId, epoch } = seen;
   const wanted = { sandboxId, epoch, manifestSha256: seen.snapshot?.manifestSha256 };

@@ -1,4 +1,5 @@
 /** Begins a waiting operation: chooses a host if one is needed, and sends the command. */
+import type { OperationId } from "@torpor/contracts";
 import { type Decision, explainOperation, type SandboxRows } from "@torpor/db";
 import { type Placement, requestToCreate, requestToReturn } from "@torpor/placement";
 import {
@@ -15,7 +16,7 @@ import { environmentOf } from "./environment.ts";
 
 type Answer = { begun: Begun } & { facts?: Record<string, unknown> };
 
-export async function beginOperation(deps: Deps, operationId: string): Promise<Begun> {
+export async function beginOperation(deps: Deps, operationId: OperationId): Promise<Begun> {
   const decided = await decide<Answer>(deps, { operationId }, async (view) =>
     view === undefined ? { answer: { begun: { kind: "nothing" } } } : await decideFrom(deps, view),
   );

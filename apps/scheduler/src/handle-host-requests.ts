@@ -7,6 +7,7 @@ import {
   type CommitRequest,
   type GarbageReply,
   type GarbageRequest,
+  type HostId,
   isStoredOf,
   type LeaseReply,
   type LeaseRequest,
@@ -56,7 +57,7 @@ export async function handleRegister(
   deps: Deps,
   asker: string,
   request: RegisterRequest,
-  prepare: (hostId: string) => Promise<void>,
+  prepare: (hostId: HostId) => Promise<void>,
 ): Promise<LeaseReply> {
   if (asker !== request.hostId)
     return { granted: false, leaseMs: 0, reason: notYours(asker, request.hostId) };
@@ -207,7 +208,7 @@ export async function handleGarbage(
 ): Promise<GarbageReply> {
   const nothing: GarbageReply = { deleted: [], storeKeys: [] };
   if (asker !== request.hostId) return nothing;
-  const host = await findHost(deps.db, asker);
+  const host = await findHost(deps.db, request.hostId);
   if (host === undefined || host.state === "lost" || host.state === "retired") return nothing;
   const ids = request.sandboxes.map(({ sandboxId }) => sandboxId);
   const references = new Map(

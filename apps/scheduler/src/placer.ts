@@ -6,6 +6,7 @@
  * the current rows, and a choice that no longer holds is made again from new rows. When no host is
  * found, the next round of `drive-waiting` tries again.
  */
+import type { HostId } from "@torpor/contracts";
 import { type Database, type PlacementHost, readPlacementHosts } from "@torpor/db";
 import {
   DEFAULT_PLACEMENT_POLICY,
@@ -61,7 +62,7 @@ export class Placer {
   }
 
   /** The host, if its lease has not ended. */
-  async find(hostId: string | null): Promise<PlacementHost | undefined> {
+  async find(hostId: HostId | null): Promise<PlacementHost | undefined> {
     if (hostId === null) return undefined;
     const fleet = await this.current();
     return fleet.hosts[fleet.indexOf(hostId)];

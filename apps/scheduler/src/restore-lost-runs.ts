@@ -18,7 +18,7 @@
  *      on is in the store. A host that comes back may hold a VM of the sandbox, and can change
  *      nothing any more.
  */
-import type { Cause } from "@torpor/contracts";
+import type { Cause, HostId } from "@torpor/contracts";
 import {
   applyBatched,
   findSnapshot,
@@ -205,7 +205,7 @@ const requesterFor = ({ organizationId }: SandboxRow) => ({
   exemptFromQuotas: true,
 });
 
-function lossOf(hostId: string, { createdAt, generation, hasMemory }: StoredSnapshotRow): Cause {
+function lossOf(hostId: HostId, { createdAt, generation, hasMemory }: StoredSnapshotRow): Cause {
   const ageSeconds = Math.round((Date.now() - createdAt.getTime()) / 1000);
   const goesOn = hasMemory
     ? `resumed on another one from its snapshot ${generation}`

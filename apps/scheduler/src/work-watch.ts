@@ -4,7 +4,12 @@
  * is done.
  */
 import type { ConsumerState } from "@torpor/bus";
-import { hostCommands, SCHEDULER_INTENTS, SCHEDULER_OBSERVATIONS } from "@torpor/contracts";
+import {
+  hostCommands,
+  type HostId,
+  SCHEDULER_INTENTS,
+  SCHEDULER_OBSERVATIONS,
+} from "@torpor/contracts";
 import type { OutboxBacklog, RefusedMessages } from "@torpor/db";
 import type { WorkProblem } from "@torpor/service";
 
@@ -78,7 +83,7 @@ export class WorkWatch {
   /**
    * Notes the consumers of a round; others are forgotten. `hostIds`: hosts that can take commands.
    */
-  noteConsumers(states: ConsumerState[], hostIds: string[], nowMs = Date.now()): void {
+  noteConsumers(states: ConsumerState[], hostIds: HostId[], nowMs = Date.now()): void {
     const watched = new Set([
       SCHEDULER_INTENTS.durable,
       SCHEDULER_OBSERVATIONS.durable,

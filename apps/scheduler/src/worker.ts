@@ -19,10 +19,12 @@ import {
   decoder,
   GarbageRequest,
   hostCommands,
+  type HostId,
   hostIdOf,
   Intent,
   InvalidMessageError,
   LeaseRequest,
+  type OperationId,
   patterns,
   PlacementQuestion,
   RegisterRequest,
@@ -164,7 +166,7 @@ export async function startWorker(options: WorkerOptions): Promise<Worker> {
     envelope,
     publishCommitted: (rows) => publisher.publish(rows),
   };
-  const goOn = (operationId: string) => beginOperation(deps, operationId);
+  const goOn = (operationId: OperationId) => beginOperation(deps, operationId);
   consumeHeartbeats(deps, bus, goOn);
   const answers = new RequestHandling(() => handleHostRequests(deps, bus));
   const loops = [
@@ -293,7 +295,7 @@ function handleHostRequests(deps: Deps, bus: Bus): (() => Promise<void>)[] {
     triesAlone: true,
   });
   const asker = (subject: string) => hostIdOf(subject) ?? "";
-  const prepare = (hostId: string) =>
+  const prepare = (hostId: HostId) =>
     ensureConsumer(bus, hostCommands(hostId), { limitMs: PREPARE_LIMIT_MS });
   return [
     handleRequests(bus, {
@@ -354,7 +356,7 @@ const HEARTBEATS_AT_ONCE = 256;
 function consumeHeartbeats(
   deps: Deps,
   bus: Bus,
-  goOn: (operationId: string) => Promise<unknown>,
+  goOn: (operationId: OperationId) => Promise<unknown>,
 ): void {
   const hear = heartbeatHandler(deps, goOn);
   subscribeCore(bus, {

@@ -1,7 +1,11 @@
+import type { HostId } from "@torpor/contracts";
 import { describe, expect, test } from "vitest";
 import { admissionProblem } from "../src/admission.ts";
 
-const asked = (dataPlaneUrl = "https://10.0.0.5:9401") => ({ hostId: "host-1", dataPlaneUrl });
+const asked = (dataPlaneUrl = "https://10.0.0.5:9401") => ({
+  hostId: "host-1" as HostId,
+  dataPlaneUrl,
+});
 const joined = { revokedAt: null, dataPlaneHost: null, certificateExpiresAt: null };
 const required = { admission: "required", tls: "optional" } as const;
 const optional = { admission: "optional", tls: "optional" } as const;

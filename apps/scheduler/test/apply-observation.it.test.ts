@@ -1,4 +1,5 @@
 /** Reports of hosts, in any order and any number of times, and how the scheduler applies them. */
+import { type HostId, type OperationId, type SandboxId, unverifiedHostId } from "@torpor/contracts";
 import { changeHost, findHost, findIncarnation, findSnapshot, listEvents } from "@torpor/db";
 import { aHost, anObservation, type Databases, sharedPostgres } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -6,6 +7,8 @@ import { handleRegister } from "../src/handle-host-requests.ts";
 import { expireOperation } from "../src/expire-operation.ts";
 import { HostNetworks } from "../src/host-networks.ts";
 import { Decisions, SNAPSHOT } from "./support/decisions.ts";
+
+const HOST_1 = "host-1" as HostId;
 
 let server: Databases;
 let scheduler: Decisions;
@@ -20,8 +23,8 @@ afterAll(async () => {
 });
 
 const cordon = async (hostId: string) =>
-  await changeHost(scheduler.database.db, hostId, "cordon", "test");
-const OTHER_OPERATION = `op_${"0".repeat(32)}`;
+  await changeHost(scheduler.database.db, unverifiedHostId(hostId), "cordon", "test");
+const OTHER_OPERATION = `op_${"0".repeat(32)}` as OperationId;
 
 test("a host outside of the hosts' networks is not let in, and told so", async () => {
   const deps = { ...scheduler.deps, hostNetworks: new HostNetworks("10.0.0.0/8") };
@@ -31,7 +34,7 @@ test("a host outside of the hosts' networks is not let in, and told so", async (
     granted: false,
     reason: expect.stringMatching(/HOST_NETWORKS/),
   });
-  expect(await findHost(deps.db, "host-9")).toBeUndefined();
+  expect(await findHost(deps.db, "host-9" as HostId)).toBeUndefined();
 });
 
 describe("a sandbox's life", () => {
@@ -70,7 +73,7 @@ describe("a sandbox's life", () => {
     const { id } = await scheduler.running();
     const cause = { code: "VMM_DIED", message: "It was killed." };
     const seen = anObservation({
-      hostId: "host-1",
+      hostId: HOST_1,
       sandboxId: id,
       state: "stopped",
       revision: 1_000,
@@ -163,13 +166,17 @@ describe("S28: an observation that comes twice, late or from elsewhere changes n
     const before = await scheduler.record(id);
     expect(
       await scheduler.apply(
-        anObservation({ hostId: "host-1", sandboxId: id, state: "paused", revision: 1_000 }),
+        anObservation({ hostId: HOST_1, sandboxId: id, state: "paused", revision: 1_000 }),
       ),
     ).toBe("refused");
     expect(await scheduler.record(id)).toEqual(before);
     expect(
       await scheduler.apply(
-        anObservation({ hostId: "host-1", sandboxId: "1763309903rt5vs4lm", state: "running" }),
+        anObservation({
+          hostId: HOST_1,
+          sandboxId: "1763309903rt5vs4lm" as SandboxId,
+          state: "running",
+        }),
       ),
     ).toBe("unknown_sandbox");
   });
@@ -325,9 +332,9 @@ describe("more than one host", () => {
     return { id, origin, target, resume };
   }
   /** The origin's report of the copy that it still has. */
-  const copyOn = (hostId: string, sandboxId: string) =>
+  const copyOn = (hostId: string, sandboxId: SandboxId) =>
     anObservation({
-      hostId,
+      hostId: unverifiedHostId(hostId),
       sandboxId,
       state: "paused",
       epoch: 1,
@@ -355,7 +362,7 @@ describe("more than one host", () => {
       generation: 1,
     });
     for (const { id: host, used, sum } of await scheduler.used()) expect(used, host).toEqual(sum);
-    await changeHost(scheduler.database.db, origin, "uncordon", "test");
+    await changeHost(scheduler.database.db, unverifiedHostId(origin), "uncordon", "test");
     expect(await scheduler.begin(id, "resume")).toMatchObject({ hostId: origin, epoch: 3 });
   });
 

@@ -2,6 +2,7 @@
  * Delete, in every state (S10, S11, S18): the tombstone is set at once, the command is repeated
  * until the host confirms, and nothing stays reserved.
  */
+import { NO_OPERATION_ID, type OperationId, type SandboxId } from "@torpor/contracts";
 import { inTransaction } from "@torpor/db";
 import { makeSandbox, moveSandbox, type Databases, sharedPostgres } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -20,9 +21,9 @@ afterAll(async () => {
 });
 
 interface Made {
-  id: string;
+  id: SandboxId;
   /** The operation that executes when the delete comes. */
-  executing?: string;
+  executing?: OperationId;
 }
 
 const stopped = async (): Promise<Made> => {
@@ -47,7 +48,7 @@ const overdue = async () => {
 const remindHosts = async () => {
   await scheduler.round("collect-owed-deletions");
 };
-const timesTold = async (id: string) =>
+const timesTold = async (id: SandboxId) =>
   (await scheduler.commands({ sandboxId: id, kind: "delete" })).length;
 /** A deleted sandbox whose host has received no command. */
 const deletedOn = async (hostId: string) => {
@@ -150,7 +151,7 @@ test("S11, S15: a host that has not confirmed is told again, as often as it take
   await scheduler.apply(
     await scheduler.seenOf(deletion.id, {
       state: "deleted",
-      operation: { id: again?.operationId ?? "", outcome: "succeeded" },
+      operation: { id: again?.operationId ?? NO_OPERATION_ID, outcome: "succeeded" },
     }),
   );
   expect(await remind()).toBe(3);

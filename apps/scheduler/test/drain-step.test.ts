@@ -1,3 +1,4 @@
+import type { HostId, OperationId } from "@torpor/contracts";
 import { DRAINER, type OperationRow } from "@torpor/db";
 import { describe, expect, test } from "vitest";
 import { type DrainFacts, nextStep } from "../src/drain/next-step.ts";
@@ -5,11 +6,13 @@ import { type DrainFacts, nextStep } from "../src/drain/next-step.ts";
 const NOW = new Date("2030-01-01T00:00:00Z");
 const before = (ms: number) => new Date(NOW.getTime() - ms);
 
+const HERE = "here" as HostId;
+
 type Given = Partial<Omit<DrainFacts, "drain" | "item" | "sandbox">> & {
   status?: DrainFacts["drain"]["status"];
   item?: Partial<DrainFacts["item"]>;
   state?: DrainFacts["sandbox"]["state"];
-  hostId?: string | null;
+  hostId?: HostId | null;
   isHostLost?: boolean;
 };
 
@@ -17,12 +20,12 @@ function step({
   status = "active",
   item = {},
   state = "running",
-  hostId = "here",
+  hostId = HERE,
   isHostLost = false,
   ...given
 }: Given) {
   return nextStep({
-    drain: { hostId: "here", status, isHostLost },
+    drain: { hostId: HERE, status, isHostLost },
     item: {
       workingSince: null,
       progressedAt: null,
@@ -67,7 +70,10 @@ describe("what runs", () => {
   test("waits for a place, is paused with one, and is done on another host", () => {
     expect(step({})).toEqual({ do: "take_place" });
     expect(step({ item: atWork })).toEqual({ do: "pause" });
-    expect(step({ item: paused, hostId: "there" })).toEqual({ do: "end", outcome: "moved" });
+    expect(step({ item: paused, hostId: "there" as HostId })).toEqual({
+      do: "end",
+      outcome: "moved",
+    });
   });
 
   test("NS3: and was to be paused stays, with the reason, and is tried again later each time", () => {
@@ -157,7 +163,7 @@ describe("a resume of the drain's that waits for another host", () => {
       do: "wait",
     });
     expect(
-      step({ ...given, waiting: { ...resume, pinnedHostId: "here" } }),
+      step({ ...given, waiting: { ...resume, pinnedHostId: HERE } }),
       "it is to stay already",
     ).toEqual({ do: "wait" });
     expect(
@@ -206,7 +212,7 @@ describe("on a host that is lost", () => {
     ).toEqual({ do: "wait" });
     for (const state of ["running", "paused", "stopped"] as const)
       expect(step({ isHostLost, item: atWork, state })).toEqual({ do: "wait" });
-    expect(step({ isHostLost, item: paused, hostId: "there" })).toEqual({
+    expect(step({ isHostLost, item: paused, hostId: "there" as HostId })).toEqual({
       do: "end",
       outcome: "moved",
     });
@@ -247,7 +253,7 @@ describe("somebody else's operation", () => {
         item: paused,
         executing: operation({}),
         own: operation({}),
-        waiting: operation({ ...users, id: "users", kind: "resume" }),
+        waiting: operation({ ...users, id: "users" as OperationId, kind: "resume" }),
       }),
     ).toEqual({ do: "wait" });
   });
@@ -258,9 +264,13 @@ describe("somebody else's operation", () => {
       do: "wait",
       giveBack: true,
     });
-    expect(step({ ...undoing, executing: operation({ id: "other" }), own: operation({}) })).toEqual(
-      { do: "wait", giveBack: true },
-    );
+    expect(
+      step({
+        ...undoing,
+        executing: operation({ id: "other" as OperationId }),
+        own: operation({}),
+      }),
+    ).toEqual({ do: "wait", giveBack: true });
   });
 
   test("that took the drain's one back is no failure of the sandbox's", () => {
@@ -347,12 +357,12 @@ describe("a drain that has ended early", () => {
         executing: resume,
         own: resume,
         state: "resuming",
-        hostId: "there",
+        hostId: "there" as HostId,
       }),
     ).toEqual({
       do: "wait",
     });
-    expect(step({ status: undoing, item: paused, hostId: "there" })).toEqual({
+    expect(step({ status: undoing, item: paused, hostId: "there" as HostId })).toEqual({
       do: "end",
       outcome: "moved",
     });

@@ -3,6 +3,7 @@
  * operations the drain leaves alone.
  */
 import assert from "node:assert/strict";
+import type { HostId, OperationId } from "@torpor/contracts";
 import {
   changeHost,
   countSandboxes,
@@ -15,7 +16,7 @@ import {
 import { type Databases, sharedPostgres } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { beginOperation } from "../src/begin-operation.ts";
-import { Ground, STORED } from "./support/ground.ts";
+import { Ground, HERE, STORED } from "./support/ground.ts";
 
 let server: Databases;
 beforeAll(() => {
@@ -33,7 +34,7 @@ const first = ([sandbox]: SandboxRow[]): SandboxRow => {
   return sandbox;
 };
 
-async function secondsLeft(ground: Ground, operationId: string): Promise<number> {
+async function secondsLeft(ground: Ground, operationId: OperationId): Promise<number> {
   const [row] = await ground.scheduler.database
     .sql`SELECT extract(epoch FROM deadline_at - now())::float AS seconds FROM operations WHERE id = ${operationId}`;
   return Number(row?.["seconds"]);
@@ -52,7 +53,10 @@ describe("what the drain has paused", () => {
       const [row, ...more] =
         await sql`SELECT id, pinned_host_id FROM operations WHERE status = 'waiting'`;
       assert(row !== undefined && more.length === 0);
-      return { id: row["id"] as string, pinned_host_id: row["pinned_host_id"] as string | null };
+      return {
+        id: row["id"] as OperationId,
+        pinned_host_id: row["pinned_host_id"] as string | null,
+      };
     };
     const { id: resumeId } = await waiting();
     await ground.rounds(1);
@@ -134,14 +138,14 @@ test("what is paused on a draining host is copied by the drain alone, at its pac
 test("a sandbox on its way counts on the host that it may come back to, and needs another one when that is drained", async () => {
   await using ground = await Ground.with(server, ["paused"]);
   const { id } = first(ground.sandboxes);
-  await changeHost(ground.db, "here", "cordon", "test");
+  await changeHost(ground.db, HERE, "cordon", "test");
   await ground.scheduler.begin(id, "resume");
   expect(await ground.sandbox(id)).toMatchObject({ hostId: "there", originHostId: "here" });
-  expect(Object.fromEntries(await countSandboxes(ground.db, ["here", "there"]))).toEqual({
+  expect(Object.fromEntries(await countSandboxes(ground.db, [HERE, "there" as HostId]))).toEqual({
     here: { resuming: 1 },
     there: { resuming: 1 },
   });
-  expect(await listSandboxNeeds(ground.db, "here")).toMatchObject([
+  expect(await listSandboxNeeds(ground.db, HERE)).toMatchObject([
     { count: 1, runs: false, snapshotFingerprint: "scripted/1" },
   ]);
 });

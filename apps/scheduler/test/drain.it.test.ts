@@ -3,6 +3,7 @@
  * schedulers.
  */
 import assert from "node:assert/strict";
+import { unverifiedSandboxId } from "@torpor/contracts";
 import {
   changeHost,
   endDrain,
@@ -19,7 +20,7 @@ import { beginOperation } from "../src/begin-operation.ts";
 import { drainHosts } from "../src/drain/drain-hosts.ts";
 import { drainSandbox } from "../src/drain/drain-sandbox.ts";
 import { SNAPSHOT } from "./support/decisions.ts";
-import { Ground, ROOM, STORED } from "./support/ground.ts";
+import { Ground, HERE, ROOM, STORED } from "./support/ground.ts";
 
 let server: Databases;
 beforeAll(() => {
@@ -29,7 +30,7 @@ afterAll(async () => {
   await server[Symbol.asyncDispose]();
 });
 
-const idOf = (sandbox: SandboxRow | undefined) => sandbox?.id ?? "";
+const idOf = (sandbox: SandboxRow | undefined) => sandbox?.id ?? unverifiedSandboxId("");
 
 describe("a drain", () => {
   test("moves what runs one by one, releases what is paused, and leaves an empty, cordoned host", async () => {
@@ -60,8 +61,8 @@ describe("a drain", () => {
     expect(await ground.scheduler.commands({ sandboxId: released, kind: "discard" })).toMatchObject(
       [{ hostId: "here" }],
     );
-    expect(await findHost(ground.db, "here")).toMatchObject({ state: "cordoned", diskMibUsed: 0 });
-    const facts = (await listHostEvents(ground.db, "here", 100)).map(
+    expect(await findHost(ground.db, HERE)).toMatchObject({ state: "cordoned", diskMibUsed: 0 });
+    const facts = (await listHostEvents(ground.db, HERE, 100)).map(
       ({ fact, toState, requestedBy }) => [fact, toState, requestedBy],
     );
     expect(facts.slice(-2)).toEqual([
@@ -238,7 +239,7 @@ describe("the bytes of a drain", () => {
     expect(await ground.progress(), "a new budget is measured anew").toMatchObject({
       drain: { bytesPerSecond: null },
     });
-    await endDrain(ground.db, "here", { endsAs: "aborted", requestedBy: "test" });
+    await endDrain(ground.db, HERE, { endsAs: "aborted", requestedBy: "test" });
     for (const { id } of await ground.executing())
       await ground.scheduler.complete(id, { state: "paused", snapshot: STORED });
     for (let step = 0; step < 3; step += 1) {
@@ -364,7 +365,7 @@ describe("what users do during a drain", () => {
     await ground.rounds();
     const pause = await ground.only("pause", "here");
     expect(await ground.scheduler.ask(id, "pause")).toMatchObject({ operation: { id: pause.id } });
-    await endDrain(ground.db, "here", { endsAs: "aborted", requestedBy: "test" });
+    await endDrain(ground.db, HERE, { endsAs: "aborted", requestedBy: "test" });
     await ground.rounds();
     await ground.scheduler.complete(pause.id, { state: "paused", snapshot: STORED });
     await ground.rounds();
@@ -376,10 +377,10 @@ describe("what users do during a drain", () => {
   test("what may yet come back keeps the drain from its end, and its host from being retired", async () => {
     await using ground = await Ground.with(server, ["paused"]);
     const id = idOf(ground.sandboxes[0]);
-    await changeHost(ground.db, "here", "cordon", "test");
+    await changeHost(ground.db, HERE, "cordon", "test");
     const resume = await ground.scheduler.begin(id, "resume");
     expect(await ground.sandbox(id)).toMatchObject({ state: "resuming", hostId: "there" });
-    expect(await changeHost(ground.db, "here", "retire", "test")).toMatchObject({
+    expect(await changeHost(ground.db, HERE, "retire", "test")).toMatchObject({
       kind: "has_sandboxes",
       sandboxes: 1,
     });
@@ -435,7 +436,7 @@ describe("a host that is lost during its drain", () => {
       working: 0,
       ended: { moved: 1 },
     });
-    expect(await findHost(ground.db, "here")).toMatchObject({ state: "lost" });
+    expect(await findHost(ground.db, HERE)).toMatchObject({ state: "lost" });
   });
 });
 
@@ -445,7 +446,7 @@ describe("a drain that ends early", () => {
     await ground.drain();
     const [drain] = await listDrainsAtWork(ground.db);
     assert(drain !== undefined);
-    await endDrain(ground.db, "here", { endsAs: "aborted", requestedBy: "test" });
+    await endDrain(ground.db, HERE, { endsAs: "aborted", requestedBy: "test" });
     for (let time = 0; time < 2; time += 1)
       await drainSandbox(ground.scheduler.deps, drain, idOf(ground.sandboxes[0]));
     await listSandboxesToMove(ground.db, drain);
@@ -470,8 +471,8 @@ describe("a drain that ends early", () => {
     // The paused sandbox may have had the first slot, and is gone then.
     while ((await ground.executing()).length === 0) await ground.rounds();
     const id = await ground.pausedByDrain();
-    await endDrain(ground.db, "here", { endsAs: "aborted", requestedBy: "test" });
-    expect(await findHost(ground.db, "here")).toMatchObject({ state: "cordoned" });
+    await endDrain(ground.db, HERE, { endsAs: "aborted", requestedBy: "test" });
+    expect(await findHost(ground.db, HERE)).toMatchObject({ state: "cordoned" });
     await ground.rounds();
     const resume = await ground.only("resume", "here");
     expect(resume.sandboxId).toBe(id);
@@ -485,11 +486,12 @@ describe("a drain that ends early", () => {
     });
     for (const sandbox of ground.sandboxes.slice(0, 2))
       expect(await ground.sandbox(sandbox.id)).toMatchObject({ state: "running", hostId: "here" });
+    expect((await listHostEvents(ground.db, HERE, 100)).map(({ fact }) => fact).slice(-2)).toEqual([
+      "drain_aborted",
+      "drain_undone",
+    ]);
     expect(
-      (await listHostEvents(ground.db, "here", 100)).map(({ fact }) => fact).slice(-2),
-    ).toEqual(["drain_aborted", "drain_undone"]);
-    expect(
-      await endDrain(ground.db, "here", { endsAs: "aborted", requestedBy: "test" }),
+      await endDrain(ground.db, HERE, { endsAs: "aborted", requestedBy: "test" }),
       "there is none",
     ).toMatchObject({
       kind: "refused",
@@ -502,7 +504,7 @@ describe("a drain that ends early", () => {
     await ground.rounds();
     const pause = await ground.only("pause", "here");
     const abort = async () =>
-      await endDrain(ground.db, "here", { endsAs: "aborted", requestedBy: "test" });
+      await endDrain(ground.db, HERE, { endsAs: "aborted", requestedBy: "test" });
     expect([(await abort()).kind, (await abort()).kind]).toEqual(["moved", "stay"]);
     await ground.rounds();
     expect(await ground.scheduler.commit(pause.id)).toBe(false);
@@ -512,7 +514,7 @@ describe("a drain that ends early", () => {
     await using ground = await Ground.with(server, ["running"]);
     await ground.drain();
     await ground.roundThatDies();
-    await endDrain(ground.db, "here", { endsAs: "aborted", requestedBy: "test" });
+    await endDrain(ground.db, HERE, { endsAs: "aborted", requestedBy: "test" });
     await ground.rounds();
     expect(await ground.progress()).toMatchObject({
       drain: { status: "aborted" },
@@ -539,7 +541,7 @@ describe("a drain that ends early", () => {
     await ground.scheduler.complete((await ground.only("resume", "here")).id, { state: "running" });
     await ground.rounds();
     expect(await ground.progress()).toMatchObject({ drain: { status: "expired" } });
-    const [event] = (await listHostEvents(ground.db, "here", 100)).filter(
+    const [event] = (await listHostEvents(ground.db, HERE, 100)).filter(
       ({ fact }) => fact === "drain_expired",
     );
     expect(event).toMatchObject({ toState: "cordoned", cause: { code: "DRAIN_EXPIRED" } });
@@ -549,7 +551,7 @@ describe("a drain that ends early", () => {
     await using ground = await Ground.with(server, ["running", "running"]);
     await ground.drain();
     await ground.rounds();
-    await endDrain(ground.db, "here", { endsAs: "aborted", requestedBy: "test" });
+    await endDrain(ground.db, HERE, { endsAs: "aborted", requestedBy: "test" });
     await ground.drain({ maxParallel: 2 });
     await ground.rounds();
     expect(await ground.progress()).toMatchObject({

@@ -3,7 +3,15 @@
  * command that needs them, sealed for its host, or plain where the host cannot open them.
  */
 import { request, connectBus } from "@torpor/bus";
-import { decoder, LeaseReply, subjects, variablesContext, VmCommand } from "@torpor/contracts";
+import {
+  decoder,
+  type HostId,
+  LeaseReply,
+  type SandboxId,
+  subjects,
+  variablesContext,
+  VmCommand,
+} from "@torpor/contracts";
 import { sealEnvVars } from "@torpor/db";
 import { boxPublicKey, createBoxKey, createEnvelope, keysOf, openBox } from "@torpor/service";
 import { aHost, aSandbox, silentLog, until } from "@torpor/testkit";
@@ -11,6 +19,8 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { environmentOf, messageOf } from "../src/environment.ts";
 import { ControlPlane } from "./support/control-plane.ts";
 import { ScriptedHost } from "./support/scripted-host.ts";
+
+const HOST_2 = "host-2" as HostId;
 
 const [OLD, NEW] = ["o".repeat(64), "n".repeat(64)];
 const VARIABLES = { TOKEN: "hunter2-is-secret" };
@@ -86,11 +96,11 @@ test("those of before there was a key, or of the key before, reach their host to
 
 test("EN2: for a host that has a key they are sealed in the stream, and it alone opens them", async () => {
   const key = createBoxKey();
-  const agent = await connectBus({ ...plane.nats.as("host-2"), name: "host-2", hostId: "host-2" });
+  const agent = await connectBus({ ...plane.nats.as("host-2"), name: "host-2", hostId: HOST_2 });
   const labels = { has: "a key" };
   const register = async (commandKey: string) => {
     const registration = aHost("host-2", { labels, commandKey });
-    const asked = subjects.request("host-2", "register");
+    const asked = subjects.request(HOST_2, "register");
     return await request(agent, asked, registration, {
       timeoutMs: 10_000,
       decode: decoder(LeaseReply),
@@ -105,7 +115,7 @@ test("EN2: for a host that has a key they are sealed in the stream, and it alone
     const create = await plane.create({ ...(await sealedBy(secret)), placementLabels: labels });
     // No host takes the command: it stays in the stream, where any reader of all subjects sees it.
     const streams = (await plane.bus.manager()).streams;
-    const subject = subjects.command("host-2", "create");
+    const subject = subjects.command(HOST_2, "create");
     const text = await until("it is in the stream", async () => {
       const found = await streams
         .getMessage("COMMANDS", { last_by_subj: subject })
@@ -135,7 +145,7 @@ test("a create whose key is not here waits, until it is over or another schedule
 
 test("without a key they are stored as they are, and so is the command", async () => {
   const none = createEnvelope(undefined);
-  const id = "1763309903rt5vs4lm";
+  const id = "1763309903rt5vs4lm" as SandboxId;
   const stored = await sealEnvVars(none, id, VARIABLES);
   const deps = { envelope: none, log: silentLog() };
   const environment = await environmentOf(deps, { id, ...stored }, null);

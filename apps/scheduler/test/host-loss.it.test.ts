@@ -2,7 +2,14 @@
  * The sandboxes of a host that falls silent: which wait, which are restored elsewhere and from
  * what, and which commands a returning host gets.
  */
-import type { RegisterRequest } from "@torpor/contracts";
+import {
+  type HostId,
+  NO_OPERATION_ID,
+  type OperationId,
+  type RegisterRequest,
+  type SandboxId,
+  unverifiedHostId,
+} from "@torpor/contracts";
 import {
   acceptRequest,
   findIncarnation,
@@ -18,6 +25,8 @@ import { handleLease, handleRegister, handleThaw } from "../src/handle-host-requ
 import { beginOperation } from "../src/begin-operation.ts";
 import { restoreLostRuns } from "../src/restore-lost-runs.ts";
 import { Decisions, HOST_TERMS, SNAPSHOT } from "./support/decisions.ts";
+
+const HOST_1 = "host-1" as HostId;
 
 let server: Databases;
 let scheduler: Decisions;
@@ -55,7 +64,7 @@ async function runs(
 async function runsAgain(
   storeKey: string | null,
   sandbox: Parameters<Decisions["running"]>[0],
-): Promise<string> {
+): Promise<SandboxId> {
   const { id } = await scheduler.paused(storeKey, sandbox);
   await scheduler.complete((await scheduler.begin(id, "resume")).id, { state: "running" });
   return id;
@@ -63,19 +72,19 @@ async function runsAgain(
 
 const reconcile = async (name: string) => await scheduler.round(name);
 /** The newest command of that kind about the sandbox. */
-const told = async (sandboxId: string, kind: string) => {
+const told = async (sandboxId: SandboxId, kind: string) => {
   const command = (await scheduler.commands({ sandboxId, kind })).at(-1);
   if (command === undefined) throw new Error(`no host was told to ${kind} ${sandboxId}`);
   return command;
 };
 const restoreAll = () => restoreLostRuns(scheduler.deps, 100);
-const events = async (id: string) => await listEvents(scheduler.database.db, id, 100);
-const factsOf = async (id: string) => (await events(id)).map(({ fact }) => fact);
+const events = async (id: SandboxId) => await listEvents(scheduler.database.db, id, 100);
+const factsOf = async (id: SandboxId) => (await events(id)).map(({ fact }) => fact);
 const thaw = async ({ id }: Pick<SandboxRow, "id">, hostId: string, epoch: number) =>
   await handleThaw(scheduler.deps, hostId, {
     type: "thaw",
     version: 1,
-    hostId,
+    hostId: unverifiedHostId(hostId),
     sandboxId: id,
     epoch,
   });
@@ -113,7 +122,7 @@ describe("a run that is to be restored", () => {
       epoch: 3,
       snapshot: { generation: 1, storeKey: "stored-1" },
     });
-    const operation = await scheduler.operation(resume?.operationId ?? "");
+    const operation = await scheduler.operation(resume?.operationId ?? NO_OPERATION_ID);
     expect(operation).toMatchObject({
       requestedBy: "system:host-loss",
       kind: "resume",
@@ -218,7 +227,7 @@ describe("a run that is to be restored", () => {
       const sandbox = await runs(given);
       const { db, organizationId } = scheduler.database;
       await patchSandbox(db, sandbox.id, organizationId, RESTORE);
-      if (code === "HOST_NOT_FENCED") await renewLease(db, "host-1", 1_000, false);
+      if (code === "HOST_NOT_FENCED") await renewLease(db, HOST_1, 1_000, false);
       await scheduler.lose("host-1", 10_000);
       for (let round = 0; round < 2; round += 1)
         expect(await restoreAll()).toEqual({ lost: 1, restored: 0 });
@@ -285,7 +294,7 @@ describe("a run that is to be restored", () => {
     expect(await restoreAll()).toEqual({ lost: 1, restored: 1 });
     const [resume] = (await scheduler.commands({ sandboxId: id, kind: "resume" })).slice(-1);
     expect(resume).toMatchObject({ snapshot: { generation: 1 } });
-    await scheduler.complete(resume?.operationId ?? "", { state: "running" });
+    await scheduler.complete(resume?.operationId ?? NO_OPERATION_ID, { state: "running" });
     const manifestSha256 = "c".repeat(64);
     const again = { ...SNAPSHOT, generation: 2, manifestSha256 };
     await scheduler.complete((await scheduler.begin(id, "pause")).id, {
@@ -418,7 +427,7 @@ describe("a run that was given up", () => {
     await scheduler.lose("host-1");
     await restoreAll();
     const first = (await told(id, "resume")).operationId;
-    const failed = (operationId: string) => ({
+    const failed = (operationId: OperationId) => ({
       operation: { id: operationId, outcome: "failed" as const, error: AWAY },
     });
     await scheduler.apply(await scheduler.seenOf(first, { state: "failed", ...failed(first) }));
@@ -465,7 +474,7 @@ describe("a host that comes back", () => {
       reason: "run 2 was given up for lost, and the sandbox goes on elsewhere",
     });
     const copy = anObservation({
-      hostId: "host-1",
+      hostId: HOST_1,
       sandboxId: sandbox.id,
       state: "running",
       epoch: 2,
@@ -478,7 +487,7 @@ describe("a host that comes back", () => {
     const [resume] = (await scheduler.commands({ sandboxId: sandbox.id, kind: "resume" })).slice(
       -1,
     );
-    await scheduler.complete(resume?.operationId ?? "", { state: "running" });
+    await scheduler.complete(resume?.operationId ?? NO_OPERATION_ID, { state: "running" });
     expect(await scheduler.apply(copy)).toBe("foreign");
     expect(await discards()).toMatchObject([{ hostId: "host-1", epoch: 3 }]);
   });
@@ -489,7 +498,7 @@ describe("a host that comes back", () => {
     const lease = {
       type: "lease",
       version: 1,
-      hostId: "host-1",
+      hostId: HOST_1,
       fence: { isAlive: true },
     } as const;
     const [, { restored }] = await Promise.all([
@@ -506,7 +515,7 @@ describe("a host that comes back", () => {
     const request = {
       type: "thaw",
       version: 1,
-      hostId: "host-1",
+      hostId: HOST_1,
       sandboxId: sandbox.id,
       epoch: 2,
     } as const;
@@ -563,14 +572,14 @@ describe("a paused sandbox whose origin is lost", () => {
 
 describe("what a lost host was to do with a sandbox that the store has", () => {
   /** Stopped on host-1, with its disk in the store. */
-  async function stopped(): Promise<string> {
+  async function stopped(): Promise<SandboxId> {
     const { id } = await scheduler.running();
     await scheduler.complete((await scheduler.begin(id, "stop")).id, { state: "stopped" });
     const { epoch, opSeq } = await scheduler.sandbox(id);
     const copy = { ...SNAPSHOT, storeKey: "disk-1" };
     await scheduler.apply(
       anObservation({
-        hostId: "host-1",
+        hostId: HOST_1,
         sandboxId: id,
         state: "stopped",
         epoch,
@@ -629,7 +638,7 @@ describe("hosts without a live fence", () => {
     const create = await scheduler.beginCreate(RESTORE);
     expect(create).toMatchObject({ status: "waiting", explain: { reasons: { no_fence: 1 } } });
     expect(await scheduler.beginCreate()).toMatchObject({ status: "executing" });
-    const lease = { type: "lease", version: 1, hostId: "host-1" } as const;
+    const lease = { type: "lease", version: 1, hostId: HOST_1 } as const;
     await handleLease(scheduler.deps, "host-1", { ...lease, fence: { isAlive: true } });
     await beginOperation(scheduler.deps, create.id);
     expect(await scheduler.operation(create.id)).toMatchObject({
@@ -646,7 +655,7 @@ describe("hosts without a live fence", () => {
       ] as boolean;
     await scheduler.join("host-1", FENCED);
     expect(await hasFence()).toBe(true);
-    await handleLease(scheduler.deps, "host-1", { type: "lease", version: 1, hostId: "host-1" });
+    await handleLease(scheduler.deps, "host-1", { type: "lease", version: 1, hostId: HOST_1 });
     expect(await hasFence()).toBe(false);
     await handleRegister(scheduler.deps, "host-1", aHost("host-1", FENCED), async () => {});
     expect(await hasFence()).toBe(true);

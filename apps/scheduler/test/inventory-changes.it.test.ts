@@ -3,7 +3,16 @@
  * everything.
  */
 import assert from "node:assert/strict";
-import { type Heartbeat, inventoryDigest, newSandboxId, type Observation } from "@torpor/contracts";
+import {
+  type Heartbeat,
+  type HostId,
+  inventoryDigest,
+  newSandboxId,
+  type Observation,
+  type SandboxId,
+  unverifiedHostId,
+  unverifiedSandboxId,
+} from "@torpor/contracts";
 import {
   findHost,
   listFindings,
@@ -43,23 +52,24 @@ let hosts = 0;
  * named.
  */
 class Host {
-  readonly id: string;
-  private readonly has = new Map<string, Observation>();
+  readonly id: HostId;
+  private readonly has = new Map<SandboxId, Observation>();
   /** Inventories by digest. */
-  private readonly sent = new Map<string, Map<string, Observation>>();
+  private readonly sent = new Map<string, Map<SandboxId, Observation>>();
   private wanted: {
     reconciledInventory?: string | undefined;
-    showSandboxes?: string[] | undefined;
+    showSandboxes?: SandboxId[] | undefined;
   } = {};
 
-  private constructor(id: string) {
+  private constructor(id: HostId) {
     this.id = id;
   }
 
   static async join(): Promise<Host> {
     hosts += 1;
-    await scheduler.join(`host-${hosts}`, ROOM);
-    return new Host(`host-${hosts}`);
+    const id = unverifiedHostId(`host-${hosts}`);
+    await scheduler.join(id, ROOM);
+    return new Host(id);
   }
 
   /** A host with a sandbox in each of `states`, on all of which host and database agree. */
@@ -87,18 +97,18 @@ class Host {
     return inventoryDigest(this.all);
   }
 
-  shows(sandboxId: string, given: Partial<Observation> = {}): void {
+  shows(sandboxId: SandboxId, given: Partial<Observation> = {}): void {
     this.has.set(
       sandboxId,
       anObservation({ hostId: this.id, sandboxId, state: "running", ...given }),
     );
   }
 
-  loses(sandboxId: string): void {
+  loses(sandboxId: SandboxId): void {
     this.has.delete(sandboxId);
   }
 
-  async askLease(): Promise<string[]> {
+  async askLease(): Promise<SandboxId[]> {
     const request = { type: "lease", version: 1, hostId: this.id } as const;
     const { granted, reconciledInventory, showSandboxes } = await handleLease(
       scheduler.deps,
@@ -173,15 +183,16 @@ class Host {
   }
 }
 
+const idOf = (sandbox: SandboxRow | undefined) => sandbox?.id ?? unverifiedSandboxId("");
 const hear = async (heartbeat: Heartbeat) =>
   await heartbeatHandler(scheduler.deps, async () => {})(heartbeat);
-const told = async (sandboxId: string, kind: string) =>
+const told = async (sandboxId: SandboxId, kind: string) =>
   (await scheduler.commands({ sandboxId, kind })).length;
 const sql = (text: TemplateStringsArray, ...values: (string | null)[]) =>
   scheduler.database.sql(text, ...values);
 
 /** Puts a sandbox on a host without recording a check: only a comparison of everything finds it. */
-async function smuggle(hostId: string): Promise<string> {
+async function smuggle(hostId: HostId): Promise<SandboxId> {
   const { id } = await makeSandbox(scheduler.database, "paused", { hostId });
   await sql`DELETE FROM host_checks WHERE sandbox_id = ${id}`;
   return id;
@@ -218,16 +229,16 @@ describe("what a host reports to have changed", () => {
   test("is settled, and is then what further changes are told since", async () => {
     const { host, sandboxes } = await Host.agreed("running", "running");
     const [stopped] = sandboxes;
-    host.shows(stopped?.id ?? "", { state: "stopped", revision: 2 });
+    host.shows(idOf(stopped), { state: "stopped", revision: 2 });
     expect(await host.heartbeat()).toBe(true);
-    expect((await scheduler.sandbox(stopped?.id ?? "")).state).toBe("stopped");
+    expect((await scheduler.sandbox(idOf(stopped))).state).toBe("stopped");
     expect(await host.agrees()).toBe(true);
   });
 
   test("does not put off that a whole inventory is due", async () => {
     const { host, sandboxes } = await Host.agreed("running");
     const until = (await findHost(scheduler.database.db, host.id))?.reconciledUntil;
-    host.shows(sandboxes[0]?.id ?? "", { revision: 2 });
+    host.shows(idOf(sandboxes[0]), { revision: 2 });
     await host.turns(1);
     expect(await host.agrees()).toBe(true);
     expect((await findHost(scheduler.database.db, host.id))?.reconciledUntil).toEqual(until);
@@ -236,15 +247,15 @@ describe("what a host reports to have changed", () => {
   test("since an inventory that is not the reconciled one is settled, and concludes nothing", async () => {
     const { host, sandboxes } = await Host.agreed("running");
     const reconciled = host.digest;
-    host.shows(sandboxes[0]?.id ?? "", { state: "stopped", revision: 2 });
+    host.shows(idOf(sandboxes[0]), { state: "stopped", revision: 2 });
     await host.heartbeat({ inventorySince: "another" });
-    expect((await scheduler.sandbox(sandboxes[0]?.id ?? "")).state).toBe("stopped");
+    expect((await scheduler.sandbox(idOf(sandboxes[0]))).state).toBe("stopped");
     expect((await findHost(scheduler.database.db, host.id))?.reconciledInventory).toBe(reconciled);
   });
 
   test("an observation that says nothing new is not looked at again", async () => {
     const { host, sandboxes } = await Host.agreed("running");
-    host.shows(sandboxes[0]?.id ?? "", { revision: 7 });
+    host.shows(idOf(sandboxes[0]), { revision: 7 });
     await host.turns(1);
     expect(await host.askLease(), "nothing to ask about").toEqual([]);
     expect(await host.agrees()).toBe(true);
@@ -299,7 +310,7 @@ describe("a sandbox that comes to a host, or leaves it, by what the database say
 
   test("is discarded where it was, once a newer run is proven, though that host has nothing new to report", async () => {
     const { host, sandboxes } = await Host.agreed("paused");
-    const [{ id }, other] = [sandboxes[0] ?? { id: "" }, await Host.join()];
+    const [id, other] = [idOf(sandboxes[0]), await Host.join()];
     await sql`UPDATE sandboxes SET host_id = ${other.id}, epoch = 2, op_seq = 2, state = 'running', settled_state = 'running' WHERE id = ${id}`;
     await host.turns(2);
     expect(await told(id, "discard"), "the newer run is not proven").toBe(0);
@@ -343,7 +354,7 @@ test("a host that lies about its inventory keeps what it has from being seen, an
     await Host.agreed("running"),
     await Host.agreed("running"),
   ];
-  const { id } = sandboxes[0] ?? { id: "" };
+  const id = idOf(sandboxes[0]);
   liar.shows(id, { state: "stopped", revision: 2 });
   await liar.heartbeat({
     inventorySince: liar.digest,

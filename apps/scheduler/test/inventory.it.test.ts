@@ -1,5 +1,14 @@
 /** Hosts that differ from the database: orphans, and missing sandboxes. */
-import { type Heartbeat, inventoryDigest, newSandboxId, type Observation } from "@torpor/contracts";
+import {
+  type Heartbeat,
+  type HostId,
+  inventoryDigest,
+  newSandboxId,
+  type Observation,
+  type SandboxId,
+  unverifiedHostId,
+  unverifiedSandboxId,
+} from "@torpor/contracts";
 import {
   completeInventory,
   listEvents,
@@ -27,14 +36,15 @@ afterAll(async () => {
 const ROOM = { capacity: { vcpu: 1000, memoryMib: 64_000, diskMib: 64_000 } };
 let hosts = 0;
 /** A host of its own per test. */
-async function host(): Promise<string> {
+async function host(): Promise<HostId> {
   hosts += 1;
-  await scheduler.join(`host-${hosts}`, ROOM);
-  return `host-${hosts}`;
+  const id = unverifiedHostId(`host-${hosts}`);
+  await scheduler.join(id, ROOM);
+  return id;
 }
-const at = (hostId: string, sandboxId: string, given: Partial<Observation> = {}) =>
+const at = (hostId: HostId, sandboxId: SandboxId, given: Partial<Observation> = {}) =>
   anObservation({ hostId, sandboxId, state: "running", ...given });
-const heartbeatOf = (hostId: string, inventory: Observation[], whole = inventory): Heartbeat => ({
+const heartbeatOf = (hostId: HostId, inventory: Observation[], whole = inventory): Heartbeat => ({
   type: "heartbeat",
   version: 1,
   hostId,
@@ -46,14 +56,14 @@ const heartbeatOf = (hostId: string, inventory: Observation[], whole = inventory
 });
 const hear = async (heartbeat: Heartbeat) =>
   await heartbeatHandler(scheduler.deps, async () => {})(heartbeat);
-const heartbeat = async (hostId: string, inventory: Observation[]) =>
+const heartbeat = async (hostId: HostId, inventory: Observation[]) =>
   await hear(heartbeatOf(hostId, inventory));
-const findings = async (hostId: string) => await listFindings(scheduler.database.db, hostId, 100);
-const told = async (sandboxId: string, kind: string) =>
+const findings = async (hostId: HostId) => await listFindings(scheduler.database.db, hostId, 100);
+const told = async (sandboxId: SandboxId, kind: string) =>
   (await scheduler.commands({ sandboxId, kind })).length;
-const facts = async (hostId: string) =>
+const facts = async (hostId: HostId) =>
   (await listHostEvents(scheduler.database.db, hostId, 100)).map(({ fact }) => fact);
-const elapse = async (hostId: string) =>
+const elapse = async (hostId: HostId) =>
   await scheduler.database
     .sql`UPDATE host_findings SET first_seen_at = first_seen_at - interval '1 minute',
     last_seen_at = last_seen_at - interval '1 minute', told_at = told_at - interval '1 minute' WHERE host_id = ${hostId}`;
@@ -180,7 +190,7 @@ describe("a run that the database does not know, of a sandbox that it does: it w
 });
 
 describe("a sandbox that its host does not have", () => {
-  async function lost(): Promise<{ hostId: string; sandbox: SandboxRow; other: Observation }> {
+  async function lost(): Promise<{ hostId: HostId; sandbox: SandboxRow; other: Observation }> {
     const hostId = await host();
     const sandbox = await makeSandbox(scheduler.database, "paused", { hostId });
     const other = at(hostId, (await makeSandbox(scheduler.database, "running", { hostId })).id);
@@ -193,7 +203,7 @@ describe("a sandbox that its host does not have", () => {
     for (let times = 0; times < 2; times += 1) await heartbeat(given.hostId, [given.other]);
     return given;
   }
-  const view = async (id: string) => await scheduler.sandbox(id);
+  const view = async (id: SandboxId) => await scheduler.sandbox(id);
 
   test("RI2: is reported after several inventories without it, in its history too, and keeps its state", async () => {
     const { hostId, sandbox, other } = await lost();
@@ -258,7 +268,9 @@ describe("a sandbox that its host does not have", () => {
 test("an inventory in parts is whole when the last part is in, whichever scheduler received it, and parts of another are not mixed in", async () => {
   const { db } = scheduler.database;
   const hostId = await host();
-  const all = Array.from({ length: 5 }, (_, index) => at(hostId, `176330990${index}aaaaaaaa`));
+  const all = Array.from({ length: 5 }, (_, index) =>
+    at(hostId, unverifiedSandboxId(`176330990${index}aaaaaaaa`)),
+  );
   const changed = all.map((one, index) => (index === 4 ? { ...one, revision: 2 } : one));
   const part = async (whole: Observation[], entries: Observation[]) =>
     (

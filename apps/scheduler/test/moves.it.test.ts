@@ -3,7 +3,7 @@
  * how it returns when it does not arrive.
  */
 import assert from "node:assert/strict";
-import { type Observation, snapshotTicket } from "@torpor/contracts";
+import { type HostId, type Observation, snapshotTicket } from "@torpor/contracts";
 import {
   changeHost,
   findHost,
@@ -22,6 +22,8 @@ import { expireOperation } from "../src/expire-operation.ts";
 import { releaseFromHost, requestReplication } from "../src/release.ts";
 import { restoreLostRuns } from "../src/restore-lost-runs.ts";
 import { Decisions, SNAPSHOT } from "./support/decisions.ts";
+
+const HOME = "home" as HostId;
 
 let server: Databases;
 beforeAll(() => {
@@ -62,7 +64,7 @@ class Journey implements AsyncDisposable {
     const scheduler = await Decisions.over(server);
     await scheduler.join("home", ROOM);
     const paused = await scheduler.paused(storeKey, given);
-    await changeHost(scheduler.database.db, "home", "cordon", "test");
+    await changeHost(scheduler.database.db, HOME, "cordon", "test");
     await scheduler.join("away", ROOM);
     const resume = await scheduler.begin(paused.id, "resume");
     assert.deepEqual(
@@ -139,7 +141,7 @@ describe("while it is on its way", () => {
     await using scheduler = await Decisions.over(server);
     await scheduler.join("home", ROOM);
     const { id } = await scheduler.paused("stored");
-    await changeHost(scheduler.database.db, "home", "cordon", "test");
+    await changeHost(scheduler.database.db, HOME, "cordon", "test");
     const seen = await scheduler.begin(id, "resume");
     expect(seen).toMatchObject({ status: "waiting" });
     await scheduler.join("away", ROOM);
@@ -173,7 +175,7 @@ describe("while it is on its way", () => {
         hostId: "home",
         originHostId: null,
       });
-      await changeHost(journey.db, "home", "uncordon", "test");
+      await changeHost(journey.db, HOME, "uncordon", "test");
       expect(await scheduler.begin(journey.paused.id, "resume")).toMatchObject({
         status: "executing",
         hostId: "home",
@@ -196,7 +198,7 @@ describe("while it is on its way", () => {
       });
       await journey.comeBack(how);
       expect(await journey.diskUsed(), "what lies there lies there").toEqual({ home: 32, away: 0 });
-      expect(await findHost(journey.db, "home")).toMatchObject({ diskMibCapacity: 32 });
+      expect(await findHost(journey.db, HOME)).toMatchObject({ diskMibCapacity: 32 });
     },
   );
 
@@ -205,16 +207,16 @@ describe("while it is on its way", () => {
     const { scheduler, db } = journey;
     await requestDrain(
       db,
-      "home",
+      HOME,
       { maxParallel: 1, maxBytesPerSecond: null, deadlineAt: null },
       "test",
     );
     await drainHosts(scheduler.deps);
-    expect((await listDrainProgress(db, ["home"])).get("home")).toMatchObject({
+    expect((await listDrainProgress(db, [HOME])).get(HOME)).toMatchObject({
       drain: { status: "active" },
       total: 1,
     });
-    expect(await changeHost(db, "home", "retire", "test")).toMatchObject({
+    expect(await changeHost(db, HOME, "retire", "test")).toMatchObject({
       kind: "has_sandboxes",
       sandboxes: 1,
     });
@@ -230,18 +232,18 @@ describe("while it is on its way", () => {
     await using journey = await Journey.begin(null);
     await requestDrain(
       journey.db,
-      "home",
+      HOME,
       { maxParallel: 1, maxBytesPerSecond: null, deadlineAt: null },
       "test",
     );
     await drainHosts(journey.scheduler.deps);
     await journey.scheduler.complete(journey.resume.id, { state: "running" });
     await drainHosts(journey.scheduler.deps);
-    expect((await listDrainProgress(journey.db, ["home"])).get("home")).toMatchObject({
+    expect((await listDrainProgress(journey.db, [HOME])).get(HOME)).toMatchObject({
       drain: { status: "done" },
       ended: { moved: 1 },
     });
-    expect(await changeHost(journey.db, "home", "retire", "test")).toMatchObject({ kind: "moved" });
+    expect(await changeHost(journey.db, HOME, "retire", "test")).toMatchObject({ kind: "moved" });
   });
 
   test("off a host that is full it finds its place there again, full as it is", async () => {
@@ -346,7 +348,7 @@ describe("what its old host says of the copy that lies there", () => {
     const snapshot = { ...SNAPSHOT, storeKey };
     return await scheduler.apply(
       anObservation({
-        hostId: "home",
+        hostId: HOME,
         sandboxId,
         epoch,
         opSeq,
@@ -392,14 +394,14 @@ describe("what its old host says of the copy that lies there", () => {
     await journey.comeBack("fails");
     await requestDrain(
       journey.db,
-      "home",
+      HOME,
       { maxParallel: 1, maxBytesPerSecond: null, deadlineAt: null },
       "test",
     );
     for (let round = 0; round < 2; round += 1) await drainHosts(journey.scheduler.deps);
     await say(journey, "key/1-b");
     for (let round = 0; round < 2; round += 1) await drainHosts(journey.scheduler.deps);
-    expect((await listDrainProgress(journey.db, ["home"])).get("home")).toMatchObject({
+    expect((await listDrainProgress(journey.db, [HOME])).get(HOME)).toMatchObject({
       drain: { status: "done" },
       ended: { released: 1 },
     });

@@ -2,6 +2,7 @@
  * Choices from outdated rows, and claims that race: over a real Postgres, with schedulers that do
  * not know of each other.
  */
+import type { HostId } from "@torpor/contracts";
 import {
   acceptCreate,
   applyVcpuOvercommit,
@@ -27,6 +28,9 @@ import type { Deps } from "../src/deps.ts";
 import { Placer } from "../src/placer.ts";
 import { requestToCreate } from "@torpor/placement";
 import { Decisions } from "./support/decisions.ts";
+
+const HOST_1 = "host-1" as HostId;
+const HOST_2 = "host-2" as HostId;
 
 const LONG_MS = 600_000;
 
@@ -81,7 +85,11 @@ const capacity = (memoryMib: number) => ({ capacity: { vcpu: 1000, memoryMib, di
 describe("a host that has changed since the scheduler looked is not claimed: another one is chosen, and of the first try nothing stands", () => {
   test.each<[string, string, () => Promise<unknown>]>([
     ["another scheduler has filled it", "other", () => decisions.beginCreate({ memoryMib: 4096 })],
-    ["it was cordoned", "other", () => changeHost(decisions.database.db, "best", "cordon", "test")],
+    [
+      "it was cordoned",
+      "other",
+      () => changeHost(decisions.database.db, "best" as HostId, "cordon", "test"),
+    ],
     [
       "its lease ran out",
       "other",
@@ -157,7 +165,7 @@ describe("S50: what no host can take says so, in its operation and in the schedu
   test("once for each change of the reasons, and at last which hosts were passed over for which", async () => {
     await decisions.join("host-1", capacity(64));
     await decisions.join("host-2", { ...capacity(640), labels: { gpu: "yes" } });
-    await changeHost(decisions.database.db, "host-2", "cordon", "test");
+    await changeHost(decisions.database.db, HOST_2, "cordon", "test");
     await decisions.beginCreate({ memoryMib: 64 });
     const { id, sandboxId } = await accepted({ memoryMib: 64 });
     const begin = (deps: Deps) => beginOperation(deps, id);
@@ -174,7 +182,7 @@ describe("S50: what no host can take says so, in its operation and in the schedu
       [{ reasons: { host_lost: 1, memory: 1 } }, "operation left waiting for capacity"],
     ]);
     await decisions.join("host-2", capacity(640));
-    await changeHost(decisions.database.db, "host-2", "uncordon", "test");
+    await changeHost(decisions.database.db, HOST_2, "uncordon", "test");
     const began = {
       sandboxId,
       operationId: id,
@@ -279,11 +287,11 @@ describe("anti-affinity", () => {
   test("one on its way to another host keeps others away from both: it may come back", async () => {
     await decisions.join("host-1");
     const paused = await decisions.paused("store-key", separated);
-    await changeHost(decisions.database.db, "host-1", "cordon", "test");
+    await changeHost(decisions.database.db, HOST_1, "cordon", "test");
     await decisions.join("host-2");
     const resume = await decisions.begin(paused.id, "resume");
     expect(resume).toMatchObject({ hostId: "host-2", originHostId: "host-1" });
-    await changeHost(decisions.database.db, "host-1", "uncordon", "test");
+    await changeHost(decisions.database.db, HOST_1, "uncordon", "test");
     const second = await accepted(separated);
     await beginOperation(decisions.deps, second.id);
     expect((await decisions.operation(second.id)).explain).toMatchObject({
@@ -299,7 +307,7 @@ describe("anti-affinity", () => {
 test("labels are kept with the sandbox: its resume goes to no host without them", async () => {
   await decisions.join("host-1", { labels: { gpu: "yes" } });
   const paused = await decisions.paused("store-key", { placementLabels: { gpu: "yes" } });
-  await changeHost(decisions.database.db, "host-1", "cordon", "test");
+  await changeHost(decisions.database.db, HOST_1, "cordon", "test");
   await decisions.join("host-2");
   const resume = await decisions.begin(paused.id, "resume");
   expect(resume).toMatchObject({
@@ -454,7 +462,7 @@ describe("a dry run answers what then happens, and changes nothing", () => {
   test("for a paused one that a cordoned host alone has, while the others are full: it goes on there", async () => {
     await decisions.join("host-1");
     const paused = await decisions.paused(null);
-    await changeHost(decisions.database.db, "host-1", "cordon", "test");
+    await changeHost(decisions.database.db, HOST_1, "cordon", "test");
     await decisions.join("host-2", capacity(16));
     const answer = await ask({ sandboxId: paused.id });
     expect(answer).toMatchObject({
@@ -477,7 +485,7 @@ describe("a dry run answers what then happens, and changes nothing", () => {
       candidates: [{ hostId: "host-1" }],
       reasons: { other_host: 1 },
     });
-    await changeHost(decisions.database.db, "host-2", "cordon", "test");
+    await changeHost(decisions.database.db, HOST_2, "cordon", "test");
     await decisions.beginCreate({ memoryMib: 64 });
     const message =
       "None of 2 hosts can take it: 1 are not host-1, where it is; 1 have less than 64 MiB of memory free.";

@@ -2,7 +2,7 @@
  * Sandboxes at rest that leave their host: copied to the store, released, fetched elsewhere; and
  * garbage in the store.
  */
-import type { Observation } from "@torpor/contracts";
+import type { HostId, Observation, SandboxId } from "@torpor/contracts";
 import { changeHost, findSnapshot, listEvents, type SandboxRow } from "@torpor/db";
 import { anObservation, type Databases, sharedPostgres } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -10,6 +10,8 @@ import { handleGarbage } from "../src/handle-host-requests.ts";
 import { expireOperation } from "../src/expire-operation.ts";
 import { releaseFromHost, requestReplication } from "../src/release.ts";
 import { Decisions, SNAPSHOT } from "./support/decisions.ts";
+
+const HOME = "home" as HostId;
 
 let server: Databases;
 let scheduler: Decisions;
@@ -42,7 +44,7 @@ const report = async (
   revision += 1;
   const { id: sandboxId, epoch, opSeq } = await scheduler.sandbox(sandbox.id);
   return await scheduler.apply(
-    anObservation({ hostId: "home", sandboxId, epoch, opSeq, revision, ...given }),
+    anObservation({ hostId: HOME, sandboxId, epoch, opSeq, revision, ...given }),
   );
 };
 const storedAs = (storeKey: string) => ({ ...SNAPSHOT, storeKey });
@@ -59,7 +61,7 @@ const released = async (state: "paused" | "stopped"): Promise<SandboxRow> => {
   expect(await releaseFromHost(scheduler.deps, sandbox)).toBe("released");
   return await scheduler.sandbox(sandbox.id);
 };
-const facts = async (id: string) =>
+const facts = async (id: SandboxId) =>
   (await listEvents(scheduler.database.db, id, 100)).map(({ fact }) => fact);
 const sumsAreRight = async () => {
   for (const { id, used, sum } of await scheduler.used()) expect(used, id).toEqual(sum);
@@ -193,7 +195,7 @@ describe("a release", () => {
     async (state, verb) => {
       await world();
       const { id, epoch } = await released(state);
-      await changeHost(scheduler.database.db, "home", "cordon", "test");
+      await changeHost(scheduler.database.db, HOME, "cordon", "test");
       await scheduler.join("away", BIG);
       const operation = await scheduler.begin(id, verb);
       expect(operation).toMatchObject({ hostId: "away", originHostId: null, epoch: epoch + 1 });
@@ -279,7 +281,7 @@ describe("without a copy in the store", () => {
   const elsewhere = async () => {
     await world();
     const { id } = await scheduler.paused();
-    await changeHost(scheduler.database.db, "home", "cordon", "test");
+    await changeHost(scheduler.database.db, HOME, "cordon", "test");
     return id;
   };
 
@@ -315,18 +317,18 @@ describe("without a copy in the store", () => {
   test("a stopped sandbox starts on its own host alone", async () => {
     await world();
     const { id } = await stopped();
-    await changeHost(scheduler.database.db, "home", "cordon", "test");
+    await changeHost(scheduler.database.db, HOME, "cordon", "test");
     await scheduler.join("away", BIG);
     expect(await scheduler.begin(id, "start")).toMatchObject({ hostId: "home" });
   });
 });
 
 describe("garbage in the store", () => {
-  const ask = async (sandboxId: string, storeKeys: string[], asker = "home") =>
+  const ask = async (sandboxId: SandboxId, storeKeys: string[], asker = "home") =>
     await handleGarbage(scheduler.deps, asker, {
       type: "garbage",
       version: 1,
-      hostId: "home",
+      hostId: HOME,
       sandboxes: [{ sandboxId, storeKeys }],
     });
 
@@ -368,7 +370,7 @@ describe("garbage in the store", () => {
     await scheduler.database
       .sql`UPDATE sandboxes SET updated_at = now() - interval '1 hour' WHERE id = ${id}`;
     expect(await ask(id, ["key/1-b"])).toEqual({ deleted: [id], storeKeys: [] });
-    expect(await ask("1763309903rt5vs4lm", ["1763309903rt5vs4lm/1-aa"])).toEqual({
+    expect(await ask("1763309903rt5vs4lm" as SandboxId, ["1763309903rt5vs4lm/1-aa"])).toEqual({
       deleted: [],
       storeKeys: [],
     });

@@ -4,11 +4,14 @@
  */
 import { type Bus, connectBus, inboxPrefixOf } from "@torpor/bus";
 import {
+  type HostId,
   type Observation,
   type Question,
   type RegisterRequest,
+  type SandboxId,
   STREAMS,
   subjects,
+  unverifiedSandboxId,
 } from "@torpor/contracts";
 import { createTemplate, listFindings, listTemplates, findHostOverview } from "@torpor/db";
 import { aHost, anObservation, until } from "@torpor/testkit";
@@ -17,7 +20,8 @@ import { SNAPSHOT } from "./support/decisions.ts";
 import { ControlPlane } from "./support/control-plane.ts";
 import { ScriptedHost } from "./support/scripted-host.ts";
 
-const STRANGER = "stranger";
+const STRANGER = "stranger" as HostId;
+const HONEST = "host-1" as HostId;
 const TEMPLATE = "code-interpreter";
 const ROOM = { capacity: { vcpu: 100, memoryMib: 6_400, diskMib: 6_400 } };
 
@@ -59,11 +63,16 @@ const register = (given: Partial<RegisterRequest> = {}) =>
 const report = (seen: object) =>
   stranger.jetstream.publish(subjects.observation(STRANGER, "running"), JSON.stringify(seen));
 const ownSeen = (given: Partial<Observation> = {}) => ({
-  ...anObservation({ hostId: STRANGER, sandboxId: "1763309903strange1", state: "running" }),
+  ...anObservation({
+    hostId: STRANGER,
+    sandboxId: "1763309903strange1" as SandboxId,
+    state: "running",
+  }),
   ...given,
 });
 
-const numbered = (kind: string, at: number) => `1763309903${kind}${String(at).padStart(7, "0")}`;
+const numbered = (kind: string, at: number) =>
+  unverifiedSandboxId(`1763309903${kind}${String(at).padStart(7, "0")}`);
 /** False: as many messages wait as may. */
 const isStored = async (seen: object) =>
   await report(seen).then(
@@ -76,7 +85,7 @@ const observations = async () =>
 /**
  * Checks that a sandbox on the honest host reaches running: nothing holds up the host's reports.
  */
-async function isAllHealthy(): Promise<string> {
+async function isAllHealthy(): Promise<SandboxId> {
   const { id, sandboxId } = await plane.create();
   await plane.becomes(id, "succeeded");
   return sandboxId;
@@ -185,14 +194,14 @@ describe("an observation", () => {
   test("whose message holds what no database stores is taken, without that", async () => {
     const sandboxId = await isAllHealthy();
     const cause = { code: "VMM_DIED", message: `said ${"\u0000"}${"x".repeat(10_000)}` };
-    const facts = { hostId: "host-1", sandboxId, epoch: 1, opSeq: 1, revision: 1_000 };
+    const facts = { hostId: HONEST, sandboxId, epoch: 1, opSeq: 1, revision: 1_000 };
     await honest.report(anObservation({ ...facts, state: "stopped", cause }));
     expect((await plane.reaches(sandboxId, "stopped")).error?.message).toMatch(/^said \ufffdxxx/);
   });
 
   test("that names what is stored of another sandbox as its own copy is rejected", async () => {
     const [sandboxId, other] = [await isAllHealthy(), await isAllHealthy()];
-    const facts = { hostId: "host-1", sandboxId, epoch: 1, opSeq: 1, state: "stopped" as const };
+    const facts = { hostId: HONEST, sandboxId, epoch: 1, opSeq: 1, state: "stopped" as const };
     const copy = { ...SNAPSHOT, storeKey: `${other}/1-${"b".repeat(16)}` };
     const cause = { code: "WITH_A_FOREIGN_COPY", message: "x" };
     const foreign = anObservation({ ...facts, revision: 1_000, snapshot: copy, cause });
@@ -211,10 +220,10 @@ describe("an observation", () => {
   test("with numbers that nobody gave out is a finding, and applied never", async () => {
     const sandboxId = await isAllHealthy();
     const before = await plane.sandbox(sandboxId);
-    const facts = { hostId: "host-1", sandboxId, revision: 1_000, state: "stopped" as const };
+    const facts = { hostId: HONEST, sandboxId, revision: 1_000, state: "stopped" as const };
     await honest.report(anObservation({ ...facts, epoch: 1, opSeq: 7 }));
     const finding = async () =>
-      (await listFindings(plane.database.db, "host-1", 1_000)).find(
+      (await listFindings(plane.database.db, HONEST, 1_000)).find(
         (one) => one.sandboxId === sandboxId,
       );
     await until("a finding", async () => (await finding()) !== undefined);
@@ -322,7 +331,7 @@ describe("a question", () => {
 
   test.each([
     "$JS.API.STREAM.DELETE.EVENTS",
-    subjects.command("host-1", "delete"),
+    subjects.command(HONEST, "delete"),
     "_INBOX_host-host-1.x",
   ])("that names %s for its answer gets none", async (reply) => {
     const heard: string[] = [];

@@ -2,6 +2,7 @@
 import { publish, restoreMissing } from "@torpor/bus";
 import {
   hostCommands,
+  type HostId,
   SCHEDULER_INTENTS,
   SCHEDULER_OBSERVATIONS,
   subjects,
@@ -11,6 +12,8 @@ import { aHost } from "@torpor/testkit";
 import { afterAll, afterEach, beforeAll, expect, test, vi } from "vitest";
 import { WorkWatch } from "../src/work-watch.ts";
 import { ControlPlane } from "./support/control-plane.ts";
+
+const HOST_1 = "host-1" as HostId;
 
 let plane: ControlPlane;
 beforeAll(async () => {
@@ -27,16 +30,16 @@ afterEach(() => {
 const codes = () => plane.problems().map(({ code, subject }) => `${code} ${subject}`);
 
 test("commands that a host leaves unread are a problem until they are acknowledged", async () => {
-  const commands = hostCommands("host-1");
+  const commands = hostCommands(HOST_1);
   const wanted = [SCHEDULER_INTENTS, SCHEDULER_OBSERVATIONS, commands];
   const look = async () => (await restoreMissing(plane.bus, wanted)).states;
   const watch = new WorkWatch();
   await look();
-  const command = { subject: subjects.command("host-1", "pause"), payload: {}, msgId: "1" };
+  const command = { subject: subjects.command(HOST_1, "pause"), payload: {}, msgId: "1" };
   expect(await publish(plane.bus, command)).toEqual({ kind: "stored" });
-  watch.noteConsumers(await look(), ["host-1"], 0);
+  watch.noteConsumers(await look(), [HOST_1], 0);
   expect(watch.problems()).toEqual([]);
-  watch.noteConsumers(await look(), ["host-1"], 15_000);
+  watch.noteConsumers(await look(), [HOST_1], 15_000);
   expect(watch.problems()).toMatchObject([
     { code: "HOST_TAKES_NO_COMMANDS", subject: "host-host-1" },
   ]);
@@ -44,18 +47,18 @@ test("commands that a host leaves unread are a problem until they are acknowledg
   expect(watch.problems(), "of a host that is lost it is known").toEqual([]);
   const consumer = await plane.bus.jetstream.consumers.get(commands.stream, commands.durable);
   const message = await consumer.next({ expires: 5_000 });
-  watch.noteConsumers(await look(), ["host-1"], 20_000);
-  watch.noteConsumers(await look(), ["host-1"], 35_000);
+  watch.noteConsumers(await look(), [HOST_1], 20_000);
+  watch.noteConsumers(await look(), [HOST_1], 35_000);
   expect(watch.problems(), "though it has it").toHaveLength(1);
   await message?.ackAck();
-  watch.noteConsumers(await look(), ["host-1"], 36_000);
+  watch.noteConsumers(await look(), [HOST_1], 36_000);
   expect(watch.problems()).toEqual([]);
 });
 
 test("a scheduler looks at its consumers, and at those of the hosts that are there", async () => {
   const { db, sql } = plane.database;
   await registerHost(db, aHost("host-1"), 3_600_000);
-  const command = { subject: subjects.command("host-1", "pause"), payload: {}, msgId: "2" };
+  const command = { subject: subjects.command(HOST_1, "pause"), payload: {}, msgId: "2" };
   expect(await publish(plane.bus, command)).toEqual({ kind: "stored" });
   await plane.round("restore-bus");
   expect(codes()).toEqual([]);

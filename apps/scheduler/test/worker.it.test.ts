@@ -3,7 +3,7 @@
  * are lost, hosts fall silent, and both schedulers want the same.
  */
 import { acceptRequest, findOperation, findSandbox, listEvents, markPublished } from "@torpor/db";
-import { hostCommands } from "@torpor/contracts";
+import { hostCommands, type HostId, type SandboxId } from "@torpor/contracts";
 import { aRequester, leasesCouldBeRenewed, until } from "@torpor/testkit";
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
 import { ControlPlane } from "./support/control-plane.ts";
@@ -28,7 +28,7 @@ afterAll(async () => {
   await plane[Symbol.asyncDispose]();
 });
 
-async function running(given: Parameters<ControlPlane["create"]>[0] = {}): Promise<string> {
+async function running(given: Parameters<ControlPlane["create"]>[0] = {}): Promise<SandboxId> {
   const { id, sandboxId } = await plane.create(given);
   await host.complete(await host.told(id));
   await plane.reaches(sandboxId, "running");
@@ -84,7 +84,9 @@ test("how much has arrived of what an operation brings to its host is noted, fro
   const liar = await ScriptedHost.join(plane.nats, "host-2", {
     capacity: { vcpu: 1, memoryMib: 1, diskMib: 1 },
   });
-  liar.heartbeat([{ ...busy, hostId: "host-2", fetching: { bytesDone: 9, bytesTotal: 9 } }]);
+  liar.heartbeat([
+    { ...busy, hostId: "host-2" as HostId, fetching: { bytesDone: 9, bytesTotal: 9 } },
+  ]);
   const noted = async (done: number) =>
     (await findOperation(plane.database.db, create.id))?.fetchedBytes?.done === done;
   for (const bytesDone of [4_000_000_000, 5_000_000_000]) {
@@ -120,8 +122,8 @@ test("an observation under another host's name is refused by the broker, and one
   const liar = await ScriptedHost.join(plane.nats, "host-2", {
     capacity: { vcpu: 1, memoryMib: 1, diskMib: 1 },
   });
-  await liar.report({ ...host.seen(command), hostId: "host-1" });
-  liar.heartbeat([{ ...host.seen(command), hostId: "host-1" }]);
+  await liar.report({ ...host.seen(command), hostId: "host-1" as HostId });
+  liar.heartbeat([{ ...host.seen(command), hostId: "host-1" as HostId }]);
   await host.report(
     host.seen(command, { state: "running", operation: { id: pause.id, outcome: "failed" } }),
   );

@@ -2,6 +2,7 @@
 import { createHash } from "node:crypto";
 import { mkdir, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import type { HostId } from "@torpor/contracts";
 import { type Fleet, waitHealthy } from "@torpor/fleet";
 import { localProgram, prepareLocalPrograms } from "@torpor/programs";
 import { claimPort } from "@torpor/service";
@@ -105,7 +106,7 @@ export async function writeImage(imagesDir: string): Promise<void> {
  */
 async function startHosts(
   fleet: Fleet,
-  hostIds: string[],
+  hostIds: HostId[],
   filled: number,
   signal: AbortSignal,
 ): Promise<void> {

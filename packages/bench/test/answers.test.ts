@@ -1,16 +1,17 @@
 /** A bench host replies as a host does: its observations follow the node-agent's rules. */
 import { createHash } from "node:crypto";
+import type { HostId, OperationId, SandboxId } from "@torpor/contracts";
 import { expect, test } from "vitest";
 import { backedOut, carriedOut, type Command, filledWith, judge } from "../src/host/answers.ts";
 import { filledId } from "../src/scale/filled.ts";
 
-const ID = "1700000000abcdefgh";
+const ID = "1700000000abcdefgh" as SandboxId;
 const command = (kind: string, opSeq: number, epoch = 1): Command => ({
   type: "command",
   version: 1,
   kind,
-  hostId: "bench-1",
-  operationId: `op_${String(opSeq).padStart(32, "0")}`,
+  hostId: "bench-1" as HostId,
+  operationId: `op_${String(opSeq).padStart(32, "0")}` as OperationId,
   epoch,
   opSeq,
   deadlineAt: "2030-01-01T00:00:00Z",
@@ -69,7 +70,7 @@ test("what was refused leaves the sandbox as it was", () => {
 test("a sandbox that the database was filled with has the id and manifest that the SQL makes", () => {
   expect(filledId(0)).toBe("170000000000000000");
   expect(filledId(255)).toBe("1700000255000000ff");
-  const { seen } = filledWith("bench-1", filledId(255));
+  const { seen } = filledWith("bench-1" as HostId, filledId(255));
   const manifest = createHash("sha256").update("1700000255000000ff 1").digest("hex");
   expect(seen).toMatchObject({ state: "paused", opSeq: 2, snapshot: { manifestSha256: manifest } });
 });

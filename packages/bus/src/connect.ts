@@ -6,6 +6,7 @@ import {
   type JetStreamManager,
 } from "@nats-io/jetstream";
 import { connect, type NatsConnection, type NodeConnectionOptions } from "@nats-io/transport-node";
+import type { HostId } from "@torpor/contracts";
 import type { TlsFiles } from "@torpor/identity";
 import { endsWithin } from "@torpor/service";
 import { keyAuthenticator } from "./nats-key.ts";
@@ -26,7 +27,7 @@ export interface BusOptions {
   /** For `tls://`: trusted authorities and own certificate. Read again for each connection. */
   tlsFiles?: (Pick<TlsFiles, "caFile"> & Partial<TlsFiles>) | undefined;
   /** Set for a host, which has its own account and inboxes (permissions.ts). */
-  hostId?: string | undefined;
+  hostId?: HostId | undefined;
 }
 
 export interface Bus {

@@ -4,7 +4,13 @@
  * control plane (gateways and schedulers, which may do everything there). So the subjects and reply
  * subjects of a host have a meaning only in its own account, and a reply to a host stays there.
  */
-import { hostCommands, OBSERVED_STATES, subjects } from "@torpor/contracts";
+import {
+  hostCommands,
+  type HostId,
+  OBSERVED_STATES,
+  subjects,
+  unverifiedHostId,
+} from "@torpor/contracts";
 
 export interface HostService {
   /** Subject in the control plane's account. */
@@ -15,7 +21,7 @@ export interface HostService {
   isStream: boolean;
 }
 
-export function inboxPrefixOf(hostId: string): string {
+export function inboxPrefixOf(hostId: HostId): string {
   return `_INBOX_host-${hostId}`;
 }
 
@@ -23,7 +29,7 @@ export function inboxPrefixOf(hostId: string): string {
 const ACROSS_ACCOUNTS = "_R_.";
 
 /** True if a reply to the host may go to that subject. */
-export function mayBeAnswered(hostId: string, reply: string): boolean {
+export function mayBeAnswered(hostId: HostId, reply: string): boolean {
   return reply.startsWith(ACROSS_ACCOUNTS) || reply.startsWith(`${inboxPrefixOf(hostId)}.`);
 }
 
@@ -33,8 +39,12 @@ export function mayBeAnswered(hostId: string, reply: string): boolean {
  */
 export const HOST_API_PREFIX = "torpor.v1.js";
 
-/** Exports of the control plane's account to the host's account, and to no other. */
-export function hostServices(hostId: string): HostService[] {
+/**
+ * Exports of the control plane's account to the host's account, and to no other. `name`: the id of
+ * the host, as the configuration of the servers has it.
+ */
+export function hostServices(name: string): HostService[] {
+  const hostId = unverifiedHostId(name);
   const { stream, durable } = hostCommands(hostId);
   const heartbeat = subjects.heartbeat(hostId);
   const own = heartbeat.slice(0, -".beat".length);
@@ -57,11 +67,11 @@ export function hostServices(hostId: string): HostService[] {
  * Permissions of the host's user. `shared`: in the control plane's account, for hosts of 0.1.0,
  * which know no other. There, a reply goes to whatever subject the host named.
  */
-export function hostPermissions(hostId: string, place: "own" | "shared") {
+export function hostPermissions(name: string, place: "own" | "shared") {
   const subject = ({ subject, localSubject }: HostService) =>
     place === "own" ? localSubject : subject;
   return {
-    publish: hostServices(hostId).map(subject),
-    subscribe: [`${inboxPrefixOf(hostId)}.>`],
+    publish: hostServices(name).map(subject),
+    subscribe: [`${inboxPrefixOf(unverifiedHostId(name))}.>`],
   };
 }

@@ -1,4 +1,10 @@
-import { type Channel, CHANNELS, hostCommands, OBSERVED_STATES } from "@torpor/contracts";
+import {
+  type Channel,
+  CHANNELS,
+  hostCommands,
+  type HostId,
+  OBSERVED_STATES,
+} from "@torpor/contracts";
 import { expect, test } from "vitest";
 import { hostServices } from "../src/index.ts";
 
@@ -33,5 +39,5 @@ test("a host reads the channel of commands alone, and of that its own", () => {
     readBy.includes("node-agent"),
   );
   expect(read.map(([name]) => name)).toEqual(["command"]);
-  expect(meet(CHANNELS.command.pattern, hostCommands("host-a").filterSubject)).toBe(true);
+  expect(meet(CHANNELS.command.pattern, hostCommands("host-a" as HostId).filterSubject)).toBe(true);
 });

@@ -2,6 +2,7 @@
  * JetStream streams and durable consumers as data; `ensureStreams()` in @torpor/bus applies them.
  * Durations in milliseconds, sizes in bytes.
  */
+import type { HostId } from "./ids.ts";
 import { patterns } from "./subjects.ts";
 
 export interface StreamDefinition {
@@ -118,7 +119,7 @@ export const SCHEDULER_OBSERVATIONS: ConsumerDefinition = {
 /**
  * Consumer of one host, made by the control plane when the host registers; the host may only pull.
  */
-export function hostCommands(hostId: string): ConsumerDefinition {
+export function hostCommands(hostId: HostId): ConsumerDefinition {
   return {
     stream: "COMMANDS",
     durable: `host-${hostId}`,

@@ -12,6 +12,7 @@ import {
   SandboxId,
   STREAMS,
   subjects,
+  unverifiedHostId,
 } from "../src/index.ts";
 import { Check } from "typebox/value";
 
@@ -31,14 +32,13 @@ describe("subjects", () => {
   test("every subject falls under the pattern that its readers subscribe to", () => {
     const matches = (pattern: string, subject: string) =>
       new RegExp(`^${pattern.replaceAll(".", "\\.").replaceAll("*", "[^.]+")}$`).test(subject);
+    const [host, other] = [unverifiedHostId("a-1"), unverifiedHostId("a-2")];
     expect(matches(patterns.intents, subjects.intent("pause"))).toBe(true);
-    expect(matches(patterns.commandsOf("a-1"), subjects.command("a-1", "pause"))).toBe(true);
-    expect(matches(patterns.commandsOf("a-2"), subjects.command("a-1", "pause"))).toBe(false);
-    expect(matches(patterns.observations, subjects.observation("a-1", "running"))).toBe(true);
-    expect(matches(patterns.events, subjects.sandboxEvent("1763309903rt5vs4lm", "paused"))).toBe(
-      true,
-    );
-    expect(hostIdOf(subjects.request("a-1", "commit"))).toBe("a-1");
+    expect(matches(patterns.commandsOf(host), subjects.command(host, "pause"))).toBe(true);
+    expect(matches(patterns.commandsOf(other), subjects.command(host, "pause"))).toBe(false);
+    expect(matches(patterns.observations, subjects.observation(host, "running"))).toBe(true);
+    expect(matches(patterns.events, subjects.sandboxEvent(newSandboxId(), "paused"))).toBe(true);
+    expect(hostIdOf(subjects.request(host, "commit"))).toBe("a-1");
     expect(hostIdOf(subjects.intent("pause"))).toBeUndefined();
     expect(hostIdOf(subjects.controlRequest("placement"))).toBeUndefined();
   });

@@ -12,12 +12,15 @@ import {
 } from "@torpor/state-machine";
 import {
   type Cause,
+  type HostId,
   type InventoryEntry,
   ON_HOST_LOSS,
   PREVIEW_ACCESS,
+  type OperationId,
   PREVIEW_HOSTS,
   type QuotaLimits,
   type SandboxCondition,
+  type SandboxId,
   type Scope,
   SCOPES,
   type SealedValue,
@@ -179,7 +182,7 @@ export const templateImages = pgTable("template_images", {
 export const hosts = pgTable(
   "hosts",
   {
-    id: text("id").primaryKey(),
+    id: text("id").$type<HostId>().primaryKey(),
     state: text("state", { enum: HOST_STATES }).notNull(),
     /** State of a lost host before the loss; restored when the host renews its lease. */
     stateBeforeLost: text("state_before_lost", { enum: HOST_STATES }),
@@ -242,7 +245,7 @@ export const hosts = pgTable(
 
 /** Admitted hosts: a row is made by a join with a token, or with direct access to the database. */
 export const hostAdmissions = pgTable("host_admissions", {
-  hostId: text("host_id").primaryKey(),
+  hostId: text("host_id").$type<HostId>().primaryKey(),
   /**
    * NKey of the host's user on the NATS servers; null: a user with a password, made by infra/nats.
    */
@@ -266,7 +269,7 @@ export const hostTokens = pgTable("host_tokens", {
   id: integer("id").primaryKey().generatedAlwaysAsIdentity(),
   secretSha256: text("secret_sha256").notNull().unique(),
   /** The only host that may use the token; null: the first host that has not joined yet. */
-  hostId: text("host_id"),
+  hostId: text("host_id").$type<HostId>(),
   dataPlaneHost: text("data_plane_host"),
   createdBy: text("created_by").notNull(),
   createdAt: createdAt(),
@@ -301,6 +304,7 @@ export const hostEvents = pgTable(
   {
     id: bigserial("id", { mode: "number" }).primaryKey(),
     hostId: text("host_id")
+      .$type<HostId>()
       .notNull()
       .references(() => hosts.id),
     fact: text("fact").notNull(),
@@ -323,6 +327,7 @@ export const drains = pgTable(
   {
     id: integer("id").primaryKey().generatedAlwaysAsIdentity(),
     hostId: text("host_id")
+      .$type<HostId>()
       .notNull()
       .references(() => hosts.id),
     /**
@@ -364,6 +369,7 @@ export const drainSandboxes = pgTable(
       .notNull()
       .references(() => drains.id),
     sandboxId: text("sandbox_id")
+      .$type<SandboxId>()
       .notNull()
       .references(() => sandboxes.id),
     /** The sandbox holds a slot since then, one of at most `max_parallel`. */
@@ -374,7 +380,7 @@ export const drainSandboxes = pgTable(
      */
     owesResume: boolean("owes_resume").notNull().default(false),
     /** The operation of the drain that is checked next. */
-    operationId: text("operation_id"),
+    operationId: text("operation_id").$type<OperationId>(),
     /** When the host was last requested to copy the sandbox to the store. */
     replicationAskedAt: at("replication_asked_at"),
     /** When the copy last grew, or the slot was taken. */
@@ -408,9 +414,10 @@ export const hostFindings = pgTable(
   "host_findings",
   {
     hostId: text("host_id")
+      .$type<HostId>()
       .notNull()
       .references(() => hosts.id),
-    sandboxId: text("sandbox_id").notNull(),
+    sandboxId: text("sandbox_id").$type<SandboxId>().notNull(),
     kind: text("kind", { enum: FINDING_KINDS }).notNull(),
     message: text("message").notNull(),
     /** Epoch of the copy on the host; for `missing`, the epoch in the database. */
@@ -440,10 +447,11 @@ export const hostInventoryParts = pgTable(
   "host_inventory_parts",
   {
     hostId: text("host_id")
+      .$type<HostId>()
       .notNull()
       .references(() => hosts.id),
     digest: text("digest").notNull(),
-    firstSandboxId: text("first_sandbox_id").notNull(),
+    firstSandboxId: text("first_sandbox_id").$type<SandboxId>().notNull(),
     entries: jsonb("entries").$type<InventoryEntry[]>().notNull(),
     /** Null: written by a version that did not count. */
     entryCount: integer("entry_count"),
@@ -459,8 +467,8 @@ export const hostInventoryParts = pgTable(
 export const hostChecks = pgTable(
   "host_checks",
   {
-    hostId: text("host_id").notNull(),
-    sandboxId: text("sandbox_id").notNull(),
+    hostId: text("host_id").$type<HostId>().notNull(),
+    sandboxId: text("sandbox_id").$type<SandboxId>().notNull(),
     /** Generation of the sandbox when it came or left: an older report does not end the check. */
     version: count("version").notNull().default(0),
   },
@@ -470,7 +478,7 @@ export const hostChecks = pgTable(
 export const sandboxes = pgTable(
   "sandboxes",
   {
-    id: text("id").primaryKey(),
+    id: text("id").$type<SandboxId>().primaryKey(),
     organizationId: integer("organization_id")
       .notNull()
       .references(() => organizations.id),
@@ -489,12 +497,16 @@ export const sandboxes = pgTable(
     appliedEpoch: integer("applied_epoch").notNull().default(0),
     appliedOpSeq: integer("applied_op_seq").notNull().default(0),
     appliedRevision: integer("applied_revision").notNull().default(0),
-    hostId: text("host_id").references(() => hosts.id),
+    hostId: text("host_id")
+      .$type<HostId>()
+      .references(() => hosts.id),
     /**
      * Host that still has the sandbox while `host_id` fetches it, and that gets it back if that
      * fails. The disk stays reserved there. Null in every settled state.
      */
-    originHostId: text("origin_host_id").references(() => hosts.id),
+    originHostId: text("origin_host_id")
+      .$type<HostId>()
+      .references(() => hosts.id),
     /**
      * vCPUs and memory are reserved on the host. The disk is reserved as long as there is a host.
      */
@@ -613,8 +625,9 @@ export const sandboxes = pgTable(
 export const operations = pgTable(
   "operations",
   {
-    id: text("id").primaryKey(),
+    id: text("id").$type<OperationId>().primaryKey(),
     sandboxId: text("sandbox_id")
+      .$type<SandboxId>()
       .notNull()
       .references(() => sandboxes.id),
     organizationId: integer("organization_id").notNull(),
@@ -632,16 +645,16 @@ export const operations = pgTable(
     cancelRequestedAt: at("cancel_requested_at"),
     /** For a pause by policy: the host backs out if the sandbox was used within this time. */
     onlyIfIdleForMs: integer("only_if_idle_for_ms"),
-    hostId: text("host_id"),
+    hostId: text("host_id").$type<HostId>(),
     /** The only host that may be chosen; null: any that fits. */
-    pinnedHostId: text("pinned_host_id"),
+    pinnedHostId: text("pinned_host_id").$type<HostId>(),
     /** Rate limit of copies between hosts and the store; null: no limit. */
     maxBytesPerSecond: count("max_bytes_per_second"),
     /**
      * The previous host, to which the sandbox returns if a move to `hostId` fails before the
      * commit.
      */
-    originHostId: text("origin_host_id"),
+    originHostId: text("origin_host_id").$type<HostId>(),
     epoch: integer("epoch"),
     opSeq: integer("op_seq"),
     error: jsonb("error").$type<Cause>(),
@@ -690,10 +703,11 @@ export const incarnations = pgTable(
   "incarnations",
   {
     sandboxId: text("sandbox_id")
+      .$type<SandboxId>()
       .notNull()
       .references(() => sandboxes.id),
     epoch: integer("epoch").notNull(),
-    hostId: text("host_id").notNull(),
+    hostId: text("host_id").$type<HostId>().notNull(),
     /** Policy of the run, set at its assignment: the host's fence freezes runs with `restore`. */
     onHostLoss: text("on_host_loss", { enum: ON_HOST_LOSS }).notNull().default("wait"),
     assignedAt: at("assigned_at").notNull().defaultNow(),
@@ -720,11 +734,12 @@ export const snapshots = pgTable(
   "snapshots",
   {
     sandboxId: text("sandbox_id")
+      .$type<SandboxId>()
       .notNull()
       .references(() => sandboxes.id),
     generation: integer("generation").notNull(),
     epoch: integer("epoch").notNull(),
-    hostId: text("host_id").notNull(),
+    hostId: text("host_id").$type<HostId>().notNull(),
     /** False: only the disk, of a stopped sandbox. */
     hasMemory: boolean("has_memory").notNull().default(true),
     /**
@@ -754,6 +769,7 @@ export const sandboxEvents = pgTable(
   "sandbox_events",
   {
     sandboxId: text("sandbox_id")
+      .$type<SandboxId>()
       .notNull()
       .references(() => sandboxes.id),
     seq: count("seq").notNull(),
@@ -762,7 +778,7 @@ export const sandboxEvents = pgTable(
     toState: text("to_state").notNull(),
     generation: count("generation").notNull(),
     epoch: integer("epoch").notNull(),
-    operationId: text("operation_id"),
+    operationId: text("operation_id").$type<OperationId>(),
     cause: jsonb("cause").$type<Cause>(),
     occurredAt: at("occurred_at").notNull().defaultNow(),
   },

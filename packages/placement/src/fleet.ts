@@ -75,7 +75,7 @@ export class FleetView {
   /** Scores of the newest decision; the next decision overwrites them. */
   readonly scores: Float64Array;
   private readonly startsUnderWay: Float64Array;
-  private readonly indexes: ReadonlyMap<string, number>;
+  private readonly indexes: ReadonlyMap<PlacementHost["id"], number>;
   private readonly verdicts = new Map<string, Uint8Array>();
 
   constructor(hosts: readonly PlacementHost[], lostHosts = 0) {
@@ -102,12 +102,12 @@ export class FleetView {
   }
 
   /** Index of the host; -1 if the fleet does not include the host. */
-  indexOf(hostId: string | undefined): number {
+  indexOf(hostId: PlacementHost["id"] | undefined): number {
     return hostId === undefined ? -1 : (this.indexes.get(hostId) ?? -1);
   }
 
   /** Counts what a host holds beyond its row. Negative amounts give back. */
-  hold(hostId: string, { vcpu, memoryMib, diskMib }: Amounts): void {
+  hold(hostId: PlacementHost["id"], { vcpu, memoryMib, diskMib }: Amounts): void {
     const at = this.indexOf(hostId);
     if (at === -1) return;
     this.vcpu.free[at] = (this.vcpu.free[at] ?? 0) - vcpu;
@@ -116,7 +116,7 @@ export class FleetView {
   }
 
   /** Counts a start that a host has to do beyond those in its row. */
-  holdStart(hostId: string): void {
+  holdStart(hostId: PlacementHost["id"]): void {
     const at = this.indexOf(hostId);
     const host = this.hosts[at];
     if (host === undefined) return;

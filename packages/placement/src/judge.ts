@@ -2,6 +2,7 @@
  * Filter and score, host by host: which hosts can take the sandbox, why the others cannot, and
  * which host is the best.
  */
+import type { PlacementHost } from "@torpor/db";
 import {
   type Amounts,
   type FleetView,
@@ -15,20 +16,20 @@ import {
 
 export interface PlacementRequest extends Amounts, Traits {
   /** Hosts that have a sandbox of the same anti-affinity key. */
-  occupiedHostIds?: readonly string[] | undefined;
+  occupiedHostIds?: readonly PlacementHost["id"][] | undefined;
   /** The one host that can do it: only this host has the disk or the snapshot. */
-  pinnedHostId?: string | undefined;
+  pinnedHostId?: PlacementHost["id"] | undefined;
   /**
    * The host that has the only copy of the snapshot, if others could fetch it from there. If no
    * other host takes the sandbox, it continues there, even when that host takes nothing new.
    */
-  onlyHolderId?: string | undefined;
+  onlyHolderId?: PlacementHost["id"] | undefined;
   /**
    * The host that holds the disk and the snapshot: no transfer, no further disk space. The host
    * decides itself whether it can restore the snapshot, because it knows best what its own update
    * has changed. An anti-affinity key does not keep a sandbox off the host that it is on.
    */
-  localHostId?: string | undefined;
+  localHostId?: PlacementHost["id"] | undefined;
 }
 
 /**

@@ -50,7 +50,7 @@ function decide(
 
 export interface Ranking extends Judged {
   /** The best candidates, best first. */
-  candidates: { hostId: string; score: number; isLocal: boolean }[];
+  candidates: { hostId: PlacementHost["id"]; score: number; isLocal: boolean }[];
   /** All candidates, including those that are not listed. */
   candidateCount: number;
   /** The reason when there is no candidate. */

@@ -28,7 +28,7 @@ export type Wanted = Pick<
 export async function requestToCreate(
   db: Tx,
   wanted: Wanted,
-  exceptId?: string,
+  exceptId?: SandboxRow["id"],
 ): Promise<PlacementRequest> {
   return requestFor(wanted, await listHostsOfKey(db, wanted, exceptId));
 }
@@ -36,7 +36,7 @@ export async function requestToCreate(
 /** `occupiedHostIds`: the hosts with another sandbox of the same anti-affinity key. */
 export function requestFor(
   wanted: Omit<Wanted, "organizationId" | "antiAffinity">,
-  occupiedHostIds: string[],
+  occupiedHostIds: PlacementHost["id"][],
 ): PlacementRequest {
   const { vcpu, memoryMib, diskMib, imageSha256, region, placementLabels: labels } = wanted;
   return {
@@ -58,7 +58,7 @@ export interface Return {
   /** The host that holds the sandbox, if it lives. */
   origin: PlacementHost | undefined;
   /** The host that the sandbox has to return to. */
-  pinnedHostId?: string | null;
+  pinnedHostId?: PlacementHost["id"] | null;
 }
 
 /**

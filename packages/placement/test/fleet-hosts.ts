@@ -4,6 +4,8 @@ import type { PlacementRequest } from "../src/index.ts";
 
 export type FleetHost = PlacementHost;
 
+export const hostId = (name: string) => name as PlacementHost["id"];
+
 const IMAGE = "a".repeat(64);
 
 export const aRequest = (given: Partial<PlacementRequest> = {}): PlacementRequest => ({
@@ -16,7 +18,7 @@ export const aRequest = (given: Partial<PlacementRequest> = {}): PlacementReques
 });
 
 export const aFleetHost = (id: string, given: Partial<FleetHost> = {}): FleetHost => ({
-  id,
+  id: hostId(id),
   state: "ready",
   region: "eu",
   dataPlaneUrl: "",

@@ -4,18 +4,18 @@
  */
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import type { StoredSnapshotRow } from "@torpor/db";
+import type { SandboxRow, StoredSnapshotRow } from "@torpor/db";
 import { FleetView, goesHome, requestToReturn, type Rejection } from "../src/index.ts";
 import { place, PLACEMENT_POLICIES, type PlacementRequest, rank } from "../src/index.ts";
-import { aFleetHost, aRequest, type FleetHost } from "./fleet-hosts.ts";
+import { aFleetHost, aRequest, type FleetHost, hostId } from "./fleet-hosts.ts";
 
-const HOST_IDS = ["a", "b", "c", "d", "e", "f"];
+const HOST_IDS = ["a", "b", "c", "d", "e", "f"].map(hostId);
 const policies = fc.constantFrom(...PLACEMENT_POLICIES);
 const labels = fc.dictionary(fc.constantFrom("zone", "gpu"), fc.constantFrom("x", "y"), {
   maxKeys: 2,
 });
 const fingerprint = fc.constantFrom("f1", "f2");
-const host = (id: string) =>
+const host = (id: FleetHost["id"]) =>
   fc.record({
     id: fc.constant(id),
     state: fc.constantFrom(
@@ -133,12 +133,12 @@ describe("for any fleet, request and policy", () => {
             labels ?? {},
             home.hasFence ? ("restore" as const) : ("wait" as const),
           ];
-          const where = { hostId: "a", region, imageSha256, placementLabels, onHostLoss };
+          const where = { hostId: hostId("a"), region, imageSha256, placementLabels, onHostLoss };
           const sandbox = {
             vcpu,
             memoryMib,
             diskMib,
-            id: "s",
+            id: "s" as SandboxRow["id"],
             organizationId: 1,
             antiAffinity: null,
             ...where,

@@ -1,7 +1,7 @@
 import { describe, expect, test } from "vitest";
 import { FleetView } from "../src/index.ts";
 import { place, type PlacementPolicy, type PlacementRequest, rank } from "../src/index.ts";
-import { aFleetHost as host, aRequest as request, type FleetHost } from "./fleet-hosts.ts";
+import { aFleetHost as host, aRequest as request, type FleetHost, hostId } from "./fleet-hosts.ts";
 
 const placement = (
   hosts: FleetHost[],
@@ -104,7 +104,7 @@ describe("S50: every host that cannot take it is counted with its reason, in wor
       hosts: 4,
       reasons: { host_lost: 2, vcpu: 1 },
     });
-    expect(place(fleet, request({ pinnedHostId: "lost-1" }), "local-first")).toEqual({
+    expect(place(fleet, request({ pinnedHostId: hostId("lost-1") }), "local-first")).toEqual({
       kind: "rejected",
       hosts: 4,
       reasons: { host_lost: 2, other_host: 2 },
@@ -131,16 +131,19 @@ describe("among those that can", () => {
 
   test("the host that holds the snapshot wins over an emptier one, and needs no further disk", () => {
     const local = host("local", { memoryMibUsed: 3000, diskMibUsed: 1000 });
-    expect(placedOn([host("empty"), local], { localHostId: "local" })).toBe("local");
+    expect(placedOn([host("empty"), local], { localHostId: hostId("local") })).toBe("local");
     expect(placedOn([host("empty"), local])).toBe("empty");
   });
 
   test("a cordoned host gets only what can run nowhere else", () => {
     const cordoned = host("old", { state: "cordoned" });
-    expect(placedOn([cordoned, host("new")], { localHostId: "old" })).toBe("new");
-    expect(placedOn([cordoned, host("new")], { localHostId: "old", pinnedHostId: "old" })).toBe(
-      "old",
-    );
+    expect(placedOn([cordoned, host("new")], { localHostId: hostId("old") })).toBe("new");
+    expect(
+      placedOn([cordoned, host("new")], {
+        localHostId: hostId("old"),
+        pinnedHostId: hostId("old"),
+      }),
+    ).toBe("old");
   });
 
   test("a snapshot goes to a host that can restore it, also by an older VMM that is still installed there", () => {
@@ -157,14 +160,16 @@ describe("among those that can", () => {
 
   test("the host that holds a snapshot judges itself, but one that surely can comes first", () => {
     const local = host("local");
-    expect(placedOn([local], { localHostId: "local", driverFingerprint: "f2" })).toBe("local");
+    expect(placedOn([local], { localHostId: hostId("local"), driverFingerprint: "f2" })).toBe(
+      "local",
+    );
     const sure = host("sure", { restorableFingerprints: ["f2"], memoryMibUsed: 1000 });
-    expect(placedOn([local, sure], { localHostId: "local", driverFingerprint: "f2" })).toBe(
+    expect(placedOn([local, sure], { localHostId: hostId("local"), driverFingerprint: "f2" })).toBe(
       "local",
     );
     expect(
       placedOn([host("local", { memoryMibUsed: 2000 }), sure], {
-        localHostId: "local",
+        localHostId: hostId("local"),
         driverFingerprint: "f2",
       }),
     ).toBe("sure");
@@ -182,18 +187,23 @@ describe("among those that can", () => {
 
   test("no second sandbox of a key is brought to a host; the one that is there may go on there", () => {
     expect(
-      placedOn([host("a"), host("b", { memoryMibUsed: 3000 })], { occupiedHostIds: ["a"] }),
+      placedOn([host("a"), host("b", { memoryMibUsed: 3000 })], { occupiedHostIds: [hostId("a")] }),
     ).toBe("b");
-    expect(placedOn([host("a"), host("b")], { occupiedHostIds: ["a"], localHostId: "a" })).toBe(
-      "a",
-    );
-    expect(placedOn([host("a"), host("b")], { occupiedHostIds: ["a", "b"] })).toEqual({
+    expect(
+      placedOn([host("a"), host("b")], {
+        occupiedHostIds: [hostId("a")],
+        localHostId: hostId("a"),
+      }),
+    ).toBe("a");
+    expect(
+      placedOn([host("a"), host("b")], { occupiedHostIds: [hostId("a"), hostId("b")] }),
+    ).toEqual({
       anti_affinity: 2,
     });
   });
 
   test("labels, region and fence bind where it is too: they may have been taken from the host since", () => {
-    const local = { localHostId: "a", pinnedHostId: "a" };
+    const local = { localHostId: hostId("a"), pinnedHostId: hostId("a") };
     expect(placedOn([host("a")], { ...local, labels: { gpu: "yes" } })).toEqual({ labels: 1 });
     expect(placedOn([host("a", { region: "us" })], local)).toEqual({ region: 1 });
     expect(placedOn([host("a")], { ...local, needsFence: true })).toEqual({ no_fence: 1 });
@@ -203,13 +213,13 @@ describe("among those that can", () => {
     const fleet = new FleetView([host("a", { vcpuUsed: 4 })]);
     const size = { vcpu: 2, memoryMib: 512, diskMib: 100 };
     const once = () => place(fleet, request(), "local-first").kind;
-    fleet.hold("a", size);
+    fleet.hold(hostId("a"), size);
     expect(once()).toBe("placed");
-    fleet.hold("a", size);
+    fleet.hold(hostId("a"), size);
     expect(once()).toBe("rejected");
-    fleet.hold("a", { vcpu: -2, memoryMib: -512, diskMib: -100 });
+    fleet.hold(hostId("a"), { vcpu: -2, memoryMib: -512, diskMib: -100 });
     expect(once()).toBe("placed");
-    fleet.hold("elsewhere", size);
+    fleet.hold(hostId("elsewhere"), size);
     expect(once()).toBe("placed");
   });
 });
@@ -234,8 +244,8 @@ describe("policies", () => {
   ] as const)(
     "one that has been on the full host, or on the empty one: %s brings it to %s, %s",
     (policy, ofFull, ofEmpty) => {
-      expect(placedOn([full, empty], { localHostId: "full" }, policy)).toBe(ofFull);
-      expect(placedOn([full, empty], { localHostId: "empty" }, policy)).toBe(ofEmpty);
+      expect(placedOn([full, empty], { localHostId: hostId("full") }, policy)).toBe(ofFull);
+      expect(placedOn([full, empty], { localHostId: hostId("empty") }, policy)).toBe(ofEmpty);
     },
   );
 
@@ -243,10 +253,10 @@ describe("policies", () => {
     // `home` has half the share left that `away` has, and the bonus of a quarter.
     const hosts = [host("away", { vcpuUsed: 2 }), host("home", { vcpuUsed: 4 })];
     for (const all of [hosts, hosts.toReversed()]) {
-      expect(placedOn(all, { localHostId: "home" }, "spread")).toBe("home");
+      expect(placedOn(all, { localHostId: hostId("home") }, "spread")).toBe("home");
       const { candidates } = rank(
         new FleetView(all),
-        request({ localHostId: "home" }),
+        request({ localHostId: hostId("home") }),
         "spread",
         2,
       );
@@ -264,7 +274,7 @@ describe("policies", () => {
         host("a", { memoryMibUsed: 1000, vcpuUsed: 2 }),
         host("b", { memoryMibUsed: 1400, vcpuUsed: 2 }),
       ];
-      for (const localHostId of ["a", "b"])
+      for (const localHostId of ["a", "b"].map(hostId))
         expect(placedOn(hosts, { localHostId }, policy)).toBe(localHostId);
     },
   );
@@ -301,10 +311,14 @@ describe("starts under way", () => {
 
   test("a sandbox that its host can resume stays there under local-first, and moves under the others for less than a quarter", () => {
     const hosts = [host("home", busy(9)), host("away", busy(0))];
-    expect(placedOn(hosts, { localHostId: "home" })).toBe("home");
-    expect(placedOn(hosts, { localHostId: "home" }, "spread")).toBe("away");
+    expect(placedOn(hosts, { localHostId: hostId("home") })).toBe("home");
+    expect(placedOn(hosts, { localHostId: hostId("home") }, "spread")).toBe("away");
     expect(
-      placedOn([host("home", busy(2)), host("away", busy(0))], { localHostId: "home" }, "spread"),
+      placedOn(
+        [host("home", busy(2)), host("away", busy(0))],
+        { localHostId: hostId("home") },
+        "spread",
+      ),
     ).toBe("home");
   });
 
@@ -331,7 +345,12 @@ test("a ranking has the candidates best first, as many as asked for, and counts 
     host("c"),
     host("d", { memoryMibUsed: 2048 }),
   ];
-  const ranking = rank(new FleetView(hosts), request({ localHostId: "d" }), "local-first", 2);
+  const ranking = rank(
+    new FleetView(hosts),
+    request({ localHostId: hostId("d") }),
+    "local-first",
+    2,
+  );
   expect(ranking).toMatchObject({ hosts: 4, reasons: { host_not_ready: 1 }, candidateCount: 3 });
   expect(ranking.candidates).toEqual([
     { hostId: "d", score: 1.375, isLocal: true },

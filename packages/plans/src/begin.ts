@@ -3,7 +3,7 @@
  * operation before it has ended) and a reconciler call `planBegin`. Each may come first, twice or
  * never: the rows decide.
  */
-import { subjects, type VmCommand } from "@torpor/contracts";
+import { type HostId, subjects, type VmCommand } from "@torpor/contracts";
 import { isTombstoned, transitionSandbox } from "@torpor/state-machine";
 import { commandFor, type Moment, type SnapshotSource } from "./commands.ts";
 import { type Apart, type Plan, type PlacedHost, planMoves, planOperation } from "./plan.ts";
@@ -89,7 +89,7 @@ function planDelete({ sandbox, executing }: View, operation: Operation, { now }:
 }
 
 export interface Assignment {
-  hostId: string;
+  hostId: HostId;
   /** The host that holds the snapshot to fetch to `hostId`, if that host lives. */
   source?: SnapshotSource | undefined;
   /**
@@ -169,7 +169,7 @@ const judged = ({ id, state, hasFence, registeredAt }: PlacedHost): PlacedHost =
   registeredAt,
 });
 
-function apartOn(sandbox: Sandbox, hostId: string): Apart | null {
+function apartOn(sandbox: Sandbox, hostId: HostId): Apart | null {
   const { organizationId, antiAffinity: key } = sandbox;
   return key === null || sandbox.hostId === hostId ? null : { organizationId, key, hostId };
 }

@@ -1,7 +1,9 @@
 /** Commands for hosts, built from rows. */
 import {
   type CommandKind,
+  type HostId,
   type Observation,
+  type OperationId,
   type SandboxSpec,
   type SnapshotNamed,
   type SnapshotReference,
@@ -27,7 +29,7 @@ type CommandedSandbox = Pick<
 >;
 
 interface Assigned {
-  hostId: string;
+  hostId: HostId;
   epoch: number;
   opSeq: number;
   /** The snapshot that the host needs first. */
@@ -37,7 +39,7 @@ interface Assigned {
 
 /** The host that holds the snapshot, if that host lives. */
 export interface SnapshotSource {
-  id: string;
+  id: HostId;
   dataPlaneUrl: string;
   ticketKey: string | null;
 }
@@ -82,16 +84,16 @@ function sourceOf(
 export interface Moment {
   now: Date;
   /** Returns a new id with each call. */
-  newOperationId: () => string;
+  newOperationId: () => OperationId;
 }
 
 /** A command that no user requested in this form: clean-up, or a request to back out. */
 export function systemCommand(
   kind: CommandKind,
   sandbox: CommandedSandbox,
-  hostId: string,
+  hostId: HostId,
   { now, newOperationId }: Moment,
-  cancels?: string,
+  cancels?: OperationId,
 ): VmCommand {
   const command = baseCommand(kind, sandbox, {
     hostId,
@@ -137,7 +139,13 @@ export function orphanCommand(
 function baseCommand(
   kind: CommandKind,
   sandbox: CommandedSandbox,
-  order: { hostId: string; epoch: number; opSeq: number; operationId: string; deadlineAt: Date },
+  order: {
+    hostId: HostId;
+    epoch: number;
+    opSeq: number;
+    operationId: OperationId;
+    deadlineAt: Date;
+  },
 ): VmCommand {
   return {
     type: "command",

@@ -1,11 +1,12 @@
 /** A new sandbox: its row, and its create operation. */
+import type { SandboxId } from "@torpor/contracts";
 import type { Moment } from "./commands.ts";
 import { announcement, type Plan } from "./plan.ts";
 import { intentOf, queued, type Requester } from "./request.ts";
 
 /** `columns`: the columns of the new row, named as in the schema of packages/db. */
 export function planCreate(
-  columns: { id: string } & Record<string, unknown>,
+  columns: { id: SandboxId } & Record<string, unknown>,
   requester: Requester,
   { newOperationId }: Moment,
 ): Plan {

@@ -2,6 +2,7 @@
  * Capacity that a sandbox reserves on its hosts, and what a change of its row claims and gives
  * back.
  */
+import type { HostId } from "@torpor/contracts";
 import type { Sandbox } from "./rows.ts";
 
 interface Amounts {
@@ -9,7 +10,7 @@ interface Amounts {
   memoryMib: number;
   diskMib: number;
 }
-export type Claim = Amounts & { hostId: string };
+export type Claim = Amounts & { hostId: HostId };
 
 /** Columns that determine the holdings. */
 export type Held = Amounts & Pick<Sandbox, "state" | "hostId" | "originHostId" | "holdsMemory">;
@@ -26,7 +27,7 @@ export function holdings(sandbox: Held): Claim[] {
 
 /** Differences per host. Hosts without a difference are left out. */
 export function claimsBetween(before: Held, after: Held): Claim[] {
-  const claims = new Map<string, Claim>();
+  const claims = new Map<HostId, Claim>();
   const add = ({ hostId, vcpu, memoryMib, diskMib }: Claim, sign: 1 | -1) => {
     const claim = claims.get(hostId) ?? { hostId, vcpu: 0, memoryMib: 0, diskMib: 0 };
     claim.vcpu += sign * vcpu;

@@ -16,9 +16,12 @@
  */
 import {
   type Cause,
+  type HostId,
   isRefusedForNow,
+  type OperationId,
   type SandboxEventMessage,
   type SandboxEventType,
+  type SandboxId,
   subjects,
 } from "@torpor/contracts";
 import {
@@ -79,7 +82,7 @@ interface PlannedEvent {
   toState: SandboxState;
   generation: number;
   epoch: number;
-  operationId: string | null;
+  operationId: OperationId | null;
   cause: Cause | null;
 }
 
@@ -100,7 +103,7 @@ type OperationTerms = Pick<
 >;
 
 export interface PlannedOperation {
-  id: string;
+  id: OperationId;
   /** Statuses of which the operation must have one. */
   from: OperationStatus[];
   /** The operation must not have passed its point of no return. */
@@ -117,7 +120,7 @@ export interface PlannedOperation {
  * have its lease.
  */
 export interface PlacedHost {
-  id: string;
+  id: HostId;
   state: string;
   hasFence: boolean;
   registeredAt: Date;
@@ -128,7 +131,7 @@ export interface PlacedHost {
  * have a fence.
  */
 interface LostHost {
-  hostId: string;
+  hostId: HostId;
   silentForMs: number;
 }
 
@@ -136,12 +139,12 @@ interface LostHost {
 export interface Apart {
   organizationId: number;
   key: string;
-  hostId: string;
+  hostId: HostId;
 }
 
 interface RecordedSnapshot {
   epoch: number;
-  hostId: string;
+  hostId: HostId;
   generation: number;
   hasMemory: boolean;
   storeKey: string | null;
@@ -154,7 +157,7 @@ interface RecordedSnapshot {
 
 /** Further changes to the rows of the sandbox. */
 export interface Effects {
-  beginsRun?: { epoch: number; hostId: string; onHostLoss: Sandbox["onHostLoss"] };
+  beginsRun?: { epoch: number; hostId: HostId; onHostLoss: Sandbox["onHostLoss"] };
   endsRun?: { epoch: number; cause: string };
   /** Drops the pending restore. */
   forgetsRestore?: boolean;
@@ -182,22 +185,22 @@ export interface Effects {
 
 /** Columns that beginning writes into the row of an operation that does not wait. */
 interface BegunOperation {
-  hostId: string;
-  originHostId: string | null;
+  hostId: HostId;
+  originHostId: HostId | null;
   epoch: number;
   opSeq: number;
 }
 
 /** An operation to insert. Its deadline counts from the insertion. */
 export interface OperationInQueue {
-  id: string;
+  id: OperationId;
   organizationId: number;
   kind: OperationKind;
   idempotencyKey: string | null;
   requestSha256: string | null;
   requestedBy: string;
   onlyIfIdleForMs: number | null;
-  pinnedHostId: string | null;
+  pinnedHostId: HostId | null;
   maxBytesPerSecond: number | null;
   deadlineMs: number;
   traceId: string | null;
@@ -210,7 +213,7 @@ export interface OperationInQueue {
  * wants the same without them.
  */
 export interface JoinedOperation {
-  id: string;
+  id: OperationId;
   liftsBounds: boolean;
   /**
    * The new owner: the first requester can no longer take the operation back. Null: the owner
@@ -220,7 +223,7 @@ export interface JoinedOperation {
 }
 
 export interface Plan {
-  sandboxId: string;
+  sandboxId: SandboxId;
   /** Generation as it was read; 0 for a sandbox that does not exist yet. */
   generation: number;
   /** Columns of the new row, beside those of `after`. Null: the sandbox exists. */
@@ -258,7 +261,7 @@ export interface Plan {
   /** An operation to insert, which waits or executes from now on. */
   queues: OperationInQueue | null;
   /** An executing operation that must back out, unless it has committed. */
-  cancels: string | null;
+  cancels: OperationId | null;
   joins: JoinedOperation | null;
   effects: Effects;
   messages: PlannedMessage[];
@@ -271,7 +274,7 @@ export type Applied<Message, Queued> =
       messages: Message[];
       at: Date;
       /** The operation that now waits for the sandbox; set only for an observation. */
-      waitingOperationId: string | null;
+      waitingOperationId: OperationId | null;
       /** The operation that the plan queued. */
       queued: Queued | undefined;
     }
@@ -279,7 +282,7 @@ export type Applied<Message, Queued> =
   /** Another transaction has locked the sandbox, or one of its hosts. Nothing was compared. */
   | { kind: "locked" }
   /** The host has too little left, or takes no sandboxes any more. */
-  | { kind: "no_capacity"; hostId: string }
+  | { kind: "no_capacity"; hostId: HostId }
   /**
    * The choice of a host no longer holds: the host, or the sandboxes on it, have changed. Or the
    * lost host is not lost any more.
@@ -297,7 +300,7 @@ export interface Move {
   to: SandboxState;
   fact: SandboxEventType;
   patch?: SandboxPatch;
-  operation?: { id: string; status: string };
+  operation?: { id: OperationId; status: string };
   cause?: Cause | undefined;
 }
 
@@ -373,7 +376,7 @@ function eventOf(move: Move, before: Sandbox, after: Sandbox): PlannedEvent {
 }
 
 export function announcement(
-  sandboxId: string,
+  sandboxId: SandboxId,
   { seq, fact, fromState, toState, generation, epoch, operationId }: PlannedEvent,
   operationStatus: string | undefined,
 ): PlannedMessage {
@@ -413,7 +416,7 @@ const KEY_GIVEN_BACK = { idempotencyKey: null } as const;
 
 /** Moves the operation by `event`. If its status does not permit that, the plan is not applied. */
 export function planOperation(
-  id: string,
+  id: OperationId,
   event: OperationEvent,
   patch: OperationPatch = {},
   isUncommitted = false,

@@ -2,10 +2,11 @@
  * A request for a transition: compared with the end of the sandbox's queue, and queued where an
  * operation is needed.
  */
-import { type Intent, subjects } from "@torpor/contracts";
+import { type HostId, type Intent, type OperationId, subjects } from "@torpor/contracts";
 import {
   admit,
   type OperationKind,
+  type SandboxQueue,
   type SandboxRequest,
   type StableState,
   transitionSandbox,
@@ -42,7 +43,7 @@ export interface Requester {
   /** Condition of a pause: nothing has used the sandbox for this long. */
   onlyIfIdleForMs?: number | undefined;
   /** Condition of a resume: on this host or not at all. */
-  pinnedHostId?: string | undefined;
+  pinnedHostId?: HostId | undefined;
   /** Limit for the transfers between hosts and the store that the operation causes. */
   maxBytesPerSecond?: number | undefined;
   /** The system saves or gives back what a user has: no quota applies. */
@@ -57,7 +58,7 @@ export type RequestDecision =
   /** The plan queues a new operation. */
   | { kind: "queued"; plan: Plan; supersedes: boolean }
   | { kind: "conflict"; current: StableState; allowed: SandboxRequest[] }
-  | { kind: "blocked"; current: StableState; by: { id: string; kind: OperationKind } }
+  | { kind: "blocked"; current: StableState; by: { id: OperationId; kind: OperationKind } }
   | { kind: "not_found" };
 
 /** Options for an operation that may begin at once, because nothing is before it. */
@@ -221,7 +222,7 @@ function effectsOf(request: SandboxRequest, { onlyIfIdleForMs }: Requester): Eff
   return request === "stop" ? { forgetsRestore: true } : {};
 }
 
-function queueOf({ sandbox, executing, waiting }: View): Parameters<typeof admit>[0] {
+function queueOf({ sandbox, executing, waiting }: View): SandboxQueue<OperationId> {
   return {
     state: sandbox.state,
     settled: sandbox.settledState,
@@ -270,7 +271,11 @@ function joinOf(
   return liftsBounds || isTakenOver ? { id, liftsBounds, takenOverBy } : null;
 }
 
-export function queued(id: string, kind: OperationKind, requester: Requester): OperationInQueue {
+export function queued(
+  id: OperationId,
+  kind: OperationKind,
+  requester: Requester,
+): OperationInQueue {
   return {
     id,
     organizationId: requester.organizationId,

@@ -3,7 +3,7 @@
  * sandbox's state again, and the sandbox is to run elsewhere, by the code path of a user's resume.
  * A pending delete of a host that is gone for good ends.
  */
-import type { Cause } from "@torpor/contracts";
+import type { Cause, HostId } from "@torpor/contracts";
 import { type SandboxState, transitionSandbox } from "@torpor/state-machine";
 import type { Moment } from "./commands.ts";
 import { type Effects, type Plan, planMoves, planOperation } from "./plan.ts";
@@ -12,7 +12,7 @@ import type { Sandbox, SnapshotRow, View } from "./rows.ts";
 import { columnsOnEnter } from "./columns-on-enter.ts";
 
 export interface Loss {
-  hostId: string;
+  hostId: HostId;
   /** Time past the end of the lease after which the fence has certainly frozen the VM. */
   silentForMs: number;
   /** The newest snapshot in the store, whether it has been run since or not. */

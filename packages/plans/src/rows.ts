@@ -2,7 +2,7 @@
  * The rows that decisions are made from, with the columns that decisions read. The rows of the
  * database (packages/db) have more columns, and these under the same names.
  */
-import type { Cause, SandboxCondition } from "@torpor/contracts";
+import type { Cause, HostId, OperationId, SandboxCondition, SandboxId } from "@torpor/contracts";
 import type {
   OperationKind,
   OperationStatus,
@@ -11,7 +11,7 @@ import type {
 } from "@torpor/state-machine";
 
 export interface Sandbox {
-  id: string;
+  id: SandboxId;
   organizationId: number;
   state: SandboxState;
   settledState: StableState;
@@ -24,8 +24,8 @@ export interface Sandbox {
   appliedEpoch: number;
   appliedOpSeq: number;
   appliedRevision: number;
-  hostId: string | null;
-  originHostId: string | null;
+  hostId: HostId | null;
+  originHostId: HostId | null;
   holdsMemory: boolean;
   vcpu: number;
   memoryMib: number;
@@ -46,8 +46,8 @@ export interface Sandbox {
 }
 
 export interface Operation {
-  id: string;
-  sandboxId: string;
+  id: OperationId;
+  sandboxId: SandboxId;
   kind: OperationKind;
   status: OperationStatus;
   requestedBy: string;
@@ -56,9 +56,9 @@ export interface Operation {
   /** Time since which the operation is to back out. */
   cancelRequestedAt: Date | null;
   startedAt: Date | null;
-  hostId: string | null;
-  originHostId: string | null;
-  pinnedHostId: string | null;
+  hostId: HostId | null;
+  originHostId: HostId | null;
+  pinnedHostId: HostId | null;
   onlyIfIdleForMs: number | null;
   maxBytesPerSecond: number | null;
   explain: unknown;
@@ -66,7 +66,7 @@ export interface Operation {
 }
 
 export interface SnapshotRow {
-  sandboxId: string;
+  sandboxId: SandboxId;
   generation: number;
   hasMemory: boolean;
   storeKey: string | null;
@@ -80,7 +80,7 @@ export interface SnapshotRow {
 
 export interface Incarnation {
   epoch: number;
-  hostId: string;
+  hostId: HostId;
   assignedAt: Date;
   startedAt: Date | null;
 }

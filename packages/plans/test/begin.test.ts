@@ -1,9 +1,10 @@
+import type { HostId, OperationId } from "@torpor/contracts";
 import { OPERATION_KINDS, SANDBOX_STATES } from "@torpor/state-machine";
 import { describe, expect, test } from "vitest";
 import { needsMemory, planAssignment, planBegin } from "../src/begin.ts";
 import { anOperation, aSandbox, aSnapshot, aView, MOMENT, NOW } from "./rows.ts";
 
-const placed = { id: "host-b", state: "ready", hasFence: false, registeredAt: NOW };
+const placed = { id: "host-b" as HostId, state: "ready", hasFence: false, registeredAt: NOW };
 
 describe("what a waiting operation becomes", () => {
   const pairs = OPERATION_KINDS.flatMap((kind) =>
@@ -26,7 +27,11 @@ describe("what a waiting operation becomes", () => {
   test("nothing begins twice, or while something executes; a delete does not wait", () => {
     const begun = anOperation({ status: "executing" });
     expect(planBegin(aView({}, { named: { operation: begun } }), MOMENT).kind).toBe("nothing");
-    const executing = anOperation({ id: "op_0", status: "executing", kind: "resume" });
+    const executing = anOperation({
+      id: "op_0" as OperationId,
+      status: "executing",
+      kind: "resume",
+    });
     const pause = aView({}, { executing, named: { operation: anOperation() } });
     expect(planBegin(pause, MOMENT).kind).toBe("waits");
     const deleted = { ...pause, named: { operation: anOperation({ kind: "delete" }) } };
@@ -56,7 +61,7 @@ describe("an assignment", () => {
     const plan = planAssignment(
       view,
       anOperation(),
-      { hostId: "host-a", holdsMemory: true },
+      { hostId: "host-a" as HostId, holdsMemory: true },
       MOMENT,
     );
     expect(plan.after).toMatchObject({ state: "pausing", epoch: 2, opSeq: 8, originHostId: null });
@@ -72,7 +77,7 @@ describe("an assignment", () => {
       antiAffinity: "db",
     } as const;
     const operation = anOperation({ kind: "resume" });
-    const assignment = { hostId: "host-b", placed, holdsMemory: true };
+    const assignment = { hostId: "host-b" as HostId, placed, holdsMemory: true };
     const plan = planAssignment(aView(sandbox, { snapshot }), operation, assignment, MOMENT);
     expect(plan.after).toMatchObject({
       state: "resuming",

@@ -1,7 +1,11 @@
+import type { HostId, OperationId } from "@torpor/contracts";
 import { SANDBOX_STATES } from "@torpor/state-machine";
 import { describe, expect, test } from "vitest";
 import { planObservation } from "../src/observe.ts";
 import { anObservation, anOperation, aSnapshot, aView, NOW } from "./rows.ts";
+
+const HOST_A = "host-a" as HostId;
+const OP_1 = "op_1" as OperationId;
 
 const OBSERVED = ["running", "paused", "stopped", "deleted", "failed"] as const;
 const kindOf = (...given: Parameters<typeof planObservation>) => planObservation(...given).kind;
@@ -10,10 +14,10 @@ test.each([
   ["SO1: repeated", { revision: 3 }, "stale"],
   ["SO1: of an earlier command", { opSeq: 6, revision: 9 }, "stale"],
   ["SO1: of an earlier run", { epoch: 1, opSeq: 9 }, "stale"],
-  ["SO4: of another host", { hostId: "host-b" }, "foreign"],
+  ["SO4: of another host", { hostId: "host-b" as HostId }, "foreign"],
   ["SO5: of a run that nobody began", { epoch: 3 }, "ahead"],
   ["SO5: of a command that nobody gave", { opSeq: 8 }, "ahead"],
-  ["while its host is at work on it", { busyWith: "op_1" }, "busy"],
+  ["while its host is at work on it", { busyWith: OP_1 }, "busy"],
   ["of what is so already", {}, "nothing_new"],
 ] as const)("an observation %s is not applied", (_, given, kind) => {
   expect(kindOf(aView({}), anObservation(given), NOW)).toBe(kind);
@@ -35,14 +39,14 @@ test.each(SANDBOX_STATES.flatMap((state) => OBSERVED.map((seen) => [seen, state]
 );
 
 describe("an operation's outcome", () => {
-  const executing = anOperation({ status: "executing", hostId: "host-a", originHostId: "host-a" });
+  const executing = anOperation({ status: "executing", hostId: HOST_A, originHostId: HOST_A });
   const pausing = aView({ state: "pausing" }, { executing });
-  const seen = anObservation({ state: "paused", operation: { id: "op_1", outcome: "succeeded" } });
+  const seen = anObservation({ state: "paused", operation: { id: OP_1, outcome: "succeeded" } });
 
   test("SO2: is its own: another's settles nothing", () => {
     const other = anObservation({
       state: "paused",
-      operation: { id: "op_0", outcome: "succeeded" },
+      operation: { id: "op_0" as OperationId, outcome: "succeeded" },
     });
     expect(kindOf(pausing, other, NOW)).toBe("stale");
   });
@@ -59,7 +63,7 @@ describe("an operation's outcome", () => {
   });
 
   test("is a failure with a reason where it did not", () => {
-    const back = anObservation({ state: "running", operation: { id: "op_1", outcome: "failed" } });
+    const back = anObservation({ state: "running", operation: { id: OP_1, outcome: "failed" } });
     const decision = planObservation(pausing, back, NOW);
     if (decision.kind !== "plan") throw new Error(decision.kind);
     expect(decision.to).toBe("running");
@@ -74,7 +78,7 @@ describe("an operation's outcome", () => {
     const view = aView({ state: "resuming", settledState: "paused" }, { executing: resume });
     const decision = planObservation(
       view,
-      anObservation({ operation: { id: "op_1", outcome: "succeeded" } }),
+      anObservation({ operation: { id: OP_1, outcome: "succeeded" } }),
       NOW,
     );
     if (decision.kind !== "plan") throw new Error(decision.kind);
@@ -83,7 +87,7 @@ describe("an operation's outcome", () => {
     expect(
       planObservation(
         committed,
-        anObservation({ operation: { id: "op_1", outcome: "succeeded" } }),
+        anObservation({ operation: { id: OP_1, outcome: "succeeded" } }),
         NOW,
       ),
     ).toMatchObject({ to: "running" });
@@ -93,16 +97,16 @@ describe("an operation's outcome", () => {
     const moved = {
       ...executing,
       kind: "resume" as const,
-      hostId: "host-a",
-      originHostId: "host-z",
+      hostId: HOST_A,
+      originHostId: "host-z" as HostId,
     };
     const view = aView(
-      { state: "resuming", settledState: "paused", originHostId: "host-z" },
+      { state: "resuming", settledState: "paused", originHostId: "host-z" as HostId },
       { executing: moved },
     );
     const decision = planObservation(
       view,
-      anObservation({ state: "failed", operation: { id: "op_1", outcome: "failed" } }),
+      anObservation({ state: "failed", operation: { id: OP_1, outcome: "failed" } }),
       NOW,
     );
     if (decision.kind !== "plan") throw new Error(decision.kind);
@@ -128,7 +132,7 @@ describe("SO6: what is said of a snapshot", () => {
 
   test("is taken from an earlier run, and from another host", () => {
     const view = aView({}, { named: { snapshot: aSnapshot() } });
-    for (const seen of [late(stored), { ...late(stored), hostId: "host-b" }]) {
+    for (const seen of [late(stored), { ...late(stored), hostId: "host-b" as HostId }]) {
       const decision = planObservation(view, seen, NOW);
       expect("plan" in decision && decision.plan?.effects.notesSnapshot).toMatchObject({
         storeKey: "k",

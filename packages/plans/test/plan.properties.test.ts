@@ -1,4 +1,5 @@
 /** Properties of every plan, whatever moves it is made of. */
+import { unverifiedHostId } from "@torpor/contracts";
 import { isStable, SANDBOX_STATES, type SandboxState } from "@torpor/state-machine";
 import fc from "fast-check";
 import { expect, test } from "vitest";
@@ -6,7 +7,7 @@ import { claimsBetween, holdings } from "../src/holdings.ts";
 import { planMoves } from "../src/plan.ts";
 import { aSandbox } from "./rows.ts";
 
-const host = fc.constantFrom(null, "host-a", "host-b", "host-c");
+const host = fc.constantFrom(null, ...["host-a", "host-b", "host-c"].map(unverifiedHostId));
 const state = fc.constantFrom<SandboxState>(...SANDBOX_STATES);
 const move = fc.record({
   to: state,

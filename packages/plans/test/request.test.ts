@@ -1,7 +1,10 @@
+import type { HostId, OperationId } from "@torpor/contracts";
 import { SANDBOX_STATES } from "@torpor/state-machine";
 import { describe, expect, test } from "vitest";
 import { DRAINER, planRequest, type Requester } from "../src/request.ts";
 import { anOperation, aSnapshot, aView, MOMENT } from "./rows.ts";
+
+const OP_1 = "op_1" as OperationId;
 
 const REQUESTS = ["pause", "resume", "stop", "start", "delete"] as const;
 const requester = (given: Partial<Requester> = {}): Requester => ({
@@ -31,7 +34,7 @@ test.each(pairs)("I1: %s of a sandbox that is %s is decided", (request, state) =
 describe("where it may begin at once", () => {
   type View = Parameters<typeof planRequest>[0];
   type Request = Parameters<typeof planRequest>[1];
-  const home = { id: "host-a", state: "ready", hasFence: true, registeredAt: MOMENT.now };
+  const home = { id: "host-a" as HostId, state: "ready", hasFence: true, registeredAt: MOMENT.now };
   const asked = requester({ traceId: "t" });
   const decided = (
     view: View,
@@ -77,8 +80,8 @@ describe("where it may begin at once", () => {
     ]);
   });
 
-  const executing = anOperation({ id: "op_0", kind: "resume", status: "executing" });
-  const waiting = anOperation({ id: "op_1", kind: "pause", requestedBy: DRAINER });
+  const executing = anOperation({ id: "op_0" as OperationId, kind: "resume", status: "executing" });
+  const waiting = anOperation({ id: OP_1, kind: "pause", requestedBy: DRAINER });
   test.each([
     ["behind what executes", aView({ state: "resuming" }, { executing }), "pause", { home }],
     ["in the place of what gives way", aView({}, { waiting }), "stop", { home }],
@@ -86,7 +89,12 @@ describe("where it may begin at once", () => {
     ["stopped from a pause", stands("paused"), "stop", { home }],
     ["deleted", aView({}), "delete", { home }],
     ["that has to be placed", stands("paused"), "resume", { home: undefined }],
-    ["of which another is the home", stands("paused", { hostId: "b" }), "resume", { home }],
+    [
+      "of which another is the home",
+      stands("paused", { hostId: "b" as HostId }),
+      "resume",
+      { home },
+    ],
     ["within a larger transaction", aView({}), "pause", null],
   ] as const)("not one %s", (_, view, request, at) => {
     const decision = planRequest(view, request, asked, MOMENT, at ?? undefined);
@@ -95,7 +103,7 @@ describe("where it may begin at once", () => {
   });
 
   test("not one that is pinned to a host", () => {
-    const pinned = { ...asked, pinnedHostId: "host-a" };
+    const pinned = { ...asked, pinnedHostId: "host-a" as HostId };
     const decision = planRequest(stands("paused"), "resume", pinned, MOMENT, { home });
     expect(decision).toMatchObject({ kind: "queued", plan: { queues: { begins: null } } });
   });
@@ -113,7 +121,7 @@ test("another organization's sandbox is not there", () => {
 });
 
 describe("a queue that is not empty", () => {
-  const pausing = anOperation({ id: "op_0", status: "executing" });
+  const pausing = anOperation({ id: "op_0" as OperationId, status: "executing" });
   const view = aView({ state: "pausing" }, { executing: pausing });
 
   test("S31: the same intent joins, and nothing is written", () => {
@@ -134,7 +142,7 @@ describe("a queue that is not empty", () => {
   });
 
   test("A5: what a drain waits for gives way, and is told by whom it was replaced", () => {
-    const waiting = anOperation({ id: "op_1", kind: "pause", requestedBy: DRAINER });
+    const waiting = anOperation({ id: OP_1, kind: "pause", requestedBy: DRAINER });
     const decision = planRequest(aView({}, { waiting }), "stop", requester(), MOMENT);
     expect(decision).toMatchObject({
       kind: "queued",
@@ -145,7 +153,7 @@ describe("a queue that is not empty", () => {
 
   test("a pause for an idle sandbox that somebody joins is one for any", () => {
     const waiting = anOperation({
-      id: "op_1",
+      id: OP_1,
       onlyIfIdleForMs: 1_000,
       requestedBy: "system:auto-pause",
     });

@@ -1,14 +1,16 @@
 /** Rows for tests: complete, with the given values where they matter. */
-import type { Observation } from "@torpor/contracts";
+import type { HostId, Observation, OperationId, SandboxId } from "@torpor/contracts";
 import type { Moment } from "../src/commands.ts";
 import type { Operation, Sandbox, SnapshotRow, View } from "../src/rows.ts";
 
+const SANDBOX_ID = "1763309903abcdefgh" as SandboxId;
+
 export const NOW = new Date("2026-01-01T00:00:00Z");
-export const MOMENT: Moment = { now: NOW, newOperationId: () => "op_new" };
+export const MOMENT: Moment = { now: NOW, newOperationId: () => "op_new" as OperationId };
 
 export function aSandbox(given: Partial<Sandbox> = {}): Sandbox {
   return {
-    id: "1763309903abcdefgh",
+    id: SANDBOX_ID,
     organizationId: 1,
     state: "running",
     settledState: "running",
@@ -19,7 +21,7 @@ export function aSandbox(given: Partial<Sandbox> = {}): Sandbox {
     appliedEpoch: 2,
     appliedOpSeq: 7,
     appliedRevision: 3,
-    hostId: "host-a",
+    hostId: "host-a" as HostId,
     originHostId: null,
     holdsMemory: true,
     vcpu: 2,
@@ -44,8 +46,8 @@ export function aSandbox(given: Partial<Sandbox> = {}): Sandbox {
 
 export function anOperation(given: Partial<Operation> = {}): Operation {
   return {
-    id: "op_1",
-    sandboxId: "1763309903abcdefgh",
+    id: "op_1" as OperationId,
+    sandboxId: SANDBOX_ID,
     kind: "pause",
     status: "waiting",
     requestedBy: "api-key:1",
@@ -66,7 +68,7 @@ export function anOperation(given: Partial<Operation> = {}): Operation {
 
 export function aSnapshot(given: Partial<SnapshotRow> = {}): SnapshotRow {
   return {
-    sandboxId: "1763309903abcdefgh",
+    sandboxId: SANDBOX_ID,
     generation: 1,
     hasMemory: true,
     storeKey: null,
@@ -96,8 +98,8 @@ export function anObservation(given: Partial<Observation> = {}): Observation {
   return {
     type: "observation",
     version: 1,
-    hostId: "host-a",
-    sandboxId: "1763309903abcdefgh",
+    hostId: "host-a" as HostId,
+    sandboxId: SANDBOX_ID,
     epoch: 2,
     opSeq: 7,
     revision: 4,

@@ -24,48 +24,52 @@ import {
   type StableState,
 } from "./sandbox.ts";
 
-export interface QueuedOperation {
-  id: string;
+export interface QueuedOperation<Id extends string> {
+  id: Id;
   kind: OperationKind;
 }
 
-export interface ExecutingOperation extends QueuedOperation {
+export interface ExecutingOperation<Id extends string> extends QueuedOperation<Id> {
   committed: boolean;
   /** The operation is to back out. */
   cancelRequested?: boolean;
 }
 
-export interface WaitingOperation extends QueuedOperation {
+export interface WaitingOperation<Id extends string> extends QueuedOperation<Id> {
   /** The operation gives way to any other request. */
   yields?: boolean;
 }
 
-export interface SandboxQueue {
+/** `Id`: the ids of operations, which are only handed on here. */
+export interface SandboxQueue<Id extends string = string> {
   /** The state as stored, transitional ones included. */
   state: SandboxState;
   /** The last settled state. */
   settled: StableState;
-  executing?: ExecutingOperation | undefined;
-  waiting?: WaitingOperation | undefined;
+  executing?: ExecutingOperation<Id> | undefined;
+  waiting?: WaitingOperation<Id> | undefined;
 }
 
-export type Admission =
+export type Admission<Id extends string> =
   /**
    * Already reached, nothing in flight: reply with the state. `supersedes`, here and below: this
    * waiting operation ends first.
    */
-  | { kind: "satisfied"; state: StableState; supersedes?: string }
+  | { kind: "satisfied"; state: StableState; supersedes?: Id }
   /** An operation with the same target is already under way: wait for it. */
-  | { kind: "join"; operationId: string; supersedes?: string }
+  | { kind: "join"; operationId: Id; supersedes?: Id }
   /** A new operation. `cancels`: the executing operation that is to back out. */
-  | { kind: "accept"; supersedes?: string; cancels?: string }
+  | { kind: "accept"; supersedes?: Id; cancels?: Id }
   /** Not legal from the state that the queue ends in. */
   | { kind: "conflict"; current: StableState; allowed: SandboxRequest[] }
   /** Legal, but another operation already waits. */
-  | { kind: "blocked"; current: StableState; by: QueuedOperation }
+  | { kind: "blocked"; current: StableState; by: QueuedOperation<Id> }
   | { kind: "gone" };
 
-export function admit(queue: SandboxQueue, request: SandboxRequest): Admission {
+export function admit<Id extends string>(
+  queue: SandboxQueue<Id>,
+  request: SandboxRequest,
+): Admission<Id> {
   if (isTombstoned(queue.state)) return { kind: "gone" };
   if (request === "delete") return admitDelete(queue);
   const admission = admitBehind(queue, request);
@@ -78,7 +82,10 @@ export function admit(queue: SandboxQueue, request: SandboxRequest): Admission {
     : without;
 }
 
-function admitBehind(queue: SandboxQueue, request: Exclude<SandboxRequest, "delete">): Admission {
+function admitBehind<Id extends string>(
+  queue: SandboxQueue<Id>,
+  request: Exclude<SandboxRequest, "delete">,
+): Admission<Id> {
   const last = queue.waiting ?? queue.executing;
   if (last?.kind === "delete") return { kind: "gone" };
   const end: StableState = last === undefined ? queue.settled : OPERATION_TARGET[last.kind];
@@ -98,7 +105,7 @@ function admitBehind(queue: SandboxQueue, request: Exclude<SandboxRequest, "dele
   return { kind: "accept" };
 }
 
-function admitDelete(queue: SandboxQueue): Admission {
+function admitDelete<Id extends string>(queue: SandboxQueue<Id>): Admission<Id> {
   if (queue.waiting?.kind === "delete") return { kind: "join", operationId: queue.waiting.id };
   const cancels = queue.executing?.id;
   const supersedes = queue.waiting?.id;

@@ -1,4 +1,5 @@
 /** Moves a sandbox into any state, including ways that no plan of the product allows. */
+import type { HostId } from "@torpor/contracts";
 import {
   applyPlan,
   type Change,
@@ -20,7 +21,7 @@ export interface RecordedMove extends Change {
 export type MoveResult =
   | { kind: "moved"; sandbox: SandboxRow; messages: OutboxRow[] }
   | { kind: "lost_race" }
-  | { kind: "no_capacity"; hostId: string };
+  | { kind: "no_capacity"; hostId: HostId };
 
 export async function moveSandbox(
   tx: Tx,

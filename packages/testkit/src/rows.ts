@@ -1,7 +1,13 @@
 /**
  * Complete and unique sandboxes, hosts and requests for tests, which set only what matters to them.
  */
-import { newSandboxId, type Observation, type RegisterRequest } from "@torpor/contracts";
+import {
+  newSandboxId,
+  type Observation,
+  type RegisterRequest,
+  type SandboxId,
+  unverifiedHostId,
+} from "@torpor/contracts";
 import {
   acceptCreate,
   applyPlans,
@@ -54,7 +60,7 @@ export function aHost(hostId: string, given: Partial<RegisterRequest> = {}): Reg
   return {
     type: "register",
     version: 1,
-    hostId,
+    hostId: unverifiedHostId(hostId),
     region: "local",
     dataPlaneUrl: "http://127.0.0.1:1",
     capacity: { vcpu: 8, memoryMib: 1024, diskMib: 1024 },
@@ -108,7 +114,7 @@ export function anObservation(
 /** The parts of a host's heartbeat besides its inventory. */
 export function aHeartbeat(hostId: string, given: Partial<HostHeartbeat> = {}): HostHeartbeat {
   return {
-    hostId,
+    hostId: unverifiedHostId(hostId),
     load: { vms: 0, residentBytes: 0, diskFreeMib: 1 },
     activity: [],
     replication: [],
@@ -135,7 +141,14 @@ export async function makeSandbox(
     const sandbox = await findSandboxRow(tx, sandboxId);
     if (sandbox === undefined) throw new Error("the created sandbox is not there");
     const place =
-      hostId === undefined ? {} : { hostId, epoch: 1, opSeq: 1, holdsMemory: state === "running" };
+      hostId === undefined
+        ? {}
+        : {
+            hostId: unverifiedHostId(hostId),
+            epoch: 1,
+            opSeq: 1,
+            holdsMemory: state === "running",
+          };
     const moved = await moveSandbox(tx, {
       sandbox,
       to: state,
@@ -150,7 +163,7 @@ export async function makeSandbox(
 /** Applies the effects of a plan besides the move of the sandbox: its runs and snapshots. */
 export async function applyEffects(
   test: TestDatabase,
-  sandboxId: string,
+  sandboxId: SandboxId,
   effects: Plan["effects"],
 ): Promise<void> {
   const sandbox = await findSandboxRow(test.db, sandboxId);

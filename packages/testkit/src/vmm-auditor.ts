@@ -10,20 +10,26 @@ import { readdirSync, readFileSync, readlinkSync, realpathSync } from "node:fs";
 import { connect } from "node:net";
 import { join, sep } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import {
+  type HostId,
+  type SandboxId,
+  unverifiedHostId,
+  unverifiedSandboxId,
+} from "@torpor/contracts";
 import { identify, isKilled, type ProcessIdentity, stateOf } from "@torpor/service/processes";
 
 const LOOK_EVERY_MS = 40;
 const REQUEST_LIMIT_MS = 1_000;
 
 interface Seen extends ProcessIdentity {
-  hostId: string;
-  sandboxId: string;
+  hostId: HostId;
+  sandboxId: SandboxId;
 }
 
 /** VMMs that ran at the same moment. */
 export interface Overlap {
   at: string;
-  sandboxId: string;
+  sandboxId: SandboxId;
   vmms: Seen[];
 }
 
@@ -93,7 +99,11 @@ export class VmmAuditor implements AsyncDisposable {
           identity === undefined
         )
           continue;
-        const seen = { ...identity, hostId, sandboxId };
+        const seen = {
+          ...identity,
+          hostId: unverifiedHostId(hostId),
+          sandboxId: unverifiedSandboxId(sandboxId),
+        };
         if (runs(seen)) found.push(seen);
       } catch {
         // The process has ended.

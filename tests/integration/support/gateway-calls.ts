@@ -1,4 +1,5 @@
 /** What a gateway asks the database for one sandbox or for a user, with 200,000 sandboxes. */
+import type { OperationId } from "@torpor/contracts";
 import {
   acceptCreate,
   acceptRequest,
@@ -55,8 +56,9 @@ export function gatewayCalls(
     "a sandbox": (time) => findSandbox(own, paused(time), organizationId),
     "a page of sandboxes": () => listSandboxes(own, { organizationId, limit: 100 }),
     "what happened to one": (time) => listEvents(own, paused(time), 100),
-    "an operation": () => findOperation(own, "op_1"),
-    "ends of operations": () => findOperationEnds(own, ["op_1", "op_2"]),
+    "an operation": () => findOperation(own, "op_1" as OperationId),
+    "ends of operations": () =>
+      findOperationEnds(own, ["op_1" as OperationId, "op_2" as OperationId]),
     quotas: () => readQuotas(own, organizationId + 5),
     "sandboxes of the edge": (time) => findEdgeSandboxes(every, [running(time)]),
     "a sandbox by its address": (time) => findSandboxByEdgeAddress(every, `10.${2_000 + time}`),

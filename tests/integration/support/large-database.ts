@@ -2,13 +2,14 @@
  * A database as a fleet of 200,000 sandboxes leaves it: most sandboxes are paused, a few are
  * active, and each kind of work of the reconcilers exists.
  */
+import { unverifiedSandboxId } from "@torpor/contracts";
 import type postgres from "postgres";
 
 export const SANDBOXES = 200_000;
 export const HOSTS = 20;
 const IMAGE = "a".repeat(64);
 
-export const idOf = (at: number) => `1763309903${String(at).padStart(8, "0")}`;
+export const idOf = (at: number) => unverifiedSandboxId(`1763309903${String(at).padStart(8, "0")}`);
 const ID = "'1763309903' || lpad(at::text, 8, '0')";
 /**
  * Half of the sandboxes are of the given organization, the others of 25 more. Of a hundred

@@ -2,7 +2,7 @@
  * Attacks of a host that was taken over, or lies: with its own keys, it publishes what it likes.
  */
 import { HOST_API_PREFIX, inboxPrefixOf } from "@torpor/bus";
-import { hostCommands, subjects } from "@torpor/contracts";
+import { hostCommands, subjects, unverifiedSandboxId } from "@torpor/contracts";
 import { aHost, anObservation, until } from "@torpor/testkit";
 import type { HostAttack } from "./attacks.ts";
 import { often } from "./often.ts";
@@ -41,8 +41,8 @@ const say = (target: Target, subject: string, body: object, reply?: string) =>
 const lease = (hostId: string) => ({ type: "lease", version: 1, hostId });
 const report = (target: Target, body: object) =>
   say(target, subjects.observation(HOSTILE_HOST, "running"), body);
-const seen = (sandboxId: string, given: object = {}) => ({
-  ...anObservation({ hostId: HOSTILE_HOST, sandboxId, state: "running" }),
+const seen = (id: string, given: object = {}) => ({
+  ...anObservation({ hostId: HOSTILE_HOST, sandboxId: unverifiedSandboxId(id), state: "running" }),
   ...given,
 });
 const madeUp = (at: number) => `1763309903x${String(at).padStart(7, "0")}`;

@@ -2,15 +2,16 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { type Bus, connectBus } from "@torpor/bus";
+import type { HostId } from "@torpor/contracts";
 import { tlsFilesOf } from "@torpor/fleet";
 import type { TestFleet } from "@torpor/testkit";
 import type postgres from "postgres";
 
 export type AttackBody = Record<string, unknown>;
 
-export const HONEST_HOST = "host-1";
+export const HONEST_HOST = "host-1" as HostId;
 /** The attacker has the keys of this host. */
-export const HOSTILE_HOST = "host-2";
+export const HOSTILE_HOST = "host-2" as HostId;
 
 export interface Target {
   fleet: TestFleet;

@@ -7,9 +7,8 @@ import { readFile, stat } from "node:fs/promises";
 import type { IncomingMessage } from "node:http";
 import type { Server as SecureServer } from "node:https";
 import { findLivingSandbox } from "@torpor/db";
-import { GUEST_AGENT_PORT } from "@torpor/contracts";
+import { GUEST_AGENT_PORT, isSandboxId, type SandboxId } from "@torpor/contracts";
 import { ApiError } from "../errors.ts";
-import { isSandboxId } from "../ids.ts";
 import { requestIdOf } from "../request-id.ts";
 import { type CarryDependencies, carryRequest, carryUpgrade } from "./carry.ts";
 import type { Endpoint } from "./endpoint.ts";
@@ -76,11 +75,11 @@ export class DomainEdge implements Edge {
     return new DomainEdge(options, edgeServer, loaded?.version ?? "");
   }
 
-  publicHost(sandbox: { id: string; region: string }): string {
+  publicHost(sandbox: { id: SandboxId; region: string }): string {
     return this.previewOrigin(sandbox, GUEST_AGENT_PORT);
   }
 
-  previewOrigin({ id, region }: { id: string; region: string }, guestPort: number): string {
+  previewOrigin({ id, region }: { id: SandboxId; region: string }, guestPort: number): string {
     const { scheme, port } = this.options.publicOrigin;
     const isDefault = port === (scheme === "https" ? 443 : 80);
     return `${scheme}://${guestPort}-${id}.${labelOf(region)}.vms.${this.options.domain}${isDefault ? "" : `:${port}`}`;

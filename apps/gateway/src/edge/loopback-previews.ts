@@ -10,7 +10,7 @@
  */
 import { createServer, type Server, type Socket } from "node:net";
 import type { EdgeSandbox } from "@torpor/db";
-import { GUEST_AGENT_PORT, type SandboxEventMessage } from "@torpor/contracts";
+import { GUEST_AGENT_PORT, type SandboxEventMessage, type SandboxId } from "@torpor/contracts";
 import { isStable, isTombstoned } from "@torpor/state-machine";
 import type { FastifyBaseLogger } from "fastify";
 import { offeredPorts, watchPorts } from "./preview-ports.ts";
@@ -41,11 +41,11 @@ interface PreviewOptions {
 export class LoopbackPreviews {
   private readonly options: PreviewOptions;
   /** Sandboxes with ports, by id; the least recently read first. */
-  private readonly known = new Map<string, Known>();
+  private readonly known = new Map<SandboxId, Known>();
   /** Listeners by `<address>:<port>`. */
   private readonly listeners = new Map<string, Server>();
   /** Ids of sandboxes whose rows are to be read. */
-  private readonly due = new Set<string>();
+  private readonly due = new Set<SandboxId>();
   /** Ports that could not be listened on, by the same key: logged once, retried in each round. */
   private readonly failing = new Map<string, { address: string; port: number }>();
   private watching = 0;
@@ -66,7 +66,7 @@ export class LoopbackPreviews {
   }
 
   /** Ids whose rows are to be read now, and given to `follow`. */
-  takeDue(limit: number): string[] {
+  takeDue(limit: number): SandboxId[] {
     const due = [...this.due].slice(0, limit);
     for (const id of due) this.due.delete(id);
     const quiet = [...this.known.keys()].slice(0, Math.min(LOOKED_AFTER, limit - due.length));
@@ -74,12 +74,12 @@ export class LoopbackPreviews {
   }
 
   /** Puts ids back whose rows could not be read. */
-  giveBack(ids: string[]): void {
+  giveBack(ids: SandboxId[]): void {
     for (const id of ids) this.due.add(id);
   }
 
   /** Applies the rows that were read. A sandbox of `asked` without a row has been deleted. */
-  follow(asked: string[], found: EdgeSandbox[]): void {
+  follow(asked: SandboxId[], found: EdgeSandbox[]): void {
     const living = new Set(found.map(({ id }) => id));
     for (const id of asked) if (!living.has(id)) this.end(id);
     for (const sandbox of found) this.lookAfter(sandbox);
@@ -133,7 +133,7 @@ export class LoopbackPreviews {
     if (known.watch === undefined && known.ports.size === 0) this.known.delete(id);
   }
 
-  private watch(id: string, known: Known, target: AgentTarget): void {
+  private watch(id: SandboxId, known: Known, target: AgentTarget): void {
     known.watch?.abort.abort();
     known.watch = undefined;
     if (this.isDraining || !this.hasRoom()) return;
@@ -153,7 +153,7 @@ export class LoopbackPreviews {
     });
   }
 
-  private async offer(sandboxId: string, known: Known, ports: number[]): Promise<void> {
+  private async offer(sandboxId: SandboxId, known: Known, ports: number[]): Promise<void> {
     if (this.known.get(sandboxId) !== known) return;
     const offered = new Set(offeredPorts(ports, this.options.taken));
     for (const port of known.ports) if (!offered.has(port)) this.shut(known.address, port);
@@ -161,7 +161,7 @@ export class LoopbackPreviews {
     await Promise.all([...offered].map((port) => this.open(known.address, port)));
   }
 
-  private end(sandboxId: string): void {
+  private end(sandboxId: SandboxId): void {
     const known = this.known.get(sandboxId);
     if (known === undefined) return;
     this.known.delete(sandboxId);

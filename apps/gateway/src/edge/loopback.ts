@@ -11,7 +11,7 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { findEdgeSandboxes, findSandboxByEdgeAddress, listRunningAtEdge } from "@torpor/db";
-import { GUEST_AGENT_PORT, type SandboxEventMessage } from "@torpor/contracts";
+import { GUEST_AGENT_PORT, type SandboxEventMessage, type SandboxId } from "@torpor/contracts";
 import { ConfigurationError } from "@torpor/service";
 import type { IncomingMessage } from "node:http";
 import { type CarryDependencies, carryRequest, carryUpgrade } from "./carry.ts";
@@ -48,7 +48,7 @@ export class LoopbackEdge implements Edge {
   private readAtMs = -Infinity;
   private pagedAtMs = -Infinity;
   /** Last id of the previous page; undefined: the next page is the first. */
-  private lastId: string | undefined;
+  private lastId: SandboxId | undefined;
 
   private constructor(options: LoopbackOptions, edgeServer: EdgeServer) {
     this.options = options;

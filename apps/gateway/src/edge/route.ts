@@ -1,6 +1,7 @@
 /** Decides who may pass the edge, and where to, from the sandbox's row, for each request. */
 import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Duplex } from "node:stream";
+import type { SandboxId } from "@torpor/contracts";
 import type { ApiKeyOwner, SandboxView } from "@torpor/db";
 import { auditEntry, type AuditLog } from "../audit.ts";
 import { type ApiKeys, bearerIn } from "../auth.ts";
@@ -171,7 +172,7 @@ async function authorize(
   throw refusal;
 }
 
-function shownBy({ generation, apiKeyId }: TokenGrant, sandboxId: string): Shown {
+function shownBy({ generation, apiKeyId }: TokenGrant, sandboxId: SandboxId): Shown {
   const gotWith = apiKeyId === undefined ? {} : { gotWithKeyId: apiKeyId };
   return { credential: { sandboxId, generation, ...gotWith } };
 }
@@ -202,7 +203,7 @@ function isPreflight({ endpoint, incoming }: EdgeRequest): boolean {
 function noteRefusal(
   deps: RouteDependencies,
   asked: EdgeRequest,
-  sandboxId: string,
+  sandboxId: SandboxId,
   refusal: ApiError,
   owner?: ApiKeyOwner,
 ): void {

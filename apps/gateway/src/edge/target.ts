@@ -1,5 +1,11 @@
 import type { ClientRequest } from "node:http";
-import { DATA_PLANE_HEADERS, type RunNamed, runTicket } from "@torpor/contracts";
+import {
+  DATA_PLANE_HEADERS,
+  type HostId,
+  type RunNamed,
+  runTicket,
+  type SandboxId,
+} from "@torpor/contracts";
 import { type FleetRequest, type FleetTls, requestTo } from "@torpor/identity";
 import { Recent } from "@torpor/service";
 
@@ -13,9 +19,9 @@ export interface AgentTarget {
 }
 
 export interface RunAtHost {
-  sandboxId: string;
+  sandboxId: SandboxId;
   epoch: number;
-  host: { id: string; dataPlaneUrl: string; ticketKey: string | null };
+  host: { id: HostId; dataPlaneUrl: string; ticketKey: string | null };
 }
 
 /** Credentials that hosts require of a gateway. */

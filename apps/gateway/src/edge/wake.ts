@@ -8,6 +8,7 @@
  * WK3  Traffic does not start a stopped sandbox: that would be a boot, not the sandbox as it was
  *      left.
  */
+import type { SandboxId } from "@torpor/contracts";
 import { acceptRequest, findOperation, forOrganization, type SandboxView } from "@torpor/db";
 import { goesHome } from "@torpor/placement";
 import type { Dependencies } from "../deps.ts";
@@ -40,7 +41,7 @@ class ClientGoneError extends Error {
 
 export class Waker {
   private readonly deps: WakeDependencies;
-  private readonly held = new Map<string, number>();
+  private readonly held = new Map<SandboxId, number>();
 
   constructor(deps: WakeDependencies) {
     this.deps = deps;

@@ -7,13 +7,16 @@ import {
   CreateHostTokenBody,
   HostAdmissionList,
   HostAdmissionReply,
+  type HostId,
   HostTokenList,
   HostTokenReply,
+  isHostId,
   JoinBody,
   JoinReply,
   lifetimeOf,
   NewHostTokenReply,
   PageQuery,
+  unverifiedHostId,
 } from "@torpor/contracts";
 import { randomBytes } from "node:crypto";
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
@@ -32,7 +35,7 @@ import type { Authenticator } from "../auth.ts";
 import { decodeCursor } from "../cursor.ts";
 import type { Dependencies } from "../deps.ts";
 import { ApiError, invalidRequest, unknownResource } from "../errors.ts";
-import { isHostId, isRowId } from "../ids.ts";
+import { isRowId } from "../ids.ts";
 import { pageOf } from "../page.ts";
 import { ERRORS, IdParams } from "../schemas.ts";
 import { needs } from "../scopes.ts";
@@ -55,7 +58,7 @@ export const hostAdmissionRoutes: Plugin = async (app, { deps: { db }, auth }) =
   };
   app.post("/host-tokens", { schema: create, config: OPERATES }, async (request, reply) => {
     const {
-      host_id: hostId = null,
+      host_id: hostId,
       data_plane_host: dataPlaneHost = null,
       lifetime_seconds: lifetime,
     } = request.body;
@@ -64,7 +67,8 @@ export const hostAdmissionRoutes: Plugin = async (app, { deps: { db }, auth }) =
     const lifetimeSeconds = lifetimeOf(lifetime);
     const token = await createHostToken(db, {
       secret,
-      hostId,
+      // The schema of the body has checked it.
+      hostId: hostId === undefined ? null : unverifiedHostId(hostId),
       dataPlaneHost,
       createdBy,
       lifetimeSeconds,
@@ -76,7 +80,7 @@ export const hostAdmissionRoutes: Plugin = async (app, { deps: { db }, auth }) =
   const listTokens = { tags, querystring: PageQuery, response: { 200: HostTokenList, ...ERRORS } };
   app.get("/host-tokens", { schema: listTokens, config: OPERATES }, async (request) => {
     const { limit = DEFAULT_PAGE, cursor } = request.query;
-    const after = cursor === undefined ? undefined : decodeCursor(cursor, isRowId);
+    const after = cursor === undefined ? undefined : Number(decodeCursor(cursor, isRowId));
     const tokens = await listHostTokens(db, { limit: limit + 1, after });
     return pageOf(tokens, {
       limit,
@@ -169,7 +173,7 @@ export const joinRoute: FastifyPluginAsyncTypebox<{ deps: Dependencies }> = asyn
   });
 };
 
-function refusalOf(why: Extract<Joined, { kind: "refused" }>["why"], hostId: string): ApiError {
+function refusalOf(why: Extract<Joined, { kind: "refused" }>["why"], hostId: HostId): ApiError {
   const another = "Ask an operator for another one (./torpor hosts token).";
   switch (why) {
     // One message for all of these: a guess reveals nothing.

@@ -1,15 +1,18 @@
 /** For operators: the hosts, their history, and the requests that take one out of use. */
 import {
+  DEFAULT_HOSTS,
   DrainBody,
   FindingList,
   FindingParams,
   HostEventList,
   HostEventsQuery,
+  type HostId,
   HostList,
+  HostListQuery,
   HostParams,
   HostReply,
-  HostListQuery,
-  DEFAULT_HOSTS,
+  isHostId,
+  isSandboxId,
   PageQuery,
 } from "@torpor/contracts";
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
@@ -36,7 +39,6 @@ import { findUnplaceable } from "../drain-check.ts";
 import { ApiError, unknownResource } from "../errors.ts";
 import { futureTime } from "../future-time.ts";
 import { decodeCursor } from "../cursor.ts";
-import { isHostId, isSandboxId } from "../ids.ts";
 import { pageOf } from "../page.ts";
 import { ERRORS } from "../schemas.ts";
 import { needs } from "../scopes.ts";
@@ -250,7 +252,7 @@ const INSTEAD: Partial<Record<HostRequest, Partial<Record<HostRow["state"], stri
 };
 
 /** Returns for a change that was made, or is so already; throws the 4xx for the rest. */
-function accept(id: string, requested: HostRequest, changed: HostChanged): void {
+function accept(id: HostId, requested: HostRequest, changed: HostChanged): void {
   if (changed.kind === "moved" || changed.kind === "stay") return;
   if (changed.kind === "not_found") throw unknownHost(id);
   const { host } = changed;

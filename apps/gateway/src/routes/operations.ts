@@ -1,10 +1,9 @@
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
-import { OperationResource } from "@torpor/contracts";
+import { isOperationId, OperationResource } from "@torpor/contracts";
 import { findOperation, forOrganization } from "@torpor/db";
 import type { Authenticator } from "../auth.ts";
 import type { Dependencies } from "../deps.ts";
 import { unknownResource } from "../errors.ts";
-import { isOperationId } from "../ids.ts";
 import { ERRORS, IdParams } from "../schemas.ts";
 import { needs } from "../scopes.ts";
 import { operationView } from "../views/sandbox.ts";

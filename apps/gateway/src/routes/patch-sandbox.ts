@@ -1,11 +1,15 @@
 /** PATCH /v1/sandboxes/{id}: policies and metadata, in every state but deleted. */
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
-import { MAX_METADATA_NAMES, PatchSandboxBody, SandboxResource } from "@torpor/contracts";
+import {
+  isSandboxId,
+  MAX_METADATA_NAMES,
+  PatchSandboxBody,
+  SandboxResource,
+} from "@torpor/contracts";
 import { forOrganization, patchSandbox, type SandboxChange } from "@torpor/db";
 import type { Authenticator } from "../auth.ts";
 import type { Dependencies } from "../deps.ts";
 import { invalidRequest, sandboxNotFound } from "../errors.ts";
-import { isSandboxId } from "../ids.ts";
 import { checkMetadata } from "../metadata.ts";
 import { ERRORS, IdParams } from "../schemas.ts";
 import { needs } from "../scopes.ts";

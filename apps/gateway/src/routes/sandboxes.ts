@@ -2,6 +2,7 @@
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
 import {
   EventList,
+  isSandboxId,
   LISTED_STATES,
   SandboxList,
   SandboxResource,
@@ -22,7 +23,6 @@ import type { Authenticator } from "../auth.ts";
 import { decodeCursor, encodeCursor } from "../cursor.ts";
 import type { Dependencies } from "../deps.ts";
 import { sandboxNotFound } from "../errors.ts";
-import { isSandboxId } from "../ids.ts";
 import { metadataIn, statesIn } from "../list-filter.ts";
 import { pageOf } from "../page.ts";
 import { ERRORS, IdParams } from "../schemas.ts";
@@ -129,7 +129,7 @@ export const sandboxRoutes: FastifyPluginAsyncTypebox<{
       const sandbox = isSandboxId(id) ? await findSandboxRow(db, id) : undefined;
       if (sandbox === undefined || sandbox.organizationId !== organizationOf(request))
         throw sandboxNotFound(id);
-      const events = await listEvents(db, id, limit + 1, afterSeq);
+      const events = await listEvents(db, sandbox.id, limit + 1, afterSeq);
       return pageOf(events, {
         limit,
         keyOf: ({ seq }) => seq,

@@ -1,11 +1,10 @@
 /** Sandbox tokens: issues one more, or revokes all of a sandbox. */
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
-import { RevokedTokensReply, TokenReply } from "@torpor/contracts";
+import { isSandboxId, RevokedTokensReply, TokenReply } from "@torpor/contracts";
 import { forOrganization, revokeTokens } from "@torpor/db";
 import type { Authenticator } from "../auth.ts";
 import type { Dependencies } from "../deps.ts";
 import { sandboxNotFound } from "../errors.ts";
-import { isSandboxId } from "../ids.ts";
 import { ERRORS, IdParams } from "../schemas.ts";
 import { needs } from "../scopes.ts";
 import { livingSandbox } from "./sandboxes.ts";

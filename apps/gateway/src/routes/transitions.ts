@@ -3,7 +3,13 @@
  * reached.
  */
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
-import { OperationResource, TransitionReply } from "@torpor/contracts";
+import {
+  isSandboxId,
+  OperationResource,
+  type SandboxId,
+  TransitionReply,
+  unverifiedSandboxId,
+} from "@torpor/contracts";
 import { acceptRequest, type AcceptRequest, forOrganization } from "@torpor/db";
 import { goesHome } from "@torpor/placement";
 import { OPERATION_TARGET, type SandboxRequest } from "@torpor/state-machine";
@@ -13,7 +19,6 @@ import type { Authenticator } from "../auth.ts";
 import { clientGone } from "../client-gone.ts";
 import type { Dependencies, GatewayLimits } from "../deps.ts";
 import { ApiError, keyReused, operationInProgress, sandboxNotFound, stopping } from "../errors.ts";
-import { isSandboxId } from "../ids.ts";
 import { assertReached, assertStillThere } from "../outcome.ts";
 import { quotaHeadersOf, quotaRefused } from "../quotas.ts";
 import { repeatOf } from "../repeat.ts";
@@ -107,7 +112,7 @@ export const transitionRoutes: FastifyPluginAsyncTypebox<{
       const limits = { ...others, waitMs: Math.max(0, waitMs - (performance.now() - startedAt)) };
       await waitForReplica(
         { ...deps, limits },
-        { id: request.params.id, organizationId },
+        { id: unverifiedSandboxId(request.params.id), organizationId },
         clientGone(request, reply),
       );
       return { ...paused, durability: "replicated" as const };
@@ -125,7 +130,7 @@ function deadlineMs(kind: SandboxRequest, limits: GatewayLimits): number {
 
 /** Returns what was accepted; throws the 4xx for the rest. */
 function accept(
-  id: string,
+  id: SandboxId,
   requested: SandboxRequest,
   accepted: AcceptRequest,
 ): Extract<AcceptRequest, { kind: "accepted" | "satisfied" }> {

@@ -17,6 +17,7 @@ import type { GuestAddress } from "../guest-connection.ts";
 export interface Vm {
   /** `<DATA_DIR>/vm/<sandboxId>`; holds kernel, initrd, rootfs.ext4, disk.raw. */
   dir: string;
+  /** Id of the sandbox; another name in a VM without a sandbox. */
   sandboxId: string;
   /** Name of the VM's processes, network and cgroup on the host; default: the id of the sandbox. */
   hostName?: string;

@@ -10,6 +10,7 @@
  * FE3  Frozen VMs are recorded on disk, so that another fence, or another agent, knows them as
  *      frozen.
  */
+import type { SandboxId } from "@torpor/contracts";
 import { messageOf } from "@torpor/service/message-of";
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
@@ -36,7 +37,7 @@ export class Fence {
     | { sinceBootMs: number | undefined; atBootMs: number; frozen: number }
     | undefined;
   /** Last logged failure by sandbox: a failure is logged once while it lasts. */
-  private readonly failures = new Map<string, string>();
+  private readonly failures = new Map<SandboxId, string>();
 
   constructor(files: FenceFiles, log: FenceLog) {
     this.files = files;
@@ -59,8 +60,11 @@ export class Fence {
       if (isNotFound(error)) return [];
       throw error;
     });
-    // A VM that cannot be read does not keep the others from being frozen.
-    const looks = await Promise.allSettled(names.map((sandboxId) => this.lookAt(sandboxId, lease)));
+    // A directory has the id of its sandbox as its name. A VM that cannot be read does not keep the
+    // others from being frozen.
+    const looks = await Promise.allSettled(
+      names.map((name) => this.lookAt(name as SandboxId, lease)),
+    );
     const frozen = await this.forgetEnded();
     const failed = looks.find((look) => look.status === "rejected");
     if (failed !== undefined) throw failed.reason;
@@ -71,7 +75,7 @@ export class Fence {
   /**
    * Enforces the rule for one VM. False: something is left to do. Throws if files cannot be read.
    */
-  private async lookAt(sandboxId: string, lease: Lease | undefined): Promise<boolean> {
+  private async lookAt(sandboxId: SandboxId, lease: Lease | undefined): Promise<boolean> {
     const found = await readJson<Run & { isFenced?: boolean }>(
       join(this.files.dataDir, "vm", sandboxId, "run.json"),
     );

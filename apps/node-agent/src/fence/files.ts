@@ -11,6 +11,7 @@
  */
 import { mkdir, readdir, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import type { SandboxId } from "@torpor/contracts";
 import { bootId, type ProcessIdentity } from "@torpor/service/processes";
 import { readJson, removeDurably, writeDurably } from "../host/files.ts";
 import { bootMs } from "./clock.ts";
@@ -30,7 +31,7 @@ interface Life extends ProcessIdentity {
 
 /** A VMM, as its run.json names it. */
 export interface Run extends ProcessIdentity {
-  sandboxId: string;
+  sandboxId: SandboxId;
   epoch: number;
 }
 
@@ -115,7 +116,7 @@ export class FenceFiles {
     return all.filter((frozen) => frozen !== undefined);
   }
 
-  async readFrozen(sandboxId: string): Promise<Frozen | undefined> {
+  async readFrozen(sandboxId: SandboxId): Promise<Frozen | undefined> {
     return await this.read<Frozen>(`frozen/${sandboxId}.json`);
   }
 
@@ -126,7 +127,7 @@ export class FenceFiles {
     );
   }
 
-  async readPermit(sandboxId: string): Promise<Permit | undefined> {
+  async readPermit(sandboxId: SandboxId): Promise<Permit | undefined> {
     return await this.read<Permit>(`permits/${sandboxId}.json`);
   }
 
@@ -138,7 +139,7 @@ export class FenceFiles {
   }
 
   /** Removes the frozen record and the permit of a sandbox. */
-  async forget(sandboxId: string): Promise<void> {
+  async forget(sandboxId: SandboxId): Promise<void> {
     await removeDurably(join(this.dir, "frozen", `${sandboxId}.json`));
     await rm(join(this.dir, "permits", `${sandboxId}.json`), { force: true });
   }

@@ -10,6 +10,7 @@
 import { mkdir, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { createNatsKey, publicKeyOf } from "@torpor/bus";
+import type { HostId } from "@torpor/contracts";
 import type { TlsFiles } from "@torpor/identity";
 import { createRequest } from "@torpor/identity/authority";
 import { renameDurably, writeDurably } from "../host/files.ts";
@@ -33,7 +34,7 @@ export interface Keys {
 }
 
 export interface Given {
-  hostId: string;
+  hostId: HostId;
   natsUrl: string;
   /** PEM; null: the fleet gives no certificates. */
   certificate: string | null;

@@ -3,7 +3,7 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { connectBus, publicKeyOf } from "@torpor/bus";
-import { decoder } from "@torpor/contracts";
+import { decoder, HostId } from "@torpor/contracts";
 import { Type } from "typebox";
 import { type Given, IdentityFiles } from "./identity-files.ts";
 
@@ -26,7 +26,7 @@ const MAX_ANSWER_BYTES = 256 * 1024;
 const Text = Type.String({ maxLength: 65_536 });
 const decodeIdentity = decoder(
   Type.Object({
-    host_id: Text,
+    host_id: HostId,
     nats_url: Type.String({ pattern: "^(nats|tls)://[A-Za-z0-9.:,/\\[\\]-]+$", maxLength: 4_096 }),
     certificate: Type.Union([Text, Type.Null()]),
     authorities: Type.Union([Text, Type.Null()]),
@@ -50,7 +50,13 @@ export async function joinFleet(options: JoinOptions): Promise<void> {
       `let in; waiting for the NATS servers (${given.natsUrl}) to learn of ${publicKeyOf(keys.seed)}, at most ${waitMs / 1000} s`,
     );
     await untilLetIn(
-      { url: given.natsUrl, name: `join ${hostId}`, hostId, seed: keys.seed, tlsFiles },
+      {
+        url: given.natsUrl,
+        name: `join ${hostId}`,
+        hostId: given.hostId,
+        seed: keys.seed,
+        tlsFiles,
+      },
       waitMs,
     );
   }
@@ -86,7 +92,7 @@ async function ask(
     bytes,
   );
   if (host_id !== hostId) throw new Error(`the API let ${host_id} in, not ${hostId}`);
-  return { hostId, natsUrl: nats_url, certificate, authorities };
+  return { hostId: host_id, natsUrl: nats_url, certificate, authorities };
 }
 
 /** Polls: the servers' configuration is written after the admission (infra/nats). */

@@ -1,6 +1,6 @@
-import type { Cause, CommitRequest, ObservedState, SnapshotFacts } from "@torpor/contracts";
+import type { CommitRequest, SandboxId } from "@torpor/contracts";
 import type { Logger, ProcessIdentity } from "@torpor/service";
-import type { Driver, Vm } from "../drivers/driver.ts";
+import type { Driver } from "../drivers/driver.ts";
 import type { Isolation } from "../host/isolation.ts";
 import type { FetchSource } from "../store/fetch.ts";
 import type { PeerReference } from "../store/peer.ts";
@@ -9,17 +9,17 @@ import type { SnapshotStore } from "../store/snapshot-store.ts";
 import type { Guest } from "./guest.ts";
 import type { CLOSING } from "./keyed-queue.ts";
 import type { Journal, VmRecord } from "./record.ts";
-import type { VmStore } from "./vm-store.ts";
+import type { SandboxVm, VmStore } from "./vm-store.ts";
 
 export type CommitAnswer = { kind: "granted" } | { kind: "refused"; reason: string };
 
 /** Last use of the sandboxes through this host's data plane. */
 export interface HostActivity {
   /** Restarts the idle time of the sandbox. */
-  touch(sandboxId: string): void;
+  touch(sandboxId: SandboxId): void;
   /** 0 while a proxy request waits for its response. */
-  idleMs(sandboxId: string): number;
-  forget(sandboxId: string): void;
+  idleMs(sandboxId: SandboxId): number;
+  forget(sandboxId: SandboxId): void;
 }
 
 /**
@@ -32,12 +32,12 @@ export interface HostFence {
   /** True if the process started under the current lease, so that the fence lets it run. */
   covers(process: Pick<ProcessIdentity, "startTime">): boolean;
   /** True if the fence has frozen the sandbox's VM, which then answers nothing. */
-  isFrozen(sandboxId: string): Promise<boolean>;
+  isFrozen(sandboxId: SandboxId): Promise<boolean>;
   /**
    * Waits until a frozen VM of that run is thawed. False: the VM is still frozen after a limit, or
    * when the signal aborts.
    */
-  untilThawed(sandboxId: string, epoch: number, signal: AbortSignal): Promise<boolean>;
+  untilThawed(sandboxId: SandboxId, epoch: number, signal: AbortSignal): Promise<boolean>;
 }
 
 /**
@@ -55,7 +55,7 @@ export interface LifecycleDeps {
   guest: Guest;
   snapshots: SnapshotStore;
   /** A snapshot on the host whose data plane is at `sourceUrl`. */
-  peer(sandboxId: string, reference: PeerReference): FetchSource;
+  peer(sandboxId: SandboxId, reference: PeerReference): FetchSource;
   activity: HostActivity;
   fence: HostFence;
   /** This host's private key (PEM), which opens sealed values in its commands. */
@@ -76,7 +76,7 @@ export interface Step {
   /** Writes a record, which is then the sandbox's. */
   keep(record: VmRecord): Promise<void>;
   journal: Journal;
-  vm: Vm;
+  vm: SandboxVm;
   /** True if this process took a warm VM for the create (warm-pool.ts). */
   isWarm: boolean;
   /** Aborts when the operation has to back out. */
@@ -85,21 +85,6 @@ export interface Step {
   onFetch: (progress: CopyProgress) => void;
   /** Milliseconds per named step, reported with the outcome. */
   timings: Record<string, number>;
-}
-
-/** Result of an operation, and the state of the sandbox after it. */
-export interface Outcome {
-  state: ObservedState;
-  snapshot?: SnapshotFacts;
-  generation?: number;
-  /** Why the sandbox is stopped, if the operation did not ask for that. */
-  cause?: Cause;
-  failed?: Cause;
-  cancelled?: boolean;
-  /** True if the disk is as the operation found it, with the same name or none. */
-  isUntouched?: boolean;
-  /** True if this host has no copy of the sandbox, which rests on another host or in the store. */
-  isElsewhere?: boolean;
 }
 
 export async function timed<T>(step: Step, name: string, body: () => Promise<T>): Promise<T> {

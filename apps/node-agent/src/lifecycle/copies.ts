@@ -6,7 +6,7 @@
 import { constants } from "node:fs";
 import { copyFile, link, mkdir, readdir, readFile, rename, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
-import type { SnapshotFacts } from "@torpor/contracts";
+import type { SandboxId, SnapshotFacts } from "@torpor/contracts";
 import { writeDurably } from "../host/files.ts";
 import { sha256Hex } from "../store/format.ts";
 import type { SnapshotCopy } from "../store/read-chunks.ts";
@@ -136,7 +136,7 @@ export async function cloneDisk(
   { copy, manifest }: Copyable,
 ): Promise<Copyable | undefined> {
   const dir = join(vmDir, cloneName(manifest.generation));
-  const known = await clonesIn(vmDir, manifest.generation);
+  const known = await clonesIn(copy.sandboxId, vmDir, manifest.generation);
   if (known?.copy.manifest === copy.manifest) return known;
   const unfinished = `${dir}.tmp`;
   await rm(unfinished, { recursive: true, force: true });
@@ -149,7 +149,7 @@ export async function cloneDisk(
     await writeDurably(join(unfinished, RECORD), copy.record);
     await rm(dir, { recursive: true, force: true });
     await rename(unfinished, dir);
-    return await clonesIn(vmDir, manifest.generation);
+    return await clonesIn(copy.sandboxId, vmDir, manifest.generation);
   } catch {
     await rm(unfinished, { recursive: true, force: true });
     return undefined;
@@ -157,7 +157,11 @@ export async function cloneDisk(
 }
 
 /** Clone of that generation; undefined if there is none. */
-export async function clonesIn(vmDir: string, generation: number): Promise<Copyable | undefined> {
+export async function clonesIn(
+  sandboxId: SandboxId,
+  vmDir: string,
+  generation: number,
+): Promise<Copyable | undefined> {
   const dir = join(vmDir, cloneName(generation));
   const read = (name: string) => readFile(join(dir, name), "utf8").catch(() => undefined);
   const [text, record] = [await read(MANIFEST), await read(RECORD)];
@@ -165,7 +169,7 @@ export async function clonesIn(vmDir: string, generation: number): Promise<Copya
   const manifest = decodeManifest(text);
   const names = [...Object.keys(manifest.files), DISK];
   const files = Object.fromEntries(names.map((name) => [name, join(dir, name)]));
-  const copy = { sandboxId: manifest.sandboxId, generation, manifest: text, record, files };
+  const copy = { sandboxId, generation, manifest: text, record, files };
   return { copy, manifest, facts: await factsOfCopy(manifest, copy) };
 }
 

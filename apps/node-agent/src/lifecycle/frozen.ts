@@ -2,7 +2,8 @@
  * A VM that the fence has frozen answers nothing: an operation that needs the VM waits until it is
  * thawed, and fails if it is not.
  */
-import type { Outcome, Step } from "./context.ts";
+import type { Step } from "./context.ts";
+import type { Outcome } from "./outcome.ts";
 
 /** Outcome of an operation whose VM stays frozen; undefined: the operation may continue. */
 export async function stillFrozen({ deps, journal, signal }: Step): Promise<Outcome | undefined> {

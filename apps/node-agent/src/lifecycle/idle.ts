@@ -2,7 +2,8 @@
  * Idleness, the condition of an automatic pause. The host checks idleness last, because only the
  * host's check cannot be stale (S25, S54).
  */
-import type { Outcome, Step } from "./context.ts";
+import type { Step } from "./context.ts";
+import type { Outcome } from "./outcome.ts";
 import { messageOf } from "@torpor/service";
 
 /**

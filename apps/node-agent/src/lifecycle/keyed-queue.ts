@@ -4,6 +4,7 @@
  * TU1  After the close no body begins: waiting calls resolve with CLOSING, and bodies that have
  *      begun are awaited.
  */
+import type { SandboxId } from "@torpor/contracts";
 import type { Logger } from "@torpor/service";
 
 /** Result of a call whose body did not begin, because this process ends. */
@@ -12,7 +13,7 @@ export const CLOSING = "closing";
 export class KeyedQueue {
   private readonly log: Logger;
   /** End of the last turn of each sandbox that has one. */
-  private readonly ends = new Map<string, Promise<void>>();
+  private readonly ends = new Map<SandboxId, Promise<void>>();
   private readonly waiting = new Set<() => void>();
   private readonly closing = new AbortController();
   /** Aborts when the queue is closed. */
@@ -27,7 +28,7 @@ export class KeyedQueue {
    * caller may ignore this promise. A promise that is derived from it (by an async function) must
    * be handled, or it ends the process.
    */
-  run<T>(sandboxId: string, body: () => Promise<T>): Promise<T | typeof CLOSING> {
+  run<T>(sandboxId: SandboxId, body: () => Promise<T>): Promise<T | typeof CLOSING> {
     const before = this.ends.get(sandboxId) ?? Promise.resolve();
     const turn = this.runNext(before, body);
     const logged = turn.catch((error: unknown) =>

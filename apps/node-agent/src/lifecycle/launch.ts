@@ -9,7 +9,8 @@
  *      may have been committed before this process began, and then it continues.
  */
 import type { ObservedState } from "@torpor/contracts";
-import { type Outcome, type Step, timed } from "./context.ts";
+import { type Step, timed } from "./context.ts";
+import type { Outcome } from "./outcome.ts";
 import { mayCommit } from "./commit.ts";
 import { findSnapshot } from "./snapshot.ts";
 import type { GrantedSlot, StartSlots } from "./start-slots.ts";

@@ -1,5 +1,5 @@
 /** Observation of one sandbox, made from its record. */
-import type { Observation } from "@torpor/contracts";
+import { type HostId, NO_OPERATION_ID, type Observation } from "@torpor/contracts";
 import { residentBytes } from "@torpor/service";
 import type { Journal, VmRecord } from "./record.ts";
 
@@ -9,7 +9,7 @@ export interface Observed {
   vmm?: Observation["vmm"];
 }
 
-export function observationOf(hostId: string, { record, journal, vmm }: Observed): Observation {
+export function observationOf(hostId: HostId, { record, journal, vmm }: Observed): Observation {
   const { operation, timingsMs } = record;
   return {
     type: "observation",
@@ -27,7 +27,7 @@ export function observationOf(hostId: string, { record, journal, vmm }: Observed
     ...(vmm === undefined ? {} : { vmm: { pid: vmm.pid, residentBytes: residentBytes(vmm.pid) } }),
     ...(journal === undefined && record.revision > 0
       ? {}
-      : { busyWith: journal?.command.operationId ?? `op_${"0".repeat(32)}` }),
+      : { busyWith: journal?.command.operationId ?? NO_OPERATION_ID }),
   };
 }
 

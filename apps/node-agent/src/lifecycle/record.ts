@@ -12,7 +12,7 @@ import {
   type VmCommand,
 } from "@torpor/contracts";
 import { type Static, Type } from "typebox";
-import type { Outcome } from "./context.ts";
+import type { Outcome } from "./outcome.ts";
 
 const Count = Type.Integer({ minimum: 0 });
 

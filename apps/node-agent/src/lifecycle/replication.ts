@@ -9,7 +9,7 @@
  * RE2  What is not in the store yet is copied again, also after a restart of the agent, until the
  *      copy has failed ATTEMPTS times; then it needs a request.
  */
-import type { Cause, SnapshotFacts } from "@torpor/contracts";
+import type { Cause, SandboxId, SnapshotFacts } from "@torpor/contracts";
 import { backoffMs, messageOf, sleep } from "@torpor/service";
 import { wrongHash } from "../snapshot-files.ts";
 import { NoSnapshotStore, NO_SNAPSHOT_STORE } from "../store/no-store.ts";
@@ -31,8 +31,8 @@ export type CopyName = Pick<SnapshotFacts, "generation"> & { manifestSha256?: st
  * waits for the copy to end; `done` is called in that turn, once the result is durable.
  */
 export interface ReplicationEvents {
-  stored(sandboxId: string, facts: SnapshotFacts, done: () => Promise<void>): void;
-  failed(sandboxId: string, name: CopyName, cause: Cause, done: () => Promise<void>): void;
+  stored(sandboxId: SandboxId, facts: SnapshotFacts, done: () => Promise<void>): void;
+  failed(sandboxId: SandboxId, name: CopyName, cause: Cause, done: () => Promise<void>): void;
 }
 
 interface Running {
@@ -56,7 +56,7 @@ const AT_ONCE = 3;
 export class Replication {
   private readonly deps: LifecycleDeps;
   private readonly events: ReplicationEvents;
-  private readonly running = new Map<string, Running>();
+  private readonly running = new Map<SandboxId, Running>();
   private readonly gate = new Gate(AT_ONCE);
   private isClosed = false;
 
@@ -74,9 +74,10 @@ export class Replication {
   /** Continues a copy that an earlier process began. */
   async adopt(record: VmRecord): Promise<void> {
     const { generation } = record;
-    const vmDir = this.deps.store.dirOf(record.spec.sandboxId);
+    const { sandboxId } = record.spec;
+    const vmDir = this.deps.store.dirOf(sandboxId);
     const isOpen = record.state === "running" && snapshotOf(record)?.generation !== generation;
-    const frozen = isOpen ? await clonesIn(vmDir, generation) : undefined;
+    const frozen = isOpen ? await clonesIn(sandboxId, vmDir, generation) : undefined;
     if (frozen !== undefined)
       return this.replace(record, generation, async () => ({ copyable: frozen, isApart: true }));
     if (generationOf(record) === undefined) await removeClones(vmDir);
@@ -87,7 +88,7 @@ export class Replication {
    * Ends a copy that reads the sandbox's own files. `entirely`: also one that reads a clone.
    * Resolves when the copy has ended.
    */
-  async stop(sandboxId: string, { entirely }: { entirely: boolean }): Promise<void> {
+  async stop(sandboxId: SandboxId, { entirely }: { entirely: boolean }): Promise<void> {
     const running = this.running.get(sandboxId);
     if (running === undefined || (!entirely && (await running.isApart))) return;
     running.abort.abort();
@@ -105,7 +106,7 @@ export class Replication {
     await Promise.all(running.map(({ ended }) => ended));
   }
 
-  progressOf(sandboxId: string): CopyProgress | undefined {
+  progressOf(sandboxId: SandboxId): CopyProgress | undefined {
     return this.running.get(sandboxId)?.progress;
   }
 
@@ -180,7 +181,7 @@ export class Replication {
    * Removes the clone, unless a newer copy reads it. Called in the sandbox's turn, in which no copy
    * begins.
    */
-  private async dropClone(sandboxId: string, running: Running): Promise<void> {
+  private async dropClone(sandboxId: SandboxId, running: Running): Promise<void> {
     const current = this.running.get(sandboxId) ?? running;
     if (current === running) await removeClones(this.deps.store.dirOf(sandboxId));
   }

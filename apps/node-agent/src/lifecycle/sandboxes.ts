@@ -4,7 +4,7 @@
  * SB1  An observation is durable (vm.json) before it is reported, and stays in the inventory until
  *      the next one.
  */
-import type { Observation, VmCommand } from "@torpor/contracts";
+import type { HostId, Observation, OperationId, SandboxId, VmCommand } from "@torpor/contracts";
 import { backoffMs, sleep } from "@torpor/service";
 import type { CopyProgress } from "../store/read-chunks.ts";
 import type { LifecycleDeps } from "./context.ts";
@@ -49,20 +49,20 @@ const begins = ({ journal, isBeginning }: Entry) =>
 
 export class Sandboxes {
   readonly queue: KeyedQueue;
-  private readonly deps: LifecycleDeps & { hostId: string };
+  private readonly deps: LifecycleDeps & { hostId: HostId };
   private readonly report: (seen: Observation) => void;
-  private readonly entries = new Map<string, Entry>();
-  private readonly calledOff = new Set<string>();
+  private readonly entries = new Map<SandboxId, Entry>();
+  private readonly calledOff = new Set<OperationId>();
   /** Sandboxes with a waiting delete: operations that begin before its turn back out. */
-  private readonly deleting = new Set<string>();
+  private readonly deleting = new Set<SandboxId>();
 
-  constructor(deps: LifecycleDeps & { hostId: string }, report: (seen: Observation) => void) {
+  constructor(deps: LifecycleDeps & { hostId: HostId }, report: (seen: Observation) => void) {
     this.deps = deps;
     this.report = report;
     this.queue = new KeyedQueue(deps.log);
   }
 
-  find(sandboxId: string): Entry | undefined {
+  find(sandboxId: SandboxId): Entry | undefined {
     return this.entries.get(sandboxId);
   }
 
@@ -93,26 +93,26 @@ export class Sandboxes {
     return entry;
   }
 
-  drop(sandboxId: string): void {
+  drop(sandboxId: SandboxId): void {
     this.entries.delete(sandboxId);
     this.deps.activity.forget(sandboxId);
   }
 
   /** Cancels an operation that is not journalled yet: once journalled, it backs out. */
-  callOff(operationId: string): void {
+  callOff(operationId: OperationId): void {
     this.calledOff.add(operationId);
     const [oldest] = this.calledOff;
     if (this.calledOff.size > MAX_CALLED_OFF && oldest !== undefined) this.calledOff.delete(oldest);
   }
 
   /** Makes the running operation, and those that begin before `isDeleted`, back out if they can. */
-  willBeDeleted(sandboxId: string): void {
+  willBeDeleted(sandboxId: SandboxId): void {
     this.deleting.add(sandboxId);
     this.entries.get(sandboxId)?.abort?.abort();
   }
 
   /** Called when the turn of the delete has come. */
-  isDeleted(sandboxId: string): void {
+  isDeleted(sandboxId: SandboxId): void {
     this.deleting.delete(sandboxId);
   }
 
@@ -200,7 +200,7 @@ export class Sandboxes {
    * given up after some attempts, because a delete that makes room may wait for the turn.
    */
   note(
-    sandboxId: string,
+    sandboxId: SandboxId,
     change: (record: VmRecord) => VmRecord | undefined,
     done: () => Promise<void>,
   ): void {

@@ -4,7 +4,7 @@
  * (watch.ts), copies sandboxes at rest to the store (replication.ts), and reports what it observed
  * (sandboxes.ts).
  */
-import type { Observation, VmCommand } from "@torpor/contracts";
+import type { HostId, Observation, SandboxId, VmCommand } from "@torpor/contracts";
 import { endsWithin } from "@torpor/service";
 import type { GuestAddress } from "../guest-connection.ts";
 import type { SnapshotCopy } from "../store/read-chunks.ts";
@@ -22,7 +22,7 @@ import { WarmPool, type WarmSettings } from "./warm-pool.ts";
 import { watch } from "./watch.ts";
 
 export interface SupervisorDeps extends LifecycleDeps {
-  hostId: string;
+  hostId: HostId;
   startsAtOnce: number;
   warm: WarmSettings;
   /** True if new sandboxes may come to this host. */
@@ -102,7 +102,7 @@ export class Supervisor {
    * in quarantine.
    */
   async route(
-    sandboxId: string,
+    sandboxId: SandboxId,
     epoch: number,
   ): Promise<{ address: GuestAddress; agentKey: string } | undefined> {
     const { deps, sandboxes } = this.host;
@@ -123,7 +123,7 @@ export class Supervisor {
    * operation may change them.
    */
   async offer(
-    sandboxId: string,
+    sandboxId: SandboxId,
     generation: number,
     manifestSha256: string,
   ): Promise<SnapshotCopy | undefined> {

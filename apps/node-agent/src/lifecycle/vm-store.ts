@@ -4,6 +4,7 @@
  */
 import { mkdir, readdir, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
+import { type OperationId, type SandboxId, unverifiedSandboxId } from "@torpor/contracts";
 import type { Vm } from "../drivers/driver.ts";
 import { isNotFound, removeDurably, sizeOf, writeDurably } from "../host/files.ts";
 import { jsonReader } from "../host/json.ts";
@@ -13,6 +14,9 @@ const readRecord = jsonReader(VmRecord);
 const readJournal = jsonReader(Journal);
 
 const INCOMING_KEPT_MS = 24 * 3_600_000;
+
+/** The VM of a sandbox. */
+export type SandboxVm = Vm & { sandboxId: SandboxId };
 
 /** All paths are below DATA_DIR. */
 export class VmStore {
@@ -30,21 +34,23 @@ export class VmStore {
     await this.dropOldIncoming();
   }
 
-  dirOf(sandboxId: string): string {
+  dirOf(sandboxId: SandboxId): string {
     return join(this.dataDir, "vm", sandboxId);
   }
 
   /** Deleted sandboxes keep their order, so that a late command is known to be stale. */
-  private goneFile(sandboxId: string): string {
+  private goneFile(sandboxId: SandboxId): string {
     return join(this.dataDir, "gone", `${sandboxId}.json`);
   }
 
-  async list(): Promise<string[]> {
-    return (await readdir(join(this.dataDir, "vm"))).filter((name) => !name.includes("."));
+  /** The sandboxes that have a directory, which is named by their id. */
+  async list(): Promise<SandboxId[]> {
+    const names = await readdir(join(this.dataDir, "vm"));
+    return names.filter((name) => !name.includes(".")).map(unverifiedSandboxId);
   }
 
   /** Reads the newer record: a crash may have left the directory of a sandbox that is gone. */
-  async read(sandboxId: string): Promise<VmRecord | undefined> {
+  async read(sandboxId: SandboxId): Promise<VmRecord | undefined> {
     const held = await readRecord(join(this.dirOf(sandboxId), "vm.json"));
     const gone = await readRecord(this.goneFile(sandboxId));
     return held === undefined || (gone !== undefined && gone.revision > held.revision)
@@ -72,11 +78,11 @@ export class VmStore {
   }
 
   /** Directory in which a fetched snapshot is assembled. */
-  incomingDir(sandboxId: string, manifestSha256: string): string {
+  incomingDir(sandboxId: SandboxId, manifestSha256: string): string {
     return join(this.dataDir, "incoming", `${sandboxId}.${manifestSha256.slice(0, 16)}`);
   }
 
-  async dropIncoming(sandboxId: string): Promise<void> {
+  async dropIncoming(sandboxId: SandboxId): Promise<void> {
     const incoming = join(this.dataDir, "incoming");
     for (const name of await readdir(incoming))
       if (name.startsWith(`${sandboxId}.`))
@@ -93,16 +99,16 @@ export class VmStore {
     }
   }
 
-  async readJournal(sandboxId: string): Promise<Journal | undefined> {
+  async readJournal(sandboxId: SandboxId): Promise<Journal | undefined> {
     // A kind that only a newer agent knows ends with UNKNOWN_COMMAND.
     return (await readJournal(join(this.dirOf(sandboxId), "op.json"))) as Journal | undefined;
   }
 
-  async writeJournal(sandboxId: string, journal: Journal): Promise<void> {
+  async writeJournal(sandboxId: SandboxId, journal: Journal): Promise<void> {
     await writeDurably(join(this.dirOf(sandboxId), "op.json"), JSON.stringify(journal));
   }
 
-  async clearJournal(sandboxId: string, operationId: string): Promise<void> {
+  async clearJournal(sandboxId: SandboxId, operationId: OperationId): Promise<void> {
     await rm(this.cancelFile(sandboxId, operationId), { force: true });
     await removeDurably(join(this.dirOf(sandboxId), "op.json")).catch((error: unknown) => {
       // The directory itself may be gone: a delete has ended.
@@ -114,21 +120,21 @@ export class VmStore {
    * Makes the cancel durable for the next process. If the sandbox has no directory, there is
    * nothing that the next process could continue.
    */
-  async noteCancelled(sandboxId: string, operationId: string): Promise<void> {
+  async noteCancelled(sandboxId: SandboxId, operationId: OperationId): Promise<void> {
     await writeDurably(this.cancelFile(sandboxId, operationId), "").catch((error: unknown) => {
       if (!isNotFound(error)) throw error;
     });
   }
 
-  async wasCancelled(sandboxId: string, operationId: string): Promise<boolean> {
+  async wasCancelled(sandboxId: SandboxId, operationId: OperationId): Promise<boolean> {
     return (await sizeOf(this.cancelFile(sandboxId, operationId))) !== undefined;
   }
 
-  private cancelFile(sandboxId: string, operationId: string): string {
+  private cancelFile(sandboxId: SandboxId, operationId: OperationId): string {
     return join(this.dirOf(sandboxId), `${operationId}.cancelled`);
   }
 
-  vmOf(record: VmRecord): Vm {
+  vmOf(record: VmRecord): SandboxVm {
     const { sandboxId, resources, internetAccess, onHostLoss } = record.spec;
     return {
       dir: this.dirOf(sandboxId),

@@ -14,7 +14,7 @@
 import { rename } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { messageOf, sleep } from "@torpor/service";
-import type { SandboxSpec } from "@torpor/contracts";
+import type { SandboxId, SandboxSpec } from "@torpor/contracts";
 import type { Vm } from "../drivers/driver.ts";
 import { moveVmm } from "../drivers/vmm-process.ts";
 import { durableStep } from "../host/durable-step.ts";
@@ -58,7 +58,7 @@ export class WarmPool {
   private readonly view: WarmView;
   private readonly kept: WarmVm[] = [];
   /** Sandboxes with a taken VM that is not used yet. */
-  private readonly taken = new Set<string>();
+  private readonly taken = new Set<SandboxId>();
   /** Times of the newest creates, by image. */
   private readonly creates = new Map<string, number[]>();
   private making: { memoryMib: number; abort: AbortController; ended: Promise<void> } | undefined;
@@ -131,7 +131,7 @@ export class WarmPool {
   }
 
   /** True, once, if this process took a VM for the sandbox (WP2). */
-  uses(sandboxId: string): boolean {
+  uses(sandboxId: SandboxId): boolean {
     return this.taken.delete(sandboxId);
   }
 

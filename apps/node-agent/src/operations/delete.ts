@@ -4,7 +4,8 @@ import { rename, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { durableStep } from "../host/durable-step.ts";
 import { fsyncPath } from "../host/files.ts";
-import type { Outcome, Step } from "../lifecycle/context.ts";
+import type { Step } from "../lifecycle/context.ts";
+import type { Outcome } from "../lifecycle/outcome.ts";
 
 const REMOVE_LIMIT_MS = 15_000;
 

@@ -10,7 +10,8 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import type { SavedMemory } from "../drivers/driver.ts";
-import { type Outcome, type Step, timed } from "../lifecycle/context.ts";
+import { type Step, timed } from "../lifecycle/context.ts";
+import type { Outcome } from "../lifecycle/outcome.ts";
 import { mayCommit } from "../lifecycle/commit.ts";
 import { messageOf } from "@torpor/service";
 import { savedMemory } from "../lifecycle/manifest.ts";

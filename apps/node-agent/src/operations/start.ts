@@ -1,7 +1,8 @@
 /** Start: a fresh system on the sandbox's disk. */
 import { messageOf } from "@torpor/service";
 import { findImage } from "../images.ts";
-import type { Outcome, Step } from "../lifecycle/context.ts";
+import type { Step } from "../lifecycle/context.ts";
+import type { Outcome } from "../lifecycle/outcome.ts";
 import { runFresh } from "../lifecycle/fresh.ts";
 import { findGolden } from "../lifecycle/golden.ts";
 

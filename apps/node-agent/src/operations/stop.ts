@@ -1,7 +1,8 @@
 /** Stop: the disk is kept, the memory is not. */
 import { join } from "node:path";
 import { fsyncPath } from "../host/files.ts";
-import { type Outcome, type Step, timed } from "../lifecycle/context.ts";
+import { type Step, timed } from "../lifecycle/context.ts";
+import type { Outcome } from "../lifecycle/outcome.ts";
 import { mayCommit } from "../lifecycle/commit.ts";
 import { savedMemory } from "../lifecycle/manifest.ts";
 import { findSnapshot, markUsed, removeSnapshots, snapshotDir } from "../lifecycle/snapshot.ts";

@@ -2,6 +2,7 @@
  * Time of the last use of each sandbox on this host, as far as its data plane sees. Idle sandboxes
  * are paused by it. Times are monotonic.
  */
+import type { SandboxId } from "@torpor/contracts";
 import type { HostActivity } from "../lifecycle/context.ts";
 
 interface Use {
@@ -20,7 +21,7 @@ export interface ProxiedRequest {
 }
 
 export class Activity implements HostActivity {
-  private readonly uses = new Map<string, Use>();
+  private readonly uses = new Map<SandboxId, Use>();
   private readonly now: () => number;
   /** Uses before the start of this process are unknown, so idle time counts from here. */
   private readonly startedAtMs: number;
@@ -30,11 +31,11 @@ export class Activity implements HostActivity {
     this.startedAtMs = now();
   }
 
-  touch(sandboxId: string): void {
+  touch(sandboxId: SandboxId): void {
     this.useOf(sandboxId).lastAtMs = this.now();
   }
 
-  begin(sandboxId: string): ProxiedRequest {
+  begin(sandboxId: SandboxId): ProxiedRequest {
     const use = this.useOf(sandboxId);
     const touch = () => void (use.lastAtMs = this.now());
     let isWaiting = true;
@@ -48,17 +49,17 @@ export class Activity implements HostActivity {
     return { touch, answered, end: answered };
   }
 
-  idleMs(sandboxId: string): number {
+  idleMs(sandboxId: SandboxId): number {
     const use = this.uses.get(sandboxId);
     if (use !== undefined && use.waiting > 0) return 0;
     return Math.round(this.now() - (use?.lastAtMs ?? this.startedAtMs));
   }
 
-  forget(sandboxId: string): void {
+  forget(sandboxId: SandboxId): void {
     this.uses.delete(sandboxId);
   }
 
-  private useOf(sandboxId: string): Use {
+  private useOf(sandboxId: SandboxId): Use {
     const use = this.uses.get(sandboxId) ?? { lastAtMs: this.startedAtMs, waiting: 0 };
     this.uses.set(sandboxId, use);
     return use;

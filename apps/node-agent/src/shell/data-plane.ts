@@ -28,11 +28,13 @@ import {
   DATA_PLANE_CONTROLS,
   DATA_PLANE_HEADERS,
   GUEST_AGENT_PORT,
-  MAX_HEADER_BYTES,
   isSameSecret,
+  MAX_HEADER_BYTES,
   runTicket,
-  snapshotTicket,
+  type SandboxId,
   SNAPSHOT_PATH,
+  snapshotTicket,
+  unverifiedSandboxId,
 } from "@torpor/contracts";
 import { type FleetTls, type SpiffeIdentity, peerOf } from "@torpor/identity";
 import { messageOf, Recent } from "@torpor/service";
@@ -42,10 +44,10 @@ import type { GuestRoute } from "./guest-tunnel.ts";
 import { type Refusal, refuse, refuseUpgrade } from "./refusal.ts";
 import { type SnapshotServer, snapshotNamed } from "./snapshot-server.ts";
 
-type FindRoute = (sandboxId: string, epoch: number) => Promise<GuestRoute | undefined>;
+type FindRoute = (sandboxId: SandboxId, epoch: number) => Promise<GuestRoute | undefined>;
 
 interface Admitted extends GuestEndpoint {
-  sandboxId: string;
+  sandboxId: SandboxId;
   isControl: boolean;
 }
 
@@ -192,7 +194,9 @@ async function admit(
   lock: Lock,
   findRoute: FindRoute,
 ): Promise<Admitted | Refusal> {
-  const sandboxId = String(incoming.headers[DATA_PLANE_HEADERS.sandboxId] ?? "");
+  const sandboxId = unverifiedSandboxId(
+    String(incoming.headers[DATA_PLANE_HEADERS.sandboxId] ?? ""),
+  );
   const epoch = Number(incoming.headers[DATA_PLANE_HEADERS.epoch]);
   const named = `${lock.ticketKey} ${sandboxId} ${epoch}`;
   const ticket = tickets.get(named) ?? runTicket(lock.ticketKey, { sandboxId, epoch });

@@ -3,7 +3,14 @@
  * alive, and requests permission to thaw frozen VMs.
  */
 import { request, type Bus } from "@torpor/bus";
-import { decoder, subjects, ThawReply, type ThawRequest } from "@torpor/contracts";
+import {
+  decoder,
+  type HostId,
+  type SandboxId,
+  subjects,
+  ThawReply,
+  type ThawRequest,
+} from "@torpor/contracts";
 import { isAlive, type Logger, messageOf, type ProcessIdentity, sleep } from "@torpor/service";
 import { bootMs, startedAtBootMs } from "../fence/clock.ts";
 import { type FenceFiles, type Frozen, isSameRun, type Lease } from "../fence/files.ts";
@@ -67,12 +74,12 @@ export class FenceLink implements HostFence {
     return (await this.look()) ? undefined : "no fence (torpor-fence) runs on this host: start it";
   }
 
-  async isFrozen(sandboxId: string): Promise<boolean> {
+  async isFrozen(sandboxId: SandboxId): Promise<boolean> {
     const frozen = await this.files.readFrozen(sandboxId);
     return frozen !== undefined && isAlive(frozen);
   }
 
-  async untilThawed(sandboxId: string, epoch: number, signal: AbortSignal): Promise<boolean> {
+  async untilThawed(sandboxId: SandboxId, epoch: number, signal: AbortSignal): Promise<boolean> {
     const deadline = performance.now() + THAW_LIMIT_MS;
     for (;;) {
       const frozen = await this.files.readFrozen(sandboxId);
@@ -85,8 +92,8 @@ export class FenceLink implements HostFence {
    * Requests a thaw for every frozen VM, and writes a permit for the fence if it is granted, until
    * the signal aborts.
    */
-  async requestThaws(bus: Bus, hostId: string, signal: AbortSignal, log: Logger): Promise<void> {
-    const refused = new Map<string, { reason: string; againAt: number }>();
+  async requestThaws(bus: Bus, hostId: HostId, signal: AbortSignal, log: Logger): Promise<void> {
+    const refused = new Map<SandboxId, { reason: string; againAt: number }>();
     do {
       const all = await this.files.listFrozen();
       this.state = { ...this.state, frozen: all.length };
@@ -110,7 +117,7 @@ export class FenceLink implements HostFence {
   /** Returns why the VM may not continue; undefined if it may, or if the decision is still open. */
   private async requestThaw(
     bus: Bus,
-    hostId: string,
+    hostId: HostId,
     { sandboxId, epoch, pid, startTime, bootId }: Frozen,
   ): Promise<string | undefined> {
     // As of before the request: a reply that comes under a later lease is worth nothing.

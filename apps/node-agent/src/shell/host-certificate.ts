@@ -10,7 +10,7 @@ import { createPrivateKey, X509Certificate } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { request, type Bus } from "@torpor/bus";
-import { CertificateReply, decoder, subjects } from "@torpor/contracts";
+import { CertificateReply, decoder, type HostId, subjects } from "@torpor/contracts";
 import {
   certificateProblems,
   type FleetTls,
@@ -28,7 +28,7 @@ const LOOK_EVERY_MS = 60_000;
 const ELSEWHERE = "this host did not join by a token, so whoever made its certificate renews it";
 
 export interface CertificateOptions {
-  hostId: string;
+  hostId: HostId;
   tls: FleetTls;
   bus: Bus;
   signal: AbortSignal;
@@ -103,7 +103,7 @@ async function requestBeside(keyFile: string): Promise<string | undefined> {
 const readText = (file: string) => readFile(file, "utf8");
 
 interface Expected {
-  hostId: string;
+  hostId: HostId;
   keyPem: string | undefined;
   caPem: string | undefined;
 }

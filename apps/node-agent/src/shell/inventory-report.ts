@@ -10,6 +10,7 @@ import {
   MAX_ACTIVITY_PER_HEARTBEAT,
   MAX_INVENTORY_PER_HEARTBEAT,
   type Observation,
+  type SandboxId,
 } from "@torpor/contracts";
 
 type InventoryFields = Pick<
@@ -20,13 +21,13 @@ type InventoryFields = Pick<
 /** The control plane's newest request (LeaseReply). */
 export interface InventoryRequest {
   reconciled: string | undefined;
-  show: readonly string[];
+  show: readonly SandboxId[];
 }
 
 interface Inventory {
   digest: string;
   /** Epoch, command and revision, by sandbox. */
-  orders: ReadonlyMap<string, string>;
+  orders: ReadonlyMap<SandboxId, string>;
 }
 
 interface Sending extends Inventory {
@@ -91,7 +92,7 @@ export class InventoryReport {
 
 const orderOf = ({ epoch, opSeq, revision }: Observation) => `${epoch} ${opSeq} ${revision}`;
 
-function areSame(a: ReadonlyMap<string, string>, b: ReadonlyMap<string, string>): boolean {
+function areSame(a: Inventory["orders"], b: Inventory["orders"]): boolean {
   if (a.size !== b.size) return false;
   for (const [sandboxId, order] of b) if (a.get(sandboxId) !== order) return false;
   return true;
@@ -109,7 +110,7 @@ function newestOf(seen: Observation, now: Observation | undefined): Observation 
 function changesSince(
   base: Inventory,
   { digest, orders, inventory }: Inventory & { inventory: Observation[] },
-  show: readonly string[],
+  show: readonly SandboxId[],
 ): InventoryFields | undefined {
   const shown = new Set(show);
   const isNews = (seen: Observation) =>

@@ -3,8 +3,9 @@ import { request, type Bus, publishCore } from "@torpor/bus";
 import {
   decoder,
   type Heartbeat,
-  LeaseReply,
   HEARTBEAT_EVERY_MS,
+  type HostId,
+  LeaseReply,
   type Observation,
   type RegisterRequest,
   subjects,
@@ -108,7 +109,7 @@ const EVERYTHING: InventoryRequest = { reconciled: undefined, show: [] };
 /** Publishes heartbeats until the signal aborts. */
 export async function heartbeat(
   bus: Bus,
-  hostId: string,
+  hostId: HostId,
   look: () => {
     inventory: Observation[];
     diskFreeMib: number | Promise<number>;

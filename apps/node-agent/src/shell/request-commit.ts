@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { request, type Bus } from "@torpor/bus";
-import { CommitReply, type CommitRequest, decoder, subjects } from "@torpor/contracts";
+import { CommitReply, type CommitRequest, decoder, type HostId, subjects } from "@torpor/contracts";
 import type { CommitAnswer, LifecycleDeps } from "../lifecycle/context.ts";
 
 const decodeCommit = decoder(CommitReply);
@@ -17,7 +17,7 @@ const RETRY_MS = 200;
  * Requests the commit from any scheduler. No reply in time is a refusal: the operation backs out,
  * and nothing is lost.
  */
-export function commitAsker(bus: Bus, hostId: string): LifecycleDeps["commit"] {
+export function commitAsker(bus: Bus, hostId: HostId): LifecycleDeps["commit"] {
   return async (operation): Promise<CommitAnswer> => {
     const question: CommitRequest = { type: "commit", version: 1, hostId, ...operation };
     for (

@@ -6,14 +6,19 @@
 import { messageOf } from "@torpor/service";
 import { open } from "node:fs/promises";
 import type { IncomingMessage, ServerResponse } from "node:http";
-import { SNAPSHOT_PATH, type SnapshotNamed } from "@torpor/contracts";
+import {
+  type SandboxId,
+  SNAPSHOT_PATH,
+  type SnapshotNamed,
+  unverifiedSandboxId,
+} from "@torpor/contracts";
 import { CHUNK_BYTES, encodeChunk, encodeIndex } from "../store/format.ts";
 import { indexOf, readChunk, type SnapshotCopy } from "../store/read-chunks.ts";
 import { type Refusal, refuse } from "./refusal.ts";
 
 /** Finds a snapshot on this host's disk; undefined if it is not here, or not the requested one. */
 export type FindCopy = (
-  sandboxId: string,
+  sandboxId: SandboxId,
   generation: number,
   manifestSha256: string,
 ) => Promise<SnapshotCopy | undefined>;
@@ -88,7 +93,12 @@ export function snapshotNamed(url: string): SnapshotNamed & { rest: string[] } {
   const [sandboxId = "", generation = "", manifestSha256 = "", ...rest] = pathname
     .slice(SNAPSHOT_PATH.length)
     .split("/");
-  return { sandboxId, generation: Number(generation), manifestSha256, rest };
+  return {
+    sandboxId: unverifiedSandboxId(sandboxId),
+    generation: Number(generation),
+    manifestSha256,
+    rest,
+  };
 }
 
 async function chunkFor(

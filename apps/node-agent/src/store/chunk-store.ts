@@ -1,5 +1,6 @@
 /** The snapshot store: entries of chunks (format.ts) over any blobs. */
 import { randomBytes } from "node:crypto";
+import type { SandboxId } from "@torpor/contracts";
 import { type Blobs, removeBelow, unlock } from "./blobs.ts";
 import type { FetchSource } from "./fetch.ts";
 import {
@@ -15,6 +16,7 @@ import {
   locksBelow,
   parseChunkName,
   sha256Hex,
+  storedAs,
   storeKeyOf,
   sweepsBelow,
   writingLock,
@@ -78,7 +80,7 @@ export class ChunkStore implements SnapshotStore {
   }
 
   source(storeKey: string): FetchSource {
-    const [sandboxId = ""] = storeKey.split("/");
+    const { sandboxId } = storedAs(storeKey);
     return {
       name: "the snapshot store",
       index: async (signal) => {
@@ -95,7 +97,7 @@ export class ChunkStore implements SnapshotStore {
     };
   }
 
-  async remove(sandboxId: string, signal: AbortSignal): Promise<void> {
+  async remove(sandboxId: SandboxId, signal: AbortSignal): Promise<void> {
     await removeBelow(this.blobs, `${sandboxId}/`, signal);
   }
 
@@ -103,7 +105,10 @@ export class ChunkStore implements SnapshotStore {
    * Stored sizes by hash. A chunk whose size is not the one in its name is truncated, and is put
    * again.
    */
-  private async storedChunks(sandboxId: string, signal: AbortSignal): Promise<Map<string, number>> {
+  private async storedChunks(
+    sandboxId: SandboxId,
+    signal: AbortSignal,
+  ): Promise<Map<string, number>> {
     const stored = new Map<string, number>();
     const below = chunksBelow(sandboxId);
     for await (const { key, sizeBytes } of this.blobs.list(below, signal)) {
@@ -120,7 +125,7 @@ export class ChunkStore implements SnapshotStore {
    * so `assertKept` finds it missing and throws.
    */
   private async startWriting(
-    sandboxId: string,
+    sandboxId: SandboxId,
     entry: string,
     signal: AbortSignal,
   ): Promise<Writing> {
@@ -145,7 +150,11 @@ export class ChunkStore implements SnapshotStore {
     }
   }
 
-  private async assertKept(sandboxId: string, ownLock: string, signal: AbortSignal): Promise<void> {
+  private async assertKept(
+    sandboxId: SandboxId,
+    ownLock: string,
+    signal: AbortSignal,
+  ): Promise<void> {
     const times = new Map<string, number>();
     for await (const { key, modifiedAtMs } of this.blobs.list(locksBelow(sandboxId), signal))
       times.set(key, modifiedAtMs);

@@ -17,6 +17,7 @@
  * SF3  Chunks are shared within a sandbox, never between two: stored chunks reveal nothing about
  *      other sandboxes, and are removed with their sandbox.
  */
+import { type SandboxId, unverifiedSandboxId } from "@torpor/contracts";
 import { type Static, Type } from "typebox";
 import { jsonDecoder } from "../host/json.ts";
 import { constants, zstdCompress, zstdDecompress } from "node:zlib";
@@ -63,28 +64,34 @@ const SnapshotIndex = Type.Object({
 export type SnapshotIndex = Static<typeof SnapshotIndex>;
 const decode = jsonDecoder(SnapshotIndex);
 
-export const chunksBelow = (sandboxId: string) => `${sandboxId}/chunks/`;
-export const entriesBelow = (sandboxId: string) => `${sandboxId}/entries/`;
-export const locksBelow = (sandboxId: string) => `${sandboxId}/locks/`;
-export const writingLock = (sandboxId: string, entry: string, writer: string) =>
+export const chunksBelow = (sandboxId: SandboxId) => `${sandboxId}/chunks/`;
+export const entriesBelow = (sandboxId: SandboxId) => `${sandboxId}/entries/`;
+export const locksBelow = (sandboxId: SandboxId) => `${sandboxId}/locks/`;
+export const writingLock = (sandboxId: SandboxId, entry: string, writer: string) =>
   `${locksBelow(sandboxId)}writing-${entry}.${writer}`;
 /** Renewed while the writer is alive. */
 export const aliveLock = (lock: string) => `${lock}.alive`;
-export const sweepingLock = (sandboxId: string, sweeper: string) =>
+export const sweepingLock = (sandboxId: SandboxId, sweeper: string) =>
   `${sweepsBelow(sandboxId)}.${sweeper}`;
 /** Prefix of every lock of a sweep, and the whole lock of a 0.1.0 host. */
-export const sweepsBelow = (sandboxId: string) => `${locksBelow(sandboxId)}sweeping`;
-export const chunkKey = (sandboxId: string, [, sha256, storedBytes]: ChunkRef) =>
+export const sweepsBelow = (sandboxId: SandboxId) => `${locksBelow(sandboxId)}sweeping`;
+export const chunkKey = (sandboxId: SandboxId, [, sha256, storedBytes]: ChunkRef) =>
   `${chunksBelow(sandboxId)}${sha256}.${storedBytes}`;
 
 export const entryName = (generation: number, manifestSha256: string) =>
   `${generation}-${manifestSha256.slice(0, 16)}`;
 /** The control plane's name of an entry. */
-export const storeKeyOf = (sandboxId: string, entry: string) => `${sandboxId}/${entry}`;
+export const storeKeyOf = (sandboxId: SandboxId, entry: string) => `${sandboxId}/${entry}`;
+
+/** The sandbox and the entry that a store key names. */
+export function storedAs(storeKey: string): { sandboxId: SandboxId; entry: string } {
+  const [sandboxId = "", entry = ""] = storeKey.split("/");
+  return { sandboxId: unverifiedSandboxId(sandboxId), entry };
+}
 
 /** Key of the index of `storeKey`. */
 export function entryKey(storeKey: string): string {
-  const [sandboxId = "", entry = ""] = storeKey.split("/");
+  const { sandboxId, entry } = storedAs(storeKey);
   return `${entriesBelow(sandboxId)}${entry}`;
 }
 

@@ -1,7 +1,12 @@
 /** A snapshot on another host, fetched through its data plane (snapshot-server.ts there). */
 import { once } from "node:events";
 import type { IncomingMessage } from "node:http";
-import { DATA_PLANE_HEADERS, SNAPSHOT_PATH, type SnapshotReference } from "@torpor/contracts";
+import {
+  DATA_PLANE_HEADERS,
+  type SandboxId,
+  SNAPSHOT_PATH,
+  type SnapshotReference,
+} from "@torpor/contracts";
 import { type FleetTls, requestTo } from "@torpor/identity";
 import type { FetchSource } from "./fetch.ts";
 import { CHUNK_BYTES, decodeIndex } from "./format.ts";
@@ -31,7 +36,7 @@ export interface PeerKeys {
 export type PeerReference = SnapshotReference & { sourceUrl: string };
 
 export function peerSource(
-  sandboxId: string,
+  sandboxId: SandboxId,
   reference: PeerReference,
   keys: PeerKeys = {},
 ): FetchSource {

@@ -1,12 +1,13 @@
 /** The files of a snapshot, chunk by chunk, without holes. */
 import { type FileHandle, open, stat } from "node:fs/promises";
+import type { SandboxId } from "@torpor/contracts";
 import { extentsOf } from "../host/extents.ts";
 import { inParallel } from "./blobs.ts";
 import { type ChunkRef, chunkSha256, type SnapshotIndex, type StoredFile } from "./format.ts";
 
 /** A snapshot to store, or to send to another host. Its files must not change meanwhile. */
 export interface SnapshotCopy {
-  sandboxId: string;
+  sandboxId: SandboxId;
   generation: number;
   manifest: string;
   record: string;

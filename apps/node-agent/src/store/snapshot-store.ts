@@ -1,3 +1,4 @@
+import type { SandboxId } from "@torpor/contracts";
 import type { FetchSource } from "./fetch.ts";
 import type { Pace } from "./pace.ts";
 import type { CopyProgress, SnapshotCopy } from "./read-chunks.ts";
@@ -20,5 +21,5 @@ export interface SnapshotStore {
   /** An entry, as a source for a fetch. */
   source(storeKey: string): FetchSource;
   /** Removes everything that is stored of a sandbox. */
-  remove(sandboxId: string, signal: AbortSignal): Promise<void>;
+  remove(sandboxId: SandboxId, signal: AbortSignal): Promise<void>;
 }

@@ -15,7 +15,12 @@
  */
 import { randomBytes } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
-import type { GarbageReply, GarbageRequest } from "@torpor/contracts";
+import {
+  type GarbageReply,
+  type GarbageRequest,
+  isSandboxId,
+  type SandboxId,
+} from "@torpor/contracts";
 import type { Logger } from "@torpor/service";
 import { type Blob, type Blobs, inParallel, removeBelow, unlock } from "./blobs.ts";
 import {
@@ -51,7 +56,6 @@ export interface SweptEntries {
 const MARK = "sweep";
 /** Renewals of the mark per round; a mark is valid for half a round. */
 const MARKS_PER_ROUND = 6;
-const SANDBOX_ID = /^[0-9]{10}[a-z0-9]{8}$/;
 /** Sandboxes in one request, at most. */
 const ASKED_AT_ONCE = 200;
 const REMOVED_AT_ONCE = 8;
@@ -147,7 +151,7 @@ export async function sweep(
     page = [];
   };
   for await (const sandboxId of blobs.roots(signal)) {
-    if (!SANDBOX_ID.test(sandboxId)) continue;
+    if (!isSandboxId(sandboxId)) continue;
     page.push({ sandboxId, storeKeys: await storeKeysOf(blobs, sandboxId, signal) });
     if (page.length >= ASKED_AT_ONCE) await sweepPage();
   }
@@ -157,7 +161,7 @@ export async function sweep(
 
 async function storeKeysOf(
   blobs: Blobs,
-  sandboxId: string,
+  sandboxId: SandboxId,
   signal: AbortSignal,
 ): Promise<string[]> {
   const below = entriesBelow(sandboxId);
@@ -175,7 +179,7 @@ interface Garbage {
   swept: SweptEntries;
 }
 
-async function sweepSandbox(blobs: Blobs, sandboxId: string, garbage: Garbage): Promise<void> {
+async function sweepSandbox(blobs: Blobs, sandboxId: SandboxId, garbage: Garbage): Promise<void> {
   const signal = AbortSignal.any([garbage.signal, AbortSignal.timeout(SANDBOX_LIMIT_MS)]);
   // A lock for each sweep: another sweep of the sandbox removes only its own.
   const lock = sweepingLock(sandboxId, randomBytes(4).toString("hex"));
@@ -191,7 +195,7 @@ async function sweepSandbox(blobs: Blobs, sandboxId: string, garbage: Garbage): 
 /** SW2; also removes old locks. */
 async function isAlone(
   blobs: Blobs,
-  sandboxId: string,
+  sandboxId: SandboxId,
   ownLock: string,
   signal: AbortSignal,
 ): Promise<boolean> {
@@ -207,7 +211,7 @@ async function isAlone(
 
 async function removeGarbage(
   blobs: Blobs,
-  sandboxId: string,
+  sandboxId: SandboxId,
   garbage: Garbage,
   signal: AbortSignal,
 ): Promise<void> {
@@ -241,7 +245,7 @@ async function removeGarbage(
 /** Throws if an entry that stays cannot be read: the chunks that it needs are then unknown. */
 async function namedChunks(
   blobs: Blobs,
-  sandboxId: string,
+  sandboxId: SandboxId,
   entries: Blob[],
   signal: AbortSignal,
 ): Promise<Set<string>> {

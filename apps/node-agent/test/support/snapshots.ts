@@ -6,6 +6,7 @@ import { createHash, randomBytes } from "node:crypto";
 import { mkdirSync } from "node:fs";
 import { mkdir, open, readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
+import type { SandboxId } from "@torpor/contracts";
 import type { Blob, Blobs } from "../../src/store/blobs.ts";
 import { FileBlobs } from "../../src/store/file-blobs.ts";
 import type { SnapshotCopy } from "../../src/store/read-chunks.ts";
@@ -25,7 +26,7 @@ export interface MadeSnapshot {
 export async function makeSnapshot(
   dir: string,
   given: {
-    sandboxId: string;
+    sandboxId: SandboxId;
     generation?: number;
     memory?: number;
     disk?: number[];

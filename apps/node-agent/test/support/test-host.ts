@@ -6,7 +6,14 @@ import { type IncomingMessage, request as httpRequest } from "node:http";
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { text } from "node:stream/consumers";
-import type { Observation, SnapshotFacts, VmCommand } from "@torpor/contracts";
+import type {
+  HostId,
+  Observation,
+  OperationId,
+  SandboxId,
+  SnapshotFacts,
+  VmCommand,
+} from "@torpor/contracts";
 import {
   createBoxKey,
   createLogger,
@@ -39,7 +46,8 @@ import { fileBlobs } from "./snapshots.ts";
 
 /** The same for every test's host. */
 export const COMMAND_KEY = createBoxKey();
-export const SANDBOX = "1795490791abcdefgh";
+const HOST = "host-1" as HostId;
+export const SANDBOX = "1795490791abcdefgh" as SandboxId;
 const OPERATION_LIMIT_MS = 45_000;
 const GUEST_LIMIT_MS = 5_000;
 const CLOSE_LIMIT_MS = 30_000;
@@ -83,13 +91,13 @@ export function commandsOf(kinds: Kind[], imageSha256: string, memoryMib = 64): 
   return kinds.map((kind, at) => {
     if (kind === "create" || kind === "resume" || kind === "start") epoch += 1;
     const opSeq = at + 1;
-    const operationId = `op_${opSeq.toString(16).padStart(32, "0")}`;
+    const operationId = `op_${opSeq.toString(16).padStart(32, "0")}` as OperationId;
     const deadlineAt = "2099-01-01T00:00:00.000Z";
     return {
       type: "command",
       version: 1,
       kind,
-      hostId: "host-1",
+      hostId: HOST,
       operationId,
       epoch: Math.max(1, epoch),
       opSeq,
@@ -125,7 +133,7 @@ export class TestHost {
     this.fence = new FenceLink(new FenceFiles(dir));
     this.supervisor = new Supervisor(
       {
-        hostId: "host-1",
+        hostId: HOST,
         startsAtOnce,
         warm,
         isOpen: () => this.isOpen,

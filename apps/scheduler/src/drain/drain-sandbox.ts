@@ -2,6 +2,7 @@
  * Applies what a drain decides about one sandbox, by the code paths of a user's request, as
  * `system:drain`.
  */
+import type { HostId, OperationId, SandboxId } from "@torpor/contracts";
 import {
   acceptWithin,
   type DrainAtWork,
@@ -46,7 +47,7 @@ const REQUEST_AGAIN_MS = 30_000;
 /** Work that is left once the decision is committed. */
 type Next =
   | { kind: "nothing" | "take_place" }
-  | { kind: "begin"; operationId: string; messages: OutboxRow[] }
+  | { kind: "begin"; operationId: OperationId; messages: OutboxRow[] }
   /** `asks`: the host gets the command to copy, if it has no copy in the store. */
   | { kind: "copy" | "release"; asks: boolean };
 type Decided = { patch: DrainSandboxPatch; next: Next };
@@ -57,7 +58,7 @@ const nothing = (patch: DrainSandboxPatch = {}): Decided => ({ patch, next: { ki
 export async function drainSandbox(
   deps: Deps,
   drain: DrainAtWork,
-  sandboxId: string,
+  sandboxId: SandboxId,
 ): Promise<"done" | "full"> {
   const next = await withDrainSandbox(
     deps.db,
@@ -154,7 +155,7 @@ function copiedBytes(
 async function checkPlaceable(
   deps: Deps,
   tx: Tx,
-  hostId: string,
+  hostId: HostId,
   sandbox: SandboxRow,
 ): Promise<string | undefined> {
   const driverFingerprint = (await findHost(tx, hostId))?.driverFingerprint;
@@ -250,7 +251,7 @@ async function ask(
   tx: Tx,
   sandbox: SandboxRow,
   kind: "pause" | "resume",
-  terms: { deadlineMs: number; pinnedHostId?: string; maxBytesPerSecond?: number },
+  terms: { deadlineMs: number; pinnedHostId?: HostId; maxBytesPerSecond?: number },
 ): Promise<Decided & { isOwn: boolean }> {
   const requester = {
     organizationId: sandbox.organizationId,
@@ -272,7 +273,7 @@ async function ask(
 async function leave(
   deps: Deps,
   drain: DrainRow,
-  sandboxId: string,
+  sandboxId: SandboxId,
   how: { kind: "copy" | "release"; asks: boolean },
 ): Promise<void> {
   const sandbox = await findSandboxRow(deps.db, sandboxId);

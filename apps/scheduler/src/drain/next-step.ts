@@ -12,7 +12,7 @@
  * NS4  Of a lost host, only sandboxes with a pending resume and their snapshot in the store are
  *      resumed, elsewhere. Nothing else is requested.
  */
-import type { Cause } from "@torpor/contracts";
+import type { Cause, OperationId } from "@torpor/contracts";
 import {
   type DrainAtWork,
   type DrainedSandboxEnd,
@@ -68,7 +68,7 @@ export type DrainStep =
    * A waiting resume of the drain is to stay on its host after all. `error`: the reason, if the
    * drain was not given up.
    */
-  | { do: "pin"; operationId: string; error?: Cause }
+  | { do: "pin"; operationId: OperationId; error?: Cause }
   | { do: "copy" }
   /** A paused or stopped sandbox leaves the host once the store has its copy. */
   | { do: "release" }

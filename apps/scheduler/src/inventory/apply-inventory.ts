@@ -1,5 +1,5 @@
 /** Applies observations that a host repeats with each heartbeat, until the database has them. */
-import type { Heartbeat, Observation } from "@torpor/contracts";
+import type { Heartbeat, Observation, OperationId, SandboxId } from "@torpor/contracts";
 import type { EntryNews } from "@torpor/db";
 import type { Deps } from "../deps.ts";
 import { type ApplyResult, applyObservation } from "../apply-observation.ts";
@@ -18,11 +18,11 @@ const LIMIT_MS = 20_000;
 export async function applyInventory(
   deps: Deps,
   { hostId, inventory }: Pick<Heartbeat, "hostId" | "inventory">,
-  news: ReadonlyMap<string, EntryNews>,
-  goOn: (operationId: string) => Promise<unknown>,
-): Promise<string[]> {
+  news: ReadonlyMap<SandboxId, EntryNews>,
+  goOn: (operationId: OperationId) => Promise<unknown>,
+): Promise<SandboxId[]> {
   const deadlineMs = performance.now() + LIMIT_MS;
-  const open: string[] = [];
+  const open: SandboxId[] = [];
   for (const seen of inventory) {
     const known = news.get(seen.sandboxId);
     if (known === undefined || seen.hostId !== hostId) continue;

@@ -1,5 +1,5 @@
 /** Handles heartbeats. Those of many hosts at about the same time are read and written together. */
-import type { Heartbeat, Observation } from "@torpor/contracts";
+import type { Heartbeat, Observation, OperationId, SandboxId } from "@torpor/contracts";
 import {
   type InventoryComparison,
   type EntryNews,
@@ -25,7 +25,7 @@ const MAX_INVENTORIES = 32;
 /** `goOn` gets the operations that wait for moved sandboxes. */
 export function heartbeatHandler(
   deps: Deps,
-  goOn: (operationId: string) => Promise<unknown>,
+  goOn: (operationId: OperationId) => Promise<unknown>,
 ): (heartbeat: Heartbeat) => Promise<void> {
   const { db } = deps;
   const recorded = new Batches<HostHeartbeat, InventoryProgress | undefined>({
@@ -38,7 +38,7 @@ export function heartbeatHandler(
     triesAlone: true,
     gatherMs: GATHER_MS,
   });
-  const compared = new Batches<Heartbeat, ReadonlyMap<string, EntryNews>>({
+  const compared = new Batches<Heartbeat, ReadonlyMap<SandboxId, EntryNews>>({
     run: async (heartbeats) => {
       const news = await findNews(db, heartbeats.flatMap(entriesOf));
       const byHost = Map.groupBy(news, ({ hostId }) => hostId);

@@ -11,12 +11,14 @@
  *      HB3).
  */
 import {
-  HEARTBEAT_EVERY_MS,
   type Heartbeat,
+  HEARTBEAT_EVERY_MS,
+  type HostId,
   type InventoryEntry,
   MAX_INVENTORY_PER_HEARTBEAT,
   type SandboxCondition,
   type SandboxEventType,
+  type SandboxId,
 } from "@torpor/contracts";
 import {
   type AbsentSandbox,
@@ -71,7 +73,7 @@ export async function reconcileInventory(
   deps: Deps,
   heartbeat: Heartbeat,
   standing: InventoryProgress,
-  open: string[],
+  open: SandboxId[],
 ): Promise<InventoryComparison> {
   return heartbeat.inventorySince === undefined
     ? await reconcileWhole(deps, heartbeat, standing, open)
@@ -82,7 +84,7 @@ async function reconcileChanges(
   deps: Deps,
   heartbeat: Heartbeat,
   standing: InventoryProgress,
-  open: string[],
+  open: SandboxId[],
 ): Promise<InventoryComparison> {
   const {
     hostId,
@@ -107,7 +109,7 @@ async function reconcileWhole(
   deps: Deps,
   heartbeat: Heartbeat,
   standing: InventoryProgress,
-  open: string[],
+  open: SandboxId[],
 ): Promise<InventoryComparison> {
   const { hostId, inventory: entries, inventoryCount: count, inventoryDigest: digest } = heartbeat;
   const shown = new Set(idsIn(entries));
@@ -136,8 +138,8 @@ const idsIn = (entries: InventoryEntry[]) => entries.map(({ sandboxId }) => sand
 /** `isLookedAt`: all that the host reports of the sandbox now has been compared. */
 function concluded(
   { checks }: InventoryProgress,
-  open: string[],
-  isLookedAt: (sandboxId: string) => boolean,
+  open: SandboxId[],
+  isLookedAt: (sandboxId: SandboxId) => boolean,
 ): Pick<InventoryComparison, "ended" | "open"> {
   const left = new Set(open);
   const known = new Set(checks.map(({ sandboxId }) => sandboxId));
@@ -150,7 +152,7 @@ async function noteAbsence(
   deps: Deps,
   { hostId, inventoryCount }: Heartbeat,
   absent: AbsentSandbox[],
-  isKnown: (sandboxId: string) => boolean,
+  isKnown: (sandboxId: SandboxId) => boolean,
 ): Promise<void> {
   const missing = absent.filter(({ isMissing }) => isMissing);
   for (const sandbox of missing) if (!sandbox.isBusy) await noteMissing(deps, hostId, sandbox);
@@ -162,7 +164,7 @@ async function noteAbsence(
 
 async function noteMissing(
   deps: Deps,
-  hostId: string,
+  hostId: HostId,
   { id, organizationId, state, epoch }: AbsentSandbox,
 ): Promise<void> {
   const message =
@@ -195,9 +197,9 @@ async function noteMissing(
  */
 async function endMissing(
   deps: Deps,
-  hostId: string,
+  hostId: HostId,
   absent: AbsentSandbox[],
-  isKnown: (sandboxId: string) => boolean,
+  isKnown: (sandboxId: SandboxId) => boolean,
 ): Promise<void> {
   const missing = new Set(absent.map(({ id }) => id));
   const findings = await listFindingsOf(deps.db, hostId, "missing");
@@ -219,8 +221,8 @@ async function clearCondition(deps: Deps, { hostId, sandboxId }: FindingRow): Pr
 
 async function setCondition(
   deps: Deps,
-  { id, organizationId }: { id: string; organizationId: number },
-  hostId: string,
+  { id, organizationId }: { id: SandboxId; organizationId: number },
+  hostId: HostId,
   fact: SandboxEventType,
   condition: SandboxCondition | null,
 ): Promise<void> {

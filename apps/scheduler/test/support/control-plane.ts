@@ -3,6 +3,7 @@
  * test can end.
  */
 import { type Bus, connectBus } from "@torpor/bus";
+import type { OperationId, SandboxId } from "@torpor/contracts";
 import {
   acceptCreate,
   acceptRequest,
@@ -90,7 +91,7 @@ export class ControlPlane implements AsyncDisposable {
   }
 
   async ask(
-    sandboxId: string,
+    sandboxId: SandboxId,
     verb: Parameters<typeof acceptRequest>[2],
     requester: Requester = {},
   ): Promise<OperationRow> {
@@ -112,7 +113,10 @@ export class ControlPlane implements AsyncDisposable {
   }
 
   /** The operation, once it is in one of the statuses. */
-  async becomes(operationId: string, ...statuses: OperationRow["status"][]): Promise<OperationRow> {
+  async becomes(
+    operationId: OperationId,
+    ...statuses: OperationRow["status"][]
+  ): Promise<OperationRow> {
     return await until(`operation ${operationId} is ${statuses.join(" or ")}`, async () => {
       const row = await findOperation(this.database.db, operationId);
       return row !== undefined && statuses.includes(row.status) ? row : undefined;
@@ -132,14 +136,14 @@ export class ControlPlane implements AsyncDisposable {
     );
   }
 
-  async sandbox(id: string): Promise<SandboxRow> {
+  async sandbox(id: SandboxId): Promise<SandboxRow> {
     const row = await findSandboxRow(this.database.db, id);
     if (row === undefined) throw new Error(`there is no sandbox ${id}`);
     return row;
   }
 
   /** The sandbox, once it is in that state. */
-  async reaches(id: string, state: SandboxRow["state"]): Promise<SandboxRow> {
+  async reaches(id: SandboxId, state: SandboxRow["state"]): Promise<SandboxRow> {
     return await until(`sandbox ${id} is ${state}`, async () => {
       const row = await this.sandbox(id);
       return row.state === state ? row : undefined;

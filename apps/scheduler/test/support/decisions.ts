@@ -3,7 +3,7 @@
  * commands from the outbox, and hand observations over.
  */
 import assert from "node:assert/strict";
-import type { Observation, VmCommand } from "@torpor/contracts";
+import type { Observation, OperationId, SandboxId, VmCommand } from "@torpor/contracts";
 import {
   acceptCreate,
   acceptRequest,
@@ -113,13 +113,13 @@ export class Decisions implements AsyncDisposable {
   }
 
   /** Accepts the request, without beginning its operation. */
-  async ask(sandboxId: string, verb: Verb): Promise<AcceptRequest> {
+  async ask(sandboxId: SandboxId, verb: Verb): Promise<AcceptRequest> {
     return await acceptRequest(this.database.db, sandboxId, verb, aRequester(this.database));
   }
 
   /** Accepts the request and begins its operation. */
   async begin(
-    sandboxId: string,
+    sandboxId: SandboxId,
     verb: Verb,
     given: Parameters<typeof aRequester>[1] = {},
   ): Promise<OperationRow> {
@@ -175,7 +175,7 @@ export class Decisions implements AsyncDisposable {
    * written.
    */
   async commands(
-    where: { operationId: string } | { sandboxId: string; kind: string },
+    where: { operationId: OperationId } | { sandboxId: SandboxId; kind: string },
   ): Promise<VmCommand[]> {
     const { sql } = this.database;
     const chosen =
@@ -187,13 +187,13 @@ export class Decisions implements AsyncDisposable {
     return rows.map((row) => row["payload"] as VmCommand);
   }
 
-  async command(operationId: string): Promise<VmCommand> {
+  async command(operationId: OperationId): Promise<VmCommand> {
     const [command] = await this.commands({ operationId });
     if (command === undefined) throw new Error(`no host was told of operation ${operationId}`);
     return command;
   }
 
-  async commit(operationId: string): Promise<boolean> {
+  async commit(operationId: OperationId): Promise<boolean> {
     const { hostId, epoch, opSeq, spec } = await this.command(operationId);
     const request = {
       type: "commit",
@@ -208,7 +208,7 @@ export class Decisions implements AsyncDisposable {
   }
 
   /** A report of the operation's host, newer with each call. */
-  async seenOf(operationId: string, given: Seen): Promise<Observation> {
+  async seenOf(operationId: OperationId, given: Seen): Promise<Observation> {
     const { hostId, epoch, opSeq, spec } = await this.command(operationId);
     this.revision += 1;
     const operation = { id: operationId, outcome: "succeeded" } as const;
@@ -228,25 +228,25 @@ export class Decisions implements AsyncDisposable {
   }
 
   /** Commits, then reports. */
-  async complete(operationId: string, given: Seen): Promise<ApplyResult> {
+  async complete(operationId: OperationId, given: Seen): Promise<ApplyResult> {
     await this.commit(operationId);
     return await this.apply(await this.seenOf(operationId, given));
   }
 
-  async operation(id: string): Promise<OperationRow> {
+  async operation(id: OperationId): Promise<OperationRow> {
     const row = await findOperation(this.database.db, id);
     if (row === undefined) throw new Error(`there is no operation ${id}`);
     return row;
   }
 
-  async sandbox(id: string): Promise<SandboxRow> {
+  async sandbox(id: SandboxId): Promise<SandboxRow> {
     const row = await findSandboxRow(this.database.db, id);
     if (row === undefined) throw new Error(`there is no sandbox ${id}`);
     return row;
   }
 
   /** All rows of a sandbox, to check that nothing has changed. */
-  async record(id: string): Promise<unknown> {
+  async record(id: SandboxId): Promise<unknown> {
     const operations = await this.database
       .sql`SELECT * FROM operations WHERE sandbox_id = ${id} ORDER BY id`;
     return {

@@ -1,5 +1,6 @@
 /** A host that is drained, round by round, and a host that takes its sandboxes. */
 import assert from "node:assert/strict";
+import type { HostId, OperationId, SandboxId } from "@torpor/contracts";
 import {
   type DrainBudget,
   type DrainProgress,
@@ -10,6 +11,8 @@ import {
 import type { Databases } from "@torpor/testkit";
 import { drainHosts } from "../../src/drain/drain-hosts.ts";
 import { Decisions, SNAPSHOT } from "./decisions.ts";
+
+export const HERE = "here" as HostId;
 
 export const ROOM = { capacity: { vcpu: 100, memoryMib: 6400, diskMib: 6400 } };
 export const STORED = { ...SNAPSHOT, storeKey: "stored" };
@@ -46,12 +49,12 @@ export class Ground implements AsyncDisposable {
 
   async drain(given: Partial<DrainBudget> = {}): Promise<void> {
     const budget = { maxParallel: 1, maxBytesPerSecond: null, deadlineAt: null, ...given };
-    assert.equal((await requestDrain(this.db, "here", budget, "test")).kind, "moved");
+    assert.equal((await requestDrain(this.db, HERE, budget, "test")).kind, "moved");
   }
 
   async drainAgain(): Promise<void> {
     const budget = { maxParallel: 1, maxBytesPerSecond: 1, deadlineAt: null };
-    assert.equal((await requestDrain(this.db, "here", budget, "test")).kind, "stay");
+    assert.equal((await requestDrain(this.db, HERE, budget, "test")).kind, "stay");
   }
 
   /** A round sees what the one before has committed: two rounds take a slot and use it. */
@@ -77,33 +80,33 @@ export class Ground implements AsyncDisposable {
   }
 
   async progress(): Promise<DrainProgress> {
-    const progress = (await listDrainProgress(this.db, ["here"])).get("here");
+    const progress = (await listDrainProgress(this.db, [HERE])).get(HERE);
     if (progress === undefined) throw new Error("there is no drain");
     return progress;
   }
 
   /** Executing operations of the sandbox, or of all. */
   async executing(
-    sandboxId?: string,
+    sandboxId?: SandboxId,
   ): Promise<
-    { id: string; kind: string; sandboxId: string; hostId: string; requestedBy: string }[]
+    { id: OperationId; kind: string; sandboxId: SandboxId; hostId: HostId; requestedBy: string }[]
   > {
     const { sql } = this.scheduler.database;
     const rows =
       await sql`SELECT id, kind, sandbox_id, host_id, requested_by FROM operations WHERE status = 'executing' ORDER BY id`;
     return rows
       .map((row) => ({
-        id: row["id"] as string,
+        id: row["id"] as OperationId,
         kind: row["kind"] as string,
-        sandboxId: row["sandbox_id"] as string,
-        hostId: row["host_id"] as string,
+        sandboxId: row["sandbox_id"] as SandboxId,
+        hostId: row["host_id"] as HostId,
         requestedBy: row["requested_by"] as string,
       }))
       .filter((row) => sandboxId === undefined || row.sandboxId === sandboxId);
   }
 
   /** The one operation that executes. */
-  async only(kind: string, hostId: string): Promise<{ id: string; sandboxId: string }> {
+  async only(kind: string, hostId: string): Promise<{ id: OperationId; sandboxId: SandboxId }> {
     const [operation, ...more] = await this.executing();
     assert(
       operation !== undefined && more.length === 0,
@@ -113,13 +116,13 @@ export class Ground implements AsyncDisposable {
     return operation;
   }
 
-  async pausedByDrain(): Promise<string> {
+  async pausedByDrain(): Promise<SandboxId> {
     const pause = await this.only("pause", "here");
     await this.scheduler.complete(pause.id, { state: "paused", snapshot: STORED });
     return pause.sandboxId;
   }
 
-  async sandbox(id: string): Promise<SandboxRow> {
+  async sandbox(id: SandboxId): Promise<SandboxRow> {
     return await this.scheduler.sandbox(id);
   }
 

@@ -8,12 +8,15 @@ import {
   type Decoder,
   decoder,
   hostCommands,
+  type HostId,
   LeaseReply,
   newOperationId,
   type Observation,
+  type OperationId,
   type Question,
   type RegisterRequest,
   subjects,
+  unverifiedHostId,
   VmCommand,
 } from "@torpor/contracts";
 import { aHost, anObservation, type NatsServer, silentLog, until } from "@torpor/testkit";
@@ -33,7 +36,7 @@ const REACHES = {
 type Kind = keyof typeof REACHES;
 
 export class ScriptedHost implements AsyncDisposable {
-  readonly id: string;
+  readonly id: HostId;
   /** In order of arrival, repeats included. */
   readonly commands: VmCommand[] = [];
   /** Runs its commands without being prompted by the test. */
@@ -44,17 +47,18 @@ export class ScriptedHost implements AsyncDisposable {
   private lease: NodeJS.Timeout | undefined;
   private revision = 0;
 
-  private constructor(id: string, bus: Bus) {
+  private constructor(id: HostId, bus: Bus) {
     this.id = id;
     this.bus = bus;
   }
 
   static async join(
     nats: NatsServer,
-    id: string,
+    name: string,
     given: Partial<RegisterRequest> = {},
   ): Promise<ScriptedHost> {
-    const bus = await connectBus({ ...nats.as(id), name: id, hostId: id });
+    const id = unverifiedHostId(name);
+    const bus = await connectBus({ ...nats.as(name), name, hostId: id });
     const host = new ScriptedHost(id, bus);
     const registered = await host.ask("register", aHost(id, given), decoder(LeaseReply));
     if (!registered.granted) throw new Error(`host ${id} was not let in: ${registered.reason}`);
@@ -75,7 +79,7 @@ export class ScriptedHost implements AsyncDisposable {
   }
 
   /** The command of an operation, once it has arrived. */
-  async told(operationId: string): Promise<VmCommand> {
+  async told(operationId: OperationId): Promise<VmCommand> {
     return await until(`${this.id} is told of ${operationId}`, () =>
       this.commands.find((command) => command.operationId === operationId),
     );

@@ -1,5 +1,12 @@
 /** A bench host's result of a command: the final state of a real host, at once. */
-import type { Cause, Observation, OBSERVED_STATES, ReceivedCommand } from "@torpor/contracts";
+import type {
+  Cause,
+  HostId,
+  Observation,
+  OBSERVED_STATES,
+  ReceivedCommand,
+  SandboxId,
+} from "@torpor/contracts";
 import type { Static } from "typebox";
 import { manifestOf } from "../scale/filled.ts";
 
@@ -79,7 +86,7 @@ export function backedOut(kept: Kept | undefined, command: Command, error: Cause
 }
 
 /** A paused sandbox of the filled database. */
-export function filledWith(hostId: string, sandboxId: string): Kept {
+export function filledWith(hostId: HostId, sandboxId: SandboxId): Kept {
   const generation = 1;
   return {
     generation,
@@ -98,7 +105,10 @@ export function filledWith(hostId: string, sandboxId: string): Kept {
   };
 }
 
-function snapshotOf(sandboxId: string, generation: number): NonNullable<Observation["snapshot"]> {
+function snapshotOf(
+  sandboxId: SandboxId,
+  generation: number,
+): NonNullable<Observation["snapshot"]> {
   return {
     generation,
     sizeBytes: SNAPSHOT_BYTES,

@@ -8,6 +8,7 @@ import { type Bus, connectBus, consume } from "@torpor/bus";
 import {
   decoder,
   hostCommands,
+  type HostId,
   type Observation,
   ReceivedCommand,
   type RegisterRequest,
@@ -104,7 +105,7 @@ class Sandboxes {
 
   constructor(
     bus: Bus,
-    hostId: string,
+    hostId: HostId,
     kept: Kept[],
     report: (seen: Observation) => void,
     log: Logger,
@@ -145,7 +146,7 @@ class Sandboxes {
   }
 }
 
-function registrationOf(hostId: string, template: BenchHostsSettings["template"]): RegisterRequest {
+function registrationOf(hostId: HostId, template: BenchHostsSettings["template"]): RegisterRequest {
   return {
     type: "register",
     version: 1,

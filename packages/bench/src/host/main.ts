@@ -1,5 +1,6 @@
 /** A process that runs many bench hosts: `bench-host.mjs SETTINGS_FILE`. */
 import { readFileSync } from "node:fs";
+import type { SandboxId } from "@torpor/contracts";
 import { createLogger, runService, startHealthServer } from "@torpor/service";
 import { filledId } from "../scale/filled.ts";
 import { filledWith } from "./answers.ts";
@@ -42,7 +43,7 @@ await runService(log, { graceMs: GRACE_MS }, async (signal, onClose) => {
 });
 
 /** Sandbox `at` is on the host with number `at % hosts`. */
-function sandboxesOf(host: number, hosts: number, filled: number): string[] {
+function sandboxesOf(host: number, hosts: number, filled: number): SandboxId[] {
   const count = Math.max(0, Math.ceil((filled - host) / hosts));
   return Array.from({ length: count }, (_, round) => filledId(round * hosts + host));
 }

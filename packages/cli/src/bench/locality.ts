@@ -2,6 +2,7 @@
  * The share of resumes that run on the host with the snapshot, in a fleet at constant load: three
  * times as many sandboxes as run at once are paused and resumed at random.
  */
+import type { HostId } from "@torpor/contracts";
 import { type Amounts, FleetView, place, type PlacementPolicy } from "@torpor/placement";
 import {
   FINGERPRINT,
@@ -79,7 +80,7 @@ class Town {
   }
 
   /** Places a new sandbox, or one that was paused on `origin`. */
-  run(size: Amounts, origin?: string): "local" | "elsewhere" | "refused" {
+  run(size: Amounts, origin?: HostId): "local" | "elsewhere" | "refused" {
     const { vcpu, memoryMib, diskMib } = size;
     const asked =
       origin === undefined ? {} : { localHostId: origin, driverFingerprint: FINGERPRINT };

@@ -8,7 +8,7 @@ import { connect as connectTcp, type Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { benchDir, type BenchFleet, median, startBenchFleet } from "@torpor/bench";
 import { connectBus, inboxPrefixOf } from "@torpor/bus";
-import { subjects } from "@torpor/contracts";
+import { type HostId, subjects, unverifiedHostId } from "@torpor/contracts";
 
 export interface StrangersOptions {
   root: string;
@@ -43,7 +43,7 @@ interface Target {
 const GET_EVERY_MS = 20;
 const TRANSITION_EVERY = 25;
 const REQUEST_LIMIT_MS = 60_000;
-const HOSTILE_HOST = "host-2";
+const HOSTILE_HOST = unverifiedHostId("host-2");
 
 const ATTACKS: Record<string, Attack> = {
   "600 connections that say nothing": idleConnections,
@@ -186,7 +186,7 @@ async function lists({ fleet, otherKey }: Target, signal: AbortSignal): Promise<
 async function fromHost(
   { fleet }: Target,
   signal: AbortSignal,
-  subjectOf: (hostId: string) => string,
+  subjectOf: (hostId: HostId) => string,
 ): Promise<void> {
   const { natsSeedFile, tls } = fleet.joinSecrets(HOSTILE_HOST);
   const seed = await readFile(natsSeedFile, "utf8");

@@ -1,4 +1,5 @@
 /** Generated fleets and sandboxes: the same for the same seed. */
+import { type HostId, unverifiedHostId } from "@torpor/contracts";
 import type { Amounts, PlacementHost, PlacementRequest } from "@torpor/placement";
 
 const IMAGE_SHA256 = "a".repeat(64);
@@ -31,7 +32,7 @@ const STARTS_AT_ONCE = 64;
 /** Empty hosts of one size; `isVaried`: in two zones, some with a GPU, one in fifty cordoned. */
 export function makeHosts(count: number, isVaried: boolean): PlacementHost[] {
   return Array.from({ length: count }, (_, at) => ({
-    id: `host-${String(at).padStart(5, "0")}`,
+    id: unverifiedHostId(`host-${String(at).padStart(5, "0")}`),
     state: isVaried && at % 50 === 49 ? "cordoned" : "ready",
     region: "local",
     dataPlaneUrl: "",
@@ -117,7 +118,7 @@ export const requestFor = (
 });
 
 export interface Placed extends Amounts {
-  hostId: string;
+  hostId: HostId;
 }
 
 /** Removes a random element; the order of the others may change. */

@@ -24,7 +24,7 @@ import { buildImage } from "./image.ts";
  * Layers that run at the same time. Both spend a third of their time waiting for timers, booting
  * virtual machines and disks; every other layer keeps the processors busy by itself.
  */
-const TOGETHER: ReadonlySet<Layer> = new Set(["system", "conformance"]);
+const TOGETHER: ReadonlySet<Layer> = new Set(["conformance", "vm"]);
 const BOOTS_VMS: ReadonlySet<Layer> = new Set(["conformance", "vm"]);
 
 export async function test(context: CommandContext): Promise<number> {

@@ -4,6 +4,7 @@
  * not in the schemas, because those are released (versioned-schemas.ts).
  */
 import { type Decoder, decoder, InvalidMessageError } from "../decode.ts";
+import type { SandboxId } from "../ids.ts";
 import { decodeHeartbeat, type Heartbeat, withoutSome } from "./heartbeat.ts";
 import { Observation } from "./observation.ts";
 
@@ -40,7 +41,7 @@ function storeKeyProblem({ sandboxId, snapshot }: Observation): string | undefin
   return `/snapshot/storeKey must begin with ${sandboxId}/`;
 }
 
-export function isStoredOf(sandboxId: string, storeKey: string): boolean {
+export function isStoredOf(sandboxId: SandboxId, storeKey: string): boolean {
   return storeKey.startsWith(`${sandboxId}/`);
 }
 

@@ -3,6 +3,7 @@
  * command stream, or of the disk under it, cannot open them (sealed-box.ts in service).
  */
 import { Type } from "typebox";
+import type { HostId, OperationId, SandboxId } from "../ids.ts";
 
 /** X25519, 32 bytes, base64url. */
 export const CommandKey = Type.String({ pattern: "^[A-Za-z0-9_-]{43}$" });
@@ -15,11 +16,11 @@ export const SealedVariables = Type.Object({
 
 /** The parts of a command that its variables are bound to. */
 interface Sealed {
-  hostId: string;
+  hostId: HostId;
   epoch: number;
   opSeq: number;
-  operationId: string;
-  spec: { sandboxId: string };
+  operationId: OperationId;
+  spec: { sandboxId: SandboxId };
 }
 
 /**

@@ -7,17 +7,18 @@
  */
 import { createHmac, timingSafeEqual } from "node:crypto";
 import { Type } from "typebox";
+import type { SandboxId } from "../ids.ts";
 
 /** 32 random bytes, as hex. */
 export const TicketKey = Type.String({ pattern: "^[0-9a-f]{64}$" });
 
 export interface RunNamed {
-  sandboxId: string;
+  sandboxId: SandboxId;
   epoch: number;
 }
 
 export interface SnapshotNamed {
-  sandboxId: string;
+  sandboxId: SandboxId;
   generation: number;
   manifestSha256: string;
 }

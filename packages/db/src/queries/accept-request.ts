@@ -6,7 +6,7 @@
  * Concurrent identical intents join (S31), and different ones see each other: a plan is applied
  * only to the queue that it was made for.
  */
-import { newOperationId } from "@torpor/contracts";
+import { newOperationId, type OperationId, type SandboxId } from "@torpor/contracts";
 import { type BeginsAt, type Plan, planRequest, type Requester } from "@torpor/plans";
 import type { OperationKind, SandboxRequest, StableState } from "@torpor/state-machine";
 import { and, eq } from "drizzle-orm";
@@ -25,7 +25,7 @@ export type AcceptRequest =
   | AcceptedOperation
   | { kind: "satisfied"; state: StableState }
   | { kind: "conflict"; current: StableState; allowed: SandboxRequest[] }
-  | { kind: "blocked"; current: StableState; by: { id: string; kind: OperationKind } }
+  | { kind: "blocked"; current: StableState; by: { id: OperationId; kind: OperationKind } }
   | { kind: "not_found" }
   | { kind: "key_reused" }
   | QuotaRefusal;
@@ -42,7 +42,7 @@ export type GoesHome = (
  */
 export async function acceptRequest(
   db: Database,
-  sandboxId: string,
+  sandboxId: SandboxId,
   request: SandboxRequest,
   requester: Requester,
   goesHome: GoesHome = () => false,
@@ -79,7 +79,7 @@ export async function acceptRequest(
  */
 export async function acceptWithin(
   tx: Tx,
-  sandboxId: string,
+  sandboxId: SandboxId,
   request: SandboxRequest,
   requester: Requester,
 ): Promise<AcceptRequest> {
@@ -142,7 +142,7 @@ function decideRequest(
 }
 
 /** The operation as it will be once the plan is applied. */
-function joinedAs({ executing, waiting }: SandboxRows, id: string, plan: Plan | undefined) {
+function joinedAs({ executing, waiting }: SandboxRows, id: OperationId, plan: Plan | undefined) {
   const operation = [executing, waiting].find((open) => open?.id === id);
   if (operation === undefined) throw new Error(`operation ${id} is not open`);
   const { liftsBounds = false, takenOverBy = null } = plan?.joins ?? {};
@@ -175,13 +175,13 @@ function acceptedBy(answer: RequestAnswer, applied?: AppliedPlan): AcceptRequest
 }
 
 const wantedFor = (
-  sandboxId: string,
+  sandboxId: SandboxId,
   { organizationId, idempotencyKey }: Requester,
 ): WantedView => ({ sandboxId, request: { organizationId, idempotencyKey } });
 
 async function lockSandbox(
   tx: Tx,
-  sandboxId: string,
+  sandboxId: SandboxId,
   { organizationId }: Requester,
 ): Promise<SandboxRow | undefined> {
   const [row] = await tx
@@ -193,7 +193,7 @@ async function lockSandbox(
 }
 
 /** Reported as an outage, which it is for the waiting client. */
-const keptBusy = (sandboxId: string) =>
+const keptBusy = (sandboxId: SandboxId) =>
   Object.assign(new Error(`sandbox ${sandboxId} kept changing, or was locked, for too long`), {
     code: "ETIMEDOUT",
   });

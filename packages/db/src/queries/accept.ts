@@ -2,7 +2,7 @@
  * Accepts a create, in the gateway: inserts the sandbox and its operation, and announces them
  * through the outbox.
  */
-import { newOperationId } from "@torpor/contracts";
+import { newOperationId, type SandboxId } from "@torpor/contracts";
 import { planCreate, type Requester } from "@torpor/plans";
 import { and, type Column, eq, getTableColumns, is, SQL } from "drizzle-orm";
 import type { Database, Tx } from "../database.ts";
@@ -122,7 +122,7 @@ async function createdBy(
 }
 
 /** Fills in the columns' defaults, because a plan contains the whole row. */
-function withDefaults(sandbox: NewSandbox): { id: string } & Record<string, unknown> {
+function withDefaults(sandbox: NewSandbox): { id: SandboxId } & Record<string, unknown> {
   const columns = Object.entries<Column>(getTableColumns(sandboxes));
   const defaults = columns
     .filter(([, { default: value }]) => value !== undefined && !is(value, SQL))

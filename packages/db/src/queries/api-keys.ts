@@ -3,7 +3,13 @@
  * clock of the database, which all gateways share, decides whether a key is valid.
  */
 import { createHash } from "node:crypto";
-import { type ApiKeyStatus, type Scope, SCOPES, TENANT_SCOPES } from "@torpor/contracts";
+import {
+  type ApiKeyStatus,
+  type SandboxId,
+  type Scope,
+  SCOPES,
+  TENANT_SCOPES,
+} from "@torpor/contracts";
 import {
   and,
   asc,
@@ -79,7 +85,7 @@ export async function isApiKeyGood(db: Tx, id: number): Promise<boolean> {
 /** Credential that a client showed at the edge. */
 export type StreamCredential =
   /** A token for a sandbox, of this generation, with the key that requested it if that is known. */
-  { sandboxId: string; generation: number; gotWithKeyId?: number } | { apiKeyId: number };
+  { sandboxId: SandboxId; generation: number; gotWithKeyId?: number } | { apiKeyId: number };
 
 /** Indexes of the credentials that are no longer valid. One query, however long the list is. */
 export async function findEndedCredentials(

@@ -1,4 +1,5 @@
 /** The only way to change a sandbox: plans (packages/plans), applied by a database function. */
+import { type HostId, type OperationId, type SandboxId, unverifiedHostId } from "@torpor/contracts";
 import type { Applied, Plan, SandboxPatch } from "@torpor/plans";
 import { getTableColumns, sql } from "drizzle-orm";
 import type { Tx } from "../database.ts";
@@ -82,12 +83,12 @@ export function isOfOnePlan(error: unknown): boolean {
 /** Result of the database function for a batch. */
 interface Results {
   verdicts: AppliedPlan["kind"][];
-  shortHosts: (string | null)[] | null;
+  shortHosts: (HostId | null)[] | null;
   outboxIds: number[];
   occurredAt: string;
   /** Keyed by sandbox id. */
-  waiting: Record<string, string>;
-  queued: Record<string, Record<string, unknown>>;
+  waiting: Record<SandboxId, OperationId>;
+  queued: Record<SandboxId, Record<string, unknown>>;
 }
 
 export async function applyTogether(db: Tx, plans: Plan[], waits: Waits): Promise<AppliedPlan[]> {
@@ -100,7 +101,7 @@ export async function applyTogether(db: Tx, plans: Plan[], waits: Waits): Promis
   return plans.map((plan, index) => {
     const verdict = results.verdicts[index] ?? "lost_race";
     if (verdict === "no_capacity")
-      return { kind: verdict, hostId: results.shortHosts?.[index] ?? "" };
+      return { kind: verdict, hostId: results.shortHosts?.[index] ?? unverifiedHostId("") };
     if (verdict !== "applied") return { kind: verdict };
     const outboxIds = results.outboxIds.slice(messages, messages + plan.messages.length);
     messages += outboxIds.length;

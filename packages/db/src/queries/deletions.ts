@@ -1,4 +1,5 @@
 /** Deleted sandboxes with a pending clean-up on their host: state `deleting`. */
+import type { HostId } from "@torpor/contracts";
 import { LEASED_STATES } from "@torpor/state-machine";
 import { and, asc, eq, inArray, lt, sql } from "drizzle-orm";
 import type { Tx } from "../database.ts";
@@ -41,7 +42,7 @@ export async function takePendingDeletes(
  * Locks the pending deletes of a host until the end of the transaction. Call this before locking
  * the host's row: every move locks sandboxes first.
  */
-export async function holdPendingDeletes(tx: Tx, hostId: string): Promise<SandboxRow[]> {
+export async function holdPendingDeletes(tx: Tx, hostId: HostId): Promise<SandboxRow[]> {
   return await tx
     .select()
     .from(sandboxes)

@@ -1,4 +1,5 @@
 /** Progress of drains: what the hosts report about the copies, what is done, and how fast. */
+import type { HostId, SandboxId } from "@torpor/contracts";
 import { and, asc, desc, eq, gt, inArray, isNotNull, isNull, ne, sql } from "drizzle-orm";
 import type { Tx } from "../database.ts";
 import type { DrainedSandboxEnd } from "../host-records.ts";
@@ -6,7 +7,7 @@ import { drains, drainSandboxes } from "../schema.ts";
 import type { DrainRow, DrainSandboxRow } from "./drains.ts";
 
 export interface SeenReplication {
-  sandboxId: string;
+  sandboxId: SandboxId;
   bytesDone: number;
   bytesTotal: number;
 }
@@ -31,8 +32,8 @@ const MAX_FAILURES_SHOWN = 100;
 /** The newest drain of each host that has had one. */
 export async function listDrainProgress(
   db: Tx,
-  hostIds: string[],
-): Promise<Map<string, DrainProgress>> {
+  hostIds: HostId[],
+): Promise<Map<HostId, DrainProgress>> {
   if (hostIds.length === 0) return new Map();
   const newest = await db
     .selectDistinctOn([drains.hostId])
@@ -147,7 +148,7 @@ export async function noteDrainMeasure(
 export async function lastGrowthBeside(
   db: Tx,
   drainId: number,
-  sandboxId: string,
+  sandboxId: SandboxId,
 ): Promise<Date | null> {
   const others = and(
     eq(drainSandboxes.drainId, drainId),

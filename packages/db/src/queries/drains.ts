@@ -9,7 +9,7 @@
  * DN3  A decision reads the drain under a lock that is held until the commit, so a drain that has
  *      ended pauses nothing.
  */
-import type { Cause } from "@torpor/contracts";
+import type { Cause, HostId, SandboxId } from "@torpor/contracts";
 import { DRAINER } from "@torpor/plans";
 import { and, asc, eq, isNotNull, isNull, lt, ne, or, sql } from "drizzle-orm";
 import type { Database, Tx } from "../database.ts";
@@ -39,7 +39,7 @@ const atWork = isOneOf(drains.status, "active", "undoing");
  */
 export async function requestDrain(
   db: Database,
-  hostId: string,
+  hostId: HostId,
   budget: DrainBudget,
   requestedBy: string,
 ): Promise<DrainChanged> {
@@ -78,7 +78,7 @@ export async function requestDrain(
  */
 export async function endDrain(
   db: Database,
-  hostId: string,
+  hostId: HostId,
   how: { endsAs: "aborted" | "expired"; requestedBy: string; cause?: Cause },
 ): Promise<DrainChanged> {
   return await db.transaction(async (tx) => {
@@ -188,7 +188,7 @@ export async function listDrainSandboxes(
 export async function acquireSlot(
   db: Database,
   drainId: number,
-  sandboxId: string,
+  sandboxId: SandboxId,
 ): Promise<boolean> {
   return await db.transaction(async (tx) => {
     const [drain] = await tx.select().from(drains).where(eq(drains.id, drainId)).for("update");
@@ -221,7 +221,7 @@ export type DrainSandboxPatch = Partial<
 export async function withDrainSandbox<T>(
   db: Database,
   drainId: number,
-  sandboxId: string,
+  sandboxId: SandboxId,
   decide: (
     tx: Tx,
     drain: DrainRow,
@@ -305,7 +305,7 @@ export async function finishUndoing(db: Database, drain: DrainRow): Promise<bool
 }
 
 /** Ends the drain of a host that will not return and has no sandboxes. */
-export async function giveUpDrain(tx: Tx, hostId: string): Promise<void> {
+export async function giveUpDrain(tx: Tx, hostId: HostId): Promise<void> {
   await tx
     .update(drains)
     .set({ status: "aborted", endedAt: sql`now()` })
@@ -344,7 +344,7 @@ export interface SandboxNeed {
   count: number;
 }
 
-export async function listSandboxNeeds(db: Tx, hostId: string): Promise<SandboxNeed[]> {
+export async function listSandboxNeeds(db: Tx, hostId: HostId): Promise<SandboxNeed[]> {
   const {
     organizationId,
     imageSha256,

@@ -1,4 +1,5 @@
 /** Facts about sandboxes that a gateway's edge reads in advance, to listen for their previews. */
+import type { HostId, SandboxId } from "@torpor/contracts";
 import { and, asc, eq, gt, inArray, sql } from "drizzle-orm";
 import type { Tx } from "../database.ts";
 import { hosts, sandboxes } from "../schema.ts";
@@ -8,7 +9,7 @@ export type EdgeSandbox = Pick<
   SandboxRow,
   "id" | "edgeAddress" | "settledState" | "epoch" | "autoResume"
 > & {
-  host: { id: string; dataPlaneUrl: string; ticketKey: string | null } | null;
+  host: { id: HostId; dataPlaneUrl: string; ticketKey: string | null } | null;
 };
 
 const isAlive = sql`${sandboxes.state} NOT IN ('deleting', 'deleted')`;
@@ -30,7 +31,7 @@ function edgeQuery(db: Tx) {
 }
 
 /** The living sandboxes among `ids`. */
-export async function findEdgeSandboxes(db: Tx, ids: string[]): Promise<EdgeSandbox[]> {
+export async function findEdgeSandboxes(db: Tx, ids: SandboxId[]): Promise<EdgeSandbox[]> {
   if (ids.length === 0) return [];
   return await edgeQuery(db).where(and(inArray(sandboxes.id, ids), isAlive));
 }
@@ -38,10 +39,16 @@ export async function findEdgeSandboxes(db: Tx, ids: string[]): Promise<EdgeSand
 /** A page of running sandboxes, by id. The index `sandboxes_running` holds only these. */
 export async function listRunningAtEdge(
   db: Tx,
-  { limit, afterId = "" }: { limit: number; afterId?: string | undefined },
+  { limit, afterId }: { limit: number; afterId?: SandboxId | undefined },
 ): Promise<EdgeSandbox[]> {
   return await edgeQuery(db)
-    .where(and(sql`${sandboxes.settledState} = 'running'`, isAlive, gt(sandboxes.id, afterId)))
+    .where(
+      and(
+        sql`${sandboxes.settledState} = 'running'`,
+        isAlive,
+        gt(sandboxes.id, sql`${afterId ?? ""}`),
+      ),
+    )
     .orderBy(asc(sandboxes.id))
     .limit(limit);
 }

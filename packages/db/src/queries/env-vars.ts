@@ -2,7 +2,7 @@
  * Environment variables of sandboxes, encrypted if a key was set, otherwise in plain text. Only a
  * create needs the variables (apps/scheduler/src/environment.ts), and a deleted sandbox has none.
  */
-import type { SealedValue } from "@torpor/contracts";
+import type { SandboxId, SealedValue } from "@torpor/contracts";
 import { and, asc, eq, gt, isNotNull, ne, or, sql } from "drizzle-orm";
 import type { Tx } from "../database.ts";
 import { sandboxes } from "../schema.ts";
@@ -21,7 +21,11 @@ export interface Sealer {
 type Stored = Pick<SandboxRow, "envVars" | "envVarsSealed">;
 
 /** Variables as they are stored: readable only for the sandbox with that id. */
-export async function sealEnvVars(sealer: Sealer, id: string, envVars: EnvVars): Promise<Stored> {
+export async function sealEnvVars(
+  sealer: Sealer,
+  id: SandboxId,
+  envVars: EnvVars,
+): Promise<Stored> {
   if (Object.keys(envVars).length === 0) return { envVars, envVarsSealed: null };
   const sealed = await sealer.seal(id, JSON.stringify(envVars));
   return sealed === undefined
@@ -30,7 +34,7 @@ export async function sealEnvVars(sealer: Sealer, id: string, envVars: EnvVars):
 }
 
 /** Decrypts stored variables. Throws when the key that encrypted them is missing. */
-export async function openEnvVars(sealer: Sealer, id: string, stored: Stored): Promise<EnvVars> {
+export async function openEnvVars(sealer: Sealer, id: SandboxId, stored: Stored): Promise<EnvVars> {
   const { envVars, envVarsSealed } = stored;
   if (envVarsSealed === null) return envVars;
   return JSON.parse(await sealer.open(id, envVarsSealed)) as EnvVars;
@@ -49,7 +53,7 @@ export async function sealStoredEnvVars(db: Tx, sealer: Sealer): Promise<number>
   const sealedBy = sql`${sandboxes.envVarsSealed} ->> 'keyId'`;
   const isOfAnother = and(isNotNull(sandboxes.envVarsSealed), ne(sealedBy, keyId));
   let count = 0;
-  for (let afterId = ""; ;) {
+  for (let afterId: SandboxId | undefined; ;) {
     const rows = await db
       .select({
         id: sandboxes.id,
@@ -57,7 +61,7 @@ export async function sealStoredEnvVars(db: Tx, sealer: Sealer): Promise<number>
         envVarsSealed: sandboxes.envVarsSealed,
       })
       .from(sandboxes)
-      .where(and(gt(sandboxes.id, afterId), or(isPlain, isOfAnother)))
+      .where(and(gt(sandboxes.id, sql`${afterId ?? ""}`), or(isPlain, isOfAnother)))
       .orderBy(asc(sandboxes.id))
       .limit(BATCH);
     for (const { id, ...stored } of rows) {

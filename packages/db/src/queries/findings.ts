@@ -2,7 +2,7 @@
  * Disagreements between a host and the database about a sandbox: counted, reported once, and
  * deleted when they are over.
  */
-import type { HostEventType } from "@torpor/contracts";
+import type { HostEventType, HostId, SandboxId } from "@torpor/contracts";
 import {
   and,
   asc,
@@ -26,15 +26,15 @@ import { lockHost, recordHostEvent } from "./host-events.ts";
 export type FindingRow = typeof hostFindings.$inferSelect;
 
 export interface NewFinding {
-  hostId: string;
-  sandboxId: string;
+  hostId: HostId;
+  sandboxId: SandboxId;
   kind: FindingKind;
   message: string;
   epoch: number;
   quarantined?: boolean;
 }
 
-const itsRow = (hostId: string, sandboxId: string) =>
+const itsRow = (hostId: HostId, sandboxId: SandboxId) =>
   and(eq(hostFindings.hostId, hostId), eq(hostFindings.sandboxId, sandboxId));
 const ago = (ms: number) => sql`now() - ${`${ms} milliseconds`}::interval`;
 
@@ -44,8 +44,8 @@ const MAX_FINDINGS_PER_HOST = 1_000;
 /** True for a known finding, and while the host has fewer findings than the limit. */
 export async function mayRecordFinding(
   db: Tx,
-  hostId: string,
-  sandboxId: string,
+  hostId: HostId,
+  sandboxId: SandboxId,
 ): Promise<boolean> {
   const known = await db.$count(hostFindings, itsRow(hostId, sandboxId));
   if (known > 0) return true;
@@ -104,8 +104,8 @@ export async function reportFinding(db: Database, finding: FindingRow): Promise<
 /** True for one caller in `everyMs`, which then sends the host a command. */
 export async function mayTellHost(
   db: Tx,
-  hostId: string,
-  sandboxId: string,
+  hostId: HostId,
+  sandboxId: SandboxId,
   everyMs: number,
 ): Promise<boolean> {
   const mine = await db
@@ -127,7 +127,7 @@ export async function mayTellHost(
  */
 export async function endOrphanFindings(
   db: Database,
-  hostId: string,
+  hostId: HostId,
   unseenMs: number,
 ): Promise<FindingRow[]> {
   const isOver = and(
@@ -142,8 +142,8 @@ export async function endOrphanFindings(
 /** Ends `missing` findings of these sandboxes. Returns the findings that had been reported. */
 export async function endMissingFindings(
   db: Database,
-  hostId: string,
-  sandboxIds: string[],
+  hostId: HostId,
+  sandboxIds: SandboxId[],
 ): Promise<FindingRow[]> {
   if (sandboxIds.length === 0) return [];
   return await end(
@@ -159,7 +159,7 @@ export async function endMissingFindings(
 
 async function end(
   db: Database,
-  hostId: string,
+  hostId: HostId,
   which: ReturnType<typeof and>,
 ): Promise<FindingRow[]> {
   return await db.transaction(async (tx) => {
@@ -180,7 +180,7 @@ async function end(
 /** Findings of one kind, reported or not. */
 export async function listFindingsOf(
   db: Tx,
-  hostId: string,
+  hostId: HostId,
   kind: FindingKind,
 ): Promise<FindingRow[]> {
   return await db
@@ -192,9 +192,9 @@ export async function listFindingsOf(
 /** Reported findings of a host after `afterSandboxId`, by sandbox. */
 export async function listFindings(
   db: Tx,
-  hostId: string,
+  hostId: HostId,
   limit: number,
-  afterSandboxId = "",
+  afterSandboxId?: SandboxId,
 ): Promise<FindingRow[]> {
   return await db
     .select()
@@ -203,7 +203,7 @@ export async function listFindings(
       and(
         eq(hostFindings.hostId, hostId),
         isNotNull(hostFindings.reportedAt),
-        gt(hostFindings.sandboxId, afterSandboxId),
+        gt(hostFindings.sandboxId, sql`${afterSandboxId ?? ""}`),
       ),
     )
     .orderBy(asc(hostFindings.sandboxId))
@@ -220,9 +220,9 @@ export interface FindingSummary {
 /** Summaries by host id; hosts without findings have no entry. */
 export async function summarizeFindings(
   db: Tx,
-  hostIds: string[],
+  hostIds: HostId[],
   shownEach: number,
-): Promise<Map<string, FindingSummary>> {
+): Promise<Map<HostId, FindingSummary>> {
   if (hostIds.length === 0) return new Map();
   const ranked = db
     .select({
@@ -257,8 +257,8 @@ export type DiscardRequested = { kind: "requested" | "not_found" | "missing" };
 /** Marks a copy for discard, for an operator; a host that reports the copy gets the discard. */
 export async function requestDiscard(
   db: Database,
-  hostId: string,
-  sandboxId: string,
+  hostId: HostId,
+  sandboxId: SandboxId,
   requestedBy: string,
 ): Promise<DiscardRequested> {
   return await db.transaction(async (tx) => {
@@ -285,7 +285,7 @@ export async function requestDiscard(
 
 async function note(
   tx: Tx,
-  hostId: string,
+  hostId: HostId,
   fact: HostEventType,
   requestedBy: string,
   cause: { code: string; message: string },

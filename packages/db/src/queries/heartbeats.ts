@@ -9,6 +9,7 @@
  * HB3  A check ends when the host has reported the sandbox after that, the report contains no news,
  *      and no finding is left.
  */
+import type { HostId, SandboxId } from "@torpor/contracts";
 import type { HostState } from "@torpor/state-machine";
 import { type SQL, sql } from "drizzle-orm";
 import type { Tx } from "../database.ts";
@@ -29,7 +30,7 @@ const MOST_CHECKS = 2_000;
 const WHOLE_EVERY_MS = 600_000;
 
 export interface HostHeartbeat {
-  hostId: string;
+  hostId: HostId;
   load: Record<string, number>;
   activity: SeenActivity[];
   replication: SeenReplication[];
@@ -37,12 +38,12 @@ export interface HostHeartbeat {
 }
 
 export interface HostCheck {
-  sandboxId: string;
+  sandboxId: SandboxId;
   version: number;
 }
 
 export interface InventoryProgress {
-  hostId: string;
+  hostId: HostId;
   state: HostState;
   /** Digest of the inventory that changes refer to; null: a whole inventory is needed. */
   reconciled: string | null;
@@ -151,7 +152,7 @@ function heardStep(heartbeats: HostHeartbeat[]): SQL {
 
 /** Result of a comparison of a host's report with the database. */
 export interface InventoryComparison {
-  hostId: string;
+  hostId: HostId;
   /**
    * Digest of the inventory, which agrees with the database except for the checks. Undefined: not
    * known to agree.
@@ -162,7 +163,7 @@ export interface InventoryComparison {
   /** Checks that may end, with their versions from before the comparison. */
   ended: HostCheck[];
   /** Sandboxes about which host and database still disagree. */
-  open: string[];
+  open: SandboxId[];
 }
 
 export async function recordComparisons(db: Tx, comparisons: InventoryComparison[]): Promise<void> {
@@ -183,7 +184,7 @@ export async function recordComparisons(db: Tx, comparisons: InventoryComparison
   if (steps.length > 0) await db.execute(sql`WITH ${sql.join(steps, sql`, `)} SELECT 1`);
 }
 
-const endedStep = (ended: ({ hostId: string } & HostCheck)[]) => sql`ended AS (
+const endedStep = (ended: ({ hostId: HostId } & HostCheck)[]) => sql`ended AS (
   DELETE FROM host_checks USING (
     SELECT host_checks.host_id, host_checks.sandbox_id
     FROM jsonb_to_recordset(${JSON.stringify(ended)}::jsonb) AS seen("hostId" text, "sandboxId" text, version bigint)
@@ -194,7 +195,7 @@ const endedStep = (ended: ({ hostId: string } & HostCheck)[]) => sql`ended AS (
     FOR UPDATE OF host_checks SKIP LOCKED) free
   WHERE host_checks.host_id = free.host_id AND host_checks.sandbox_id = free.sandbox_id)`;
 
-const openStep = (open: { hostId: string; sandboxId: string }[]) => sql`opened AS (
+const openStep = (open: { hostId: HostId; sandboxId: SandboxId }[]) => sql`opened AS (
   INSERT INTO host_checks (host_id, sandbox_id)
   SELECT seen."hostId", seen."sandboxId"
   FROM jsonb_to_recordset(${JSON.stringify(open)}::jsonb) AS seen("hostId" text, "sandboxId" text)
@@ -205,7 +206,7 @@ const openStep = (open: { hostId: string; sandboxId: string }[]) => sql`opened A
  * Changes advance only the inventory that they refer to, and do not postpone the next whole one.
  */
 const reconciledStep = (
-  reconciled: { hostId: string; digest: string; since: string | null }[],
+  reconciled: { hostId: HostId; digest: string; since: string | null }[],
 ) => sql`reconciled AS (
   UPDATE hosts SET reconciled_inventory = CASE
       WHEN (SELECT count(*) FROM host_checks WHERE host_id = hosts.id) < ${MOST_CHECKS} THEN free.digest END,

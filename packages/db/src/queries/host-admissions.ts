@@ -7,6 +7,7 @@
  * HA3  A revoked host has no keys and gets no lease.
  */
 import { createHash } from "node:crypto";
+import { type HostId, unverifiedHostId } from "@torpor/contracts";
 import { and, asc, desc, eq, gt, isNull, lt, sql } from "drizzle-orm";
 import type { Database, Tx } from "../database.ts";
 import { openDatabase } from "../client.ts";
@@ -23,7 +24,7 @@ const OVERLAP = sql`interval '1 day'`;
 
 export interface NewHostToken {
   secret: string;
-  hostId: string | null;
+  hostId: HostId | null;
   dataPlaneHost: string | null;
   createdBy: string;
   lifetimeSeconds: number;
@@ -42,15 +43,18 @@ export async function createHostToken(db: Tx, token: NewHostToken): Promise<Host
   return row;
 }
 
-interface Page {
+interface Page<Id> {
   limit: number;
   /** Id of the last row of the previous page. */
-  after: string | number | undefined;
+  after: Id | undefined;
 }
 
 /** Newest first. */
-export async function listHostTokens(db: Tx, { limit, after }: Page): Promise<HostTokenRow[]> {
-  const older = after === undefined ? undefined : lt(hostTokens.id, Number(after));
+export async function listHostTokens(
+  db: Tx,
+  { limit, after }: Page<number>,
+): Promise<HostTokenRow[]> {
+  const older = after === undefined ? undefined : lt(hostTokens.id, after);
   return await db.select().from(hostTokens).where(older).orderBy(desc(hostTokens.id)).limit(limit);
 }
 
@@ -75,7 +79,7 @@ export async function isHostTokenKnown(db: Tx, secret: string): Promise<boolean>
 
 export interface Joining {
   secret: string;
-  hostId: string;
+  hostId: HostId;
   natsPublicKey: string;
   /** Digest of the key in the host's certificate request. */
   certificateKeySha256: string;
@@ -173,7 +177,7 @@ const keyBefore = (known: HostAdmissionRow | undefined) =>
 
 export async function findHostAdmission(
   db: Tx,
-  hostId: string,
+  hostId: HostId,
 ): Promise<HostAdmissionRow | undefined> {
   const [row] = await db.select().from(hostAdmissions).where(eq(hostAdmissions.hostId, hostId));
   return row;
@@ -182,7 +186,7 @@ export async function findHostAdmission(
 /** Admissions by host, including revoked hosts, but not retired hosts. */
 export async function listHostAdmissions(
   db: Tx,
-  { limit, after }: Page,
+  { limit, after }: Page<HostId>,
 ): Promise<(HostAdmissionRow & { isBeforeGood: boolean })[]> {
   const isBeforeGood = sql<boolean>`coalesce(${hostAdmissions.beforeGoodUntil} > now(), false)`;
   const rows = await db
@@ -192,7 +196,7 @@ export async function listHostAdmissions(
     .where(
       and(
         sql`${hosts.state} IS DISTINCT FROM 'retired'`,
-        after === undefined ? undefined : gt(hostAdmissions.hostId, String(after)),
+        after === undefined ? undefined : gt(hostAdmissions.hostId, after),
       ),
     )
     .orderBy(asc(hostAdmissions.hostId))
@@ -206,7 +210,7 @@ export async function listHostAdmissions(
  */
 export async function revokeHost(
   db: Database,
-  hostId: string,
+  hostId: HostId,
   requestedBy: string,
 ): Promise<HostAdmissionRow | undefined> {
   return await inTransaction(db, async (tx) => {
@@ -247,7 +251,13 @@ export async function seedHostAdmissions(
   try {
     await handle.db
       .insert(hostAdmissions)
-      .values(hosts.map((host) => ({ ...host, admittedBy: by })))
+      .values(
+        hosts.map((host) => ({
+          ...host,
+          hostId: unverifiedHostId(host.hostId),
+          admittedBy: by,
+        })),
+      )
       .onConflictDoUpdate({
         target: hostAdmissions.hostId,
         set: {

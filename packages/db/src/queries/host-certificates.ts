@@ -1,4 +1,5 @@
 /** Checks and records the renewal of a host's certificate. */
+import type { HostId } from "@torpor/contracts";
 import { eq } from "drizzle-orm";
 import type { Database } from "../database.ts";
 import { hostAdmissions } from "../schema.ts";
@@ -6,7 +7,7 @@ import { inTransaction } from "../transaction.ts";
 import { lockHost } from "./host-events.ts";
 
 export interface Renewal {
-  hostId: string;
+  hostId: HostId;
   /** Digest of the key in the request. */
   certificateKeySha256: string;
   /** End of the new certificate. */

@@ -1,9 +1,10 @@
 /** Sandboxes that a host has to report; a retired host has none. */
+import type { HostId } from "@torpor/contracts";
 import { eq, sql } from "drizzle-orm";
 import type { Tx } from "../database.ts";
 import { hostChecks } from "../schema.ts";
 
-export async function dropHostChecks(tx: Tx, hostId: string): Promise<void> {
+export async function dropHostChecks(tx: Tx, hostId: HostId): Promise<void> {
   await tx.delete(hostChecks).where(eq(hostChecks.hostId, hostId));
 }
 

@@ -2,7 +2,7 @@
  * The only way to change a host's state: by the state table, on the locked row, with an event. Also
  * the history of hosts.
  */
-import type { Cause, HostEventType } from "@torpor/contracts";
+import type { Cause, HostEventType, HostId } from "@torpor/contracts";
 import { type HostEvent, transitionHost } from "@torpor/state-machine";
 import { and, asc, desc, eq, gt, lt, lte, notLike, type SQL, sql } from "drizzle-orm";
 import type { PgUpdateSetSource } from "drizzle-orm/pg-core";
@@ -60,7 +60,7 @@ export async function moveHost(tx: Tx, move: HostMove): Promise<HostMoved> {
 export async function recordHostEvent(
   tx: Tx,
   event: {
-    hostId: string;
+    hostId: HostId;
     fact: HostEventType;
     from: string | null;
     to: string;
@@ -75,7 +75,7 @@ export async function recordHostEvent(
 }
 
 /** Locks the host's row until the end of the transaction. */
-export async function lockHost(tx: Tx, hostId: string): Promise<HostRow | undefined> {
+export async function lockHost(tx: Tx, hostId: HostId): Promise<HostRow | undefined> {
   const [row] = await tx.select().from(hosts).where(eq(hosts.id, hostId)).for("update");
   return row;
 }
@@ -83,7 +83,7 @@ export async function lockHost(tx: Tx, hostId: string): Promise<HostRow | undefi
 /** Events after `afterId`, oldest first; without `afterId`, the newest ones in the same order. */
 export async function listHostEvents(
   db: Tx,
-  hostId: string,
+  hostId: HostId,
   limit: number,
   afterId?: number,
 ): Promise<HostEventRow[]> {

@@ -3,7 +3,7 @@
  * database's: a host counts its lease from before its request, so the lease on the host ends no
  * later.
  */
-import type { SandboxEventType } from "@torpor/contracts";
+import type { HostId, SandboxEventType, SandboxId } from "@torpor/contracts";
 import { and, desc, eq, gt, inArray, isNotNull, isNull, lt, sql } from "drizzle-orm";
 import type { Tx } from "../database.ts";
 import { isOneOf } from "../literals.ts";
@@ -62,7 +62,7 @@ export async function listLostRuns(db: Tx, marginMs: number, limit: number): Pro
 /** Newest snapshot of the sandbox in the store, whether or not the sandbox has run since. */
 export async function findStoredSnapshot(
   db: Tx,
-  sandboxId: string,
+  sandboxId: SandboxId,
 ): Promise<StoredSnapshotRow | undefined> {
   const [row] = await db
     .select()
@@ -102,7 +102,7 @@ export async function listPendingRestores(
 /** True if the sandbox has had an event of that type since then. */
 export async function hasEventSince(
   db: Tx,
-  sandboxId: string,
+  sandboxId: SandboxId,
   fact: SandboxEventType,
   since: Date,
 ): Promise<boolean> {
@@ -134,7 +134,7 @@ export interface RunFacts {
  */
 export async function findRunFacts(
   db: Tx,
-  run: { hostId: string; sandboxId: string; epoch: number },
+  run: { hostId: HostId; sandboxId: SandboxId; epoch: number },
 ): Promise<RunFacts | undefined> {
   const [row] = await db
     .select({

@@ -1,4 +1,5 @@
 /** Hosts, each with everything that is known beside its row. */
+import type { HostId } from "@torpor/contracts";
 import type { Database, Tx } from "../database.ts";
 import { readSnapshot } from "../transaction.ts";
 import { type DrainProgress, listDrainProgress } from "./drain-progress.ts";
@@ -22,7 +23,7 @@ const FINDINGS_SHOWN = 100;
 
 export async function findHostOverview(
   db: Database,
-  hostId: string,
+  hostId: HostId,
 ): Promise<HostOverview | undefined> {
   const read = async (tx: Tx) => [await findHost(tx, hostId)].filter((host) => host !== undefined);
   return (await overviewsOf(db, read))[0];
@@ -32,7 +33,7 @@ export async function findHostOverview(
 export async function listHostOverviews(
   db: Database,
   limit: number,
-  afterId?: string,
+  afterId?: HostId,
 ): Promise<HostOverview[]> {
   return await overviewsOf(db, async (tx) => await listHosts(tx, { limit, afterId }));
 }

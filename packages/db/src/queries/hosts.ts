@@ -1,4 +1,4 @@
-import type { HostEventType, RegisterRequest } from "@torpor/contracts";
+import type { HostEventType, HostId, RegisterRequest } from "@torpor/contracts";
 import { planEndOfDebt } from "@torpor/plans";
 import { type HostRequest, LEASED_STATES } from "@torpor/state-machine";
 import { and, asc, eq, gt, inArray, lt, ne, sql } from "drizzle-orm";
@@ -19,9 +19,9 @@ import { couldBeRenewed } from "./lease-service.ts";
 import { isResidentOn } from "./move-sandbox.ts";
 
 export const leaseEnd = (leaseMs: number) => sql`now() + ${`${leaseMs} milliseconds`}::interval`;
-export const wasRevoked = (hostId: string, at: Date) =>
+export const wasRevoked = (hostId: HostId, at: Date) =>
   `host ${hostId} was revoked at ${at.toISOString()}; let it join again with a token of its own (./torpor hosts token --host ${hostId})`;
-const byItself = (hostId: string) => `host:${hostId}`;
+const byItself = (hostId: HostId) => `host:${hostId}`;
 
 /**
  * Inserts or refreshes a host with the images that it reports, and starts its lease. A cordoned
@@ -98,7 +98,7 @@ export async function registerHost(
  */
 export async function renewLease(
   db: Database,
-  hostId: string,
+  hostId: HostId,
   leaseMs: number,
   hasFence: boolean,
 ): Promise<{ granted: boolean; reason?: string }> {
@@ -162,7 +162,7 @@ export async function markLostHosts(db: Database, leaseMs: number): Promise<Host
 /** Hosts that are not retired, by id: a page after `afterId`, or all. */
 export async function listHosts(
   db: Tx,
-  page?: { limit: number; afterId: string | undefined },
+  page?: { limit: number; afterId: HostId | undefined },
 ): Promise<HostRow[]> {
   const isOn = page?.afterId === undefined ? undefined : gt(hosts.id, page.afterId);
   const rows = db
@@ -174,7 +174,7 @@ export async function listHosts(
   return await (page === undefined ? rows : rows.limit(page.limit));
 }
 
-export async function findHost(db: Tx, hostId: string): Promise<HostRow | undefined> {
+export async function findHost(db: Tx, hostId: HostId): Promise<HostRow | undefined> {
   const [row] = await db.select().from(hosts).where(eq(hosts.id, hostId));
   return row;
 }
@@ -197,7 +197,7 @@ const FACTS: Record<Exclude<HostRequest, "drain" | "abort_drain">, HostEventType
  */
 export async function changeHost(
   db: Database,
-  hostId: string,
+  hostId: HostId,
   request: keyof typeof FACTS,
   requestedBy: string,
 ): Promise<HostChanged> {
@@ -229,18 +229,18 @@ export async function changeHost(
  */
 export async function countSandboxes(
   db: Tx,
-  hostIds: string[],
-): Promise<Map<string, Record<string, number>>> {
+  hostIds: HostId[],
+): Promise<Map<HostId, Record<string, number>>> {
   if (hostIds.length === 0) return new Map();
   // Per host, by index: no row of the table is read.
-  const rows = await db.execute<{ hostId: string; state: string; count: number }>(sql`
+  const rows = await db.execute<{ hostId: HostId; state: string; count: number }>(sql`
     SELECT named.id AS "hostId", resident.state, count(*)::int AS count
     FROM jsonb_array_elements_text(${JSON.stringify(hostIds)}::jsonb) AS named(id) CROSS JOIN LATERAL (
       SELECT state FROM sandboxes WHERE host_id = named.id
       UNION ALL
       SELECT state FROM sandboxes WHERE origin_host_id = named.id AND host_id IS DISTINCT FROM named.id) resident
     GROUP BY named.id, resident.state`);
-  const counts = new Map<string, Record<string, number>>();
+  const counts = new Map<HostId, Record<string, number>>();
   for (const { hostId, state, count } of rows)
     counts.set(hostId, { ...counts.get(hostId), [state]: count });
   return counts;

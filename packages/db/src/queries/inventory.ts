@@ -2,14 +2,19 @@
  * Inventories of hosts, put together from heartbeats that any scheduler has received, and compared
  * with the database.
  */
-import { type InventoryEntry, inventoryDigest } from "@torpor/contracts";
+import {
+  type HostId,
+  inventoryDigest,
+  type InventoryEntry,
+  type SandboxId,
+} from "@torpor/contracts";
 import { and, eq, inArray, sql } from "drizzle-orm";
 import type { Database, Tx } from "../database.ts";
 import { hostInventoryParts, sandboxes } from "../schema.ts";
 import { isResidentOn, type SandboxRow } from "./move-sandbox.ts";
 
 export interface InventoryPart {
-  hostId: string;
+  hostId: HostId;
   entries: InventoryEntry[];
   /** Number of entries of the whole inventory. */
   count: number;
@@ -73,14 +78,14 @@ async function addPart(
 }
 
 export interface ReportedEntry extends InventoryEntry {
-  hostId: string;
+  hostId: HostId;
   isQuarantined: boolean;
   hasSnapshot: boolean;
 }
 
 export interface EntryNews {
-  hostId: string;
-  sandboxId: string;
+  hostId: HostId;
+  sandboxId: SandboxId;
   /**
    * From an earlier epoch, on the sandbox's own host: completes no operation, but may report that a
    * snapshot is stored.
@@ -122,7 +127,7 @@ export type AbsentSandbox = Pick<SandboxRow, "id" | "organizationId" | "state" |
   isBusy: boolean;
 };
 
-function absentOn(db: Tx, hostId: string) {
+function absentOn(db: Tx, hostId: HostId) {
   const { id, organizationId, state, epoch } = sandboxes;
   const isMissing = sql<boolean>`${sandboxes.hostId} = ${hostId} AND ${inArray(state, ["running", "paused", "stopped"])}`;
   const isBusy = sql<boolean>`EXISTS (SELECT 1 FROM operations open WHERE open.sandbox_id = sandboxes.id AND open.status IN ('executing', 'outcome_unknown'))`;
@@ -140,7 +145,7 @@ const isExpected = sql`${sandboxes.state} NOT IN ('deleting', 'deleted', 'error'
  */
 export async function listAbsentSandboxes(
   db: Tx,
-  hostId: string,
+  hostId: HostId,
   inventory: InventoryEntry[],
 ): Promise<AbsentSandbox[]> {
   const ids = JSON.stringify(inventory.map(({ sandboxId }) => sandboxId));
@@ -156,8 +161,8 @@ export async function listAbsentSandboxes(
 /** Sandboxes among `sandboxIds`, which the host reports as absent, that the database has there. */
 export async function findAbsentSandboxes(
   db: Tx,
-  hostId: string,
-  sandboxIds: string[],
+  hostId: HostId,
+  sandboxIds: SandboxId[],
 ): Promise<AbsentSandbox[]> {
   if (sandboxIds.length === 0) return [];
   return await absentOn(db, hostId).where(

@@ -1,4 +1,5 @@
 /** Renews the leases of many hosts at once. */
+import type { HostId } from "@torpor/contracts";
 import type { HostState } from "@torpor/state-machine";
 import { HOST_STATES, transitionHost } from "@torpor/state-machine";
 import { inArray, sql } from "drizzle-orm";
@@ -8,7 +9,7 @@ import { type InventoryProgress, progressColumns } from "./heartbeats.ts";
 import { leaseEnd } from "./hosts.ts";
 
 export interface LeaseRenewal {
-  hostId: string;
+  hostId: HostId;
   hasFence: boolean;
 }
 

@@ -2,7 +2,7 @@
  * Rows of sandboxes, and outbox messages of transactions without a plan. Plans move sandboxes
  * (apply-plans.ts).
  */
-import type { Cause, SandboxEventType } from "@torpor/contracts";
+import type { Cause, HostId, SandboxEventType } from "@torpor/contracts";
 import { eq, or } from "drizzle-orm";
 import type { Tx } from "../database.ts";
 import { type hosts, outbox, sandboxes } from "../schema.ts";
@@ -66,5 +66,5 @@ export async function insertOutbox(tx: Tx, messages: OutboxMessage[]): Promise<O
 }
 
 /** Sandboxes that are resident on the host, also while another host fetches them from it. */
-export const isResidentOn = (hostId: string | typeof hosts.id) =>
+export const isResidentOn = (hostId: HostId | typeof hosts.id) =>
   or(eq(sandboxes.hostId, hostId), eq(sandboxes.originHostId, hostId));

@@ -1,3 +1,4 @@
+import type { HostId, OperationId, SandboxId } from "@torpor/contracts";
 import { movedBy } from "@torpor/plans";
 import {
   ENDED_STATUSES,
@@ -13,7 +14,7 @@ import { operations, sandboxes } from "../schema.ts";
 
 export type OperationRow = typeof operations.$inferSelect;
 
-export async function findOperation(db: Tx, id: string): Promise<OperationRow | undefined> {
+export async function findOperation(db: Tx, id: OperationId): Promise<OperationRow | undefined> {
   const [row] = await db.select().from(operations).where(eq(operations.id, id));
   return row;
 }
@@ -23,7 +24,7 @@ type OperationEnd = Pick<OperationRow, "status" | "error" | "explain">;
 /** How the operations ended, as far as a waiting client needs to know; undefined: still open. */
 export async function findOperationEnds(
   db: Tx,
-  ids: string[],
+  ids: OperationId[],
 ): Promise<(OperationEnd | undefined)[]> {
   const { id, status, error, explain } = operations;
   const asked = sql`ARRAY(SELECT jsonb_array_elements_text(${JSON.stringify(ids)}::jsonb))`;
@@ -37,14 +38,14 @@ export async function findOperationEnds(
 
 /** A query without a reply must not block the next batch. */
 const LOOK_LIMIT_MS = 3_000;
-const looks = new WeakMap<Database, Batches<string, OperationEnd | undefined>>();
+const looks = new WeakMap<Database, Batches<OperationId, OperationEnd | undefined>>();
 
 /** How one operation ended, read in a batch with others. */
 export async function findOperationEnd(
   db: Database,
-  id: string,
+  id: OperationId,
 ): Promise<OperationEnd | undefined> {
-  const run = (ids: string[]) =>
+  const run = (ids: OperationId[]) =>
     withTimeLimit(findOperationEnds(db, ids), LOOK_LIMIT_MS, "the look for ended operations");
   const known = looks.get(db) ?? new Batches({ run });
   looks.set(db, known);
@@ -54,7 +55,7 @@ export async function findOperationEnd(
 /** The executing (or outcome_unknown) and the waiting operation of a sandbox. */
 export async function findOpenOperations(
   db: Tx,
-  sandboxId: string,
+  sandboxId: SandboxId,
 ): Promise<{ executing?: OperationRow; waiting?: OperationRow }> {
   const rows = await db
     .select()
@@ -97,7 +98,7 @@ type OperationPatch = Partial<
  */
 export async function moveOperation(
   tx: Tx,
-  id: string,
+  id: OperationId,
   event: OperationEvent,
   patch: OperationPatch = {},
   guard: { uncommittedOnly?: boolean } = {},
@@ -122,9 +123,9 @@ export async function moveOperation(
 }
 
 export interface CommitQuestion {
-  id: string;
-  sandboxId: string;
-  hostId: string;
+  id: OperationId;
+  sandboxId: SandboxId;
+  hostId: HostId;
   epoch: number;
   opSeq: number;
 }
@@ -156,7 +157,7 @@ export async function commitOperation(db: Database, asked: CommitQuestion): Prom
 }
 
 /** Records why an operation still waits. */
-export async function explainOperation(tx: Tx, id: string, explain: unknown): Promise<void> {
+export async function explainOperation(tx: Tx, id: OperationId, explain: unknown): Promise<void> {
   await tx
     .update(operations)
     .set({ explain })
@@ -164,7 +165,7 @@ export async function explainOperation(tx: Tx, id: string, explain: unknown): Pr
 }
 
 export interface SeenFetch {
-  operationId: string;
+  operationId: OperationId;
   bytesDone: number;
   bytesTotal: number;
 }
@@ -256,8 +257,8 @@ export async function listAbandoned(db: Tx, limit: number): Promise<OperationRow
 /** Restricts a waiting operation to one host, and sets a new deadline. */
 export async function pinOperation(
   tx: Tx,
-  id: string,
-  hostId: string,
+  id: OperationId,
+  hostId: HostId,
   deadlineMs: number,
 ): Promise<void> {
   await tx

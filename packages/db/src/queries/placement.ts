@@ -4,6 +4,7 @@
  * A choice may be made from slightly old rows. So the claim checks again, with the rows locked
  * (apply_plans): capacity, the host's state and facts, and the anti-affinity key.
  */
+import type { HostId, SandboxId } from "@torpor/contracts";
 import { and, asc, eq, gt, inArray, isNotNull, isNull, ne, notInArray, sql } from "drizzle-orm";
 import {
   LEASED_STATES,
@@ -99,8 +100,8 @@ type Separated = Pick<SandboxRow, "organizationId" | "antiAffinity">;
 export async function listHostsOfKey(
   db: Tx,
   { organizationId, antiAffinity }: Separated,
-  exceptId?: string,
-): Promise<string[]> {
+  exceptId?: SandboxId,
+): Promise<HostId[]> {
   if (antiAffinity === null) return [];
   const rows = await db
     .selectDistinct({ hostId: sandboxes.hostId, originHostId: sandboxes.originHostId })
@@ -145,7 +146,7 @@ export async function couldBePlaced(
  * Sets each host's reservable vCPUs to `ratio` times the offered ones, but never below the used
  * ones. Returns the changed hosts.
  */
-export async function applyVcpuOvercommit(db: Tx, ratio: number): Promise<string[]> {
+export async function applyVcpuOvercommit(db: Tx, ratio: number): Promise<HostId[]> {
   const capacity = sql`greatest(floor(${hosts.vcpuOffered} * ${ratio}::numeric)::int, ${hosts.vcpuUsed})`;
   const rows = await db
     .update(hosts)

@@ -5,6 +5,7 @@ import {
   type PreviewAccess,
   type PreviewHost,
   type SandboxEventType,
+  type SandboxId,
 } from "@torpor/contracts";
 import { and, asc, eq, getTableColumns, isNotNull, ne, type SQL, sql } from "drizzle-orm";
 import type { Database, Tx } from "../database.ts";
@@ -40,7 +41,7 @@ export type Patched =
  */
 export async function patchSandbox(
   db: Database,
-  id: string,
+  id: SandboxId,
   organizationId: number,
   change: SandboxChange,
 ): Promise<Patched> {
@@ -77,7 +78,7 @@ function merged(
 }
 
 export interface SeenActivity {
-  sandboxId: string;
+  sandboxId: SandboxId;
   epoch: number;
   lastActiveMsAgo: number;
 }

@@ -9,7 +9,7 @@
  * Q4  A sandbox with a pending resume (paused by a drain, or lost with its host) counts as running,
  *     so no quota can refuse that resume.
  */
-import { QUOTA_NAMES, type QuotaLimits, type QuotaName } from "@torpor/contracts";
+import { QUOTA_NAMES, type QuotaLimits, type QuotaName, type SandboxId } from "@torpor/contracts";
 import type { OperationKind } from "@torpor/state-machine";
 import { eq, sql } from "drizzle-orm";
 import type { Tx } from "../database.ts";
@@ -40,7 +40,7 @@ type Resources = Record<"vcpu" | "memoryMib" | "diskMib", number>;
 export interface QuotaRequest {
   organizationId: number;
   kind: OperationKind;
-  sandbox: { id: string } & Resources;
+  sandbox: { id: SandboxId } & Resources;
   /** The operation replaces a waiting one. */
   supersedes: boolean;
 }
@@ -85,7 +85,7 @@ export function findExceeded(
 /** Limits and use of an organization, counted under the lock of its quotas. */
 export interface CountedUse extends QuotaStatus {
   /** The named sandboxes that count as running. */
-  running: ReadonlySet<string>;
+  running: ReadonlySet<SandboxId>;
 }
 
 /**
@@ -95,7 +95,7 @@ export interface CountedUse extends QuotaStatus {
 export async function countUnderLock(
   tx: Tx,
   organizationId: number,
-  sandboxIds: string[],
+  sandboxIds: SandboxId[],
 ): Promise<CountedUse | undefined> {
   const [held] = await tx
     .select({ limits: organizationQuotas.limits })
@@ -167,7 +167,7 @@ async function statusOf(db: Tx, organizationId: number, limits: QuotaLimits): Pr
   return { limits, ...standing };
 }
 
-type Counted = QuotaUse & { running: string[]; creates_free_in_ms: number | null };
+type Counted = QuotaUse & { running: SandboxId[]; creates_free_in_ms: number | null };
 
 /**
  * Use according to the rows. A failed create that left nothing on a host does not count. A paused
@@ -176,7 +176,7 @@ type Counted = QuotaUse & { running: string[]; creates_free_in_ms: number | null
 async function countUse(
   db: Tx,
   organizationId: number,
-  sandboxIds: string[],
+  sandboxIds: SandboxId[],
 ): Promise<Omit<CountedUse, "limits">> {
   const [row] = await db.execute<Counted>(sql`
     WITH kept AS (

@@ -1,4 +1,5 @@
 /** Messages that can never be published: kept in the outbox with the reason (`refused_because`). */
+import type { OperationId } from "@torpor/contracts";
 import { and, desc, gt, inArray, isNotNull, isNull, lt, lte, or, sql } from "drizzle-orm";
 import { EXECUTING_STATUSES } from "@torpor/state-machine";
 import type { Tx } from "../database.ts";
@@ -28,7 +29,7 @@ export async function listUnsendable(db: Tx): Promise<Unsendable[]> {
       subject,
       reason: refusedBecause,
       type: sql<string | null>`${payload}->>'type'`,
-      operationId: sql<string | null>`${payload}->>'operationId'`,
+      operationId: sql<OperationId | null>`${payload}->>'operationId'`,
     })
     .from(outbox)
     .where(and(isRefused, gt(outbox.createdAt, sql`now() - interval '1 day'`)))

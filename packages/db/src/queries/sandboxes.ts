@@ -1,4 +1,4 @@
-import type { Cause } from "@torpor/contracts";
+import type { Cause, HostId, OperationId, SandboxId } from "@torpor/contracts";
 import type { IncarnationRow, StoredSnapshotRow } from "./rows.ts";
 import { planMoves } from "@torpor/plans";
 import { isTombstoned, type StableState } from "@torpor/state-machine";
@@ -26,7 +26,7 @@ import type { OutboxRow } from "./outbox.ts";
 import type { SandboxRows } from "./views.ts";
 
 /** The stored row, whatever its state. */
-export async function findSandboxRow(db: Tx, id: string): Promise<SandboxRow | undefined> {
+export async function findSandboxRow(db: Tx, id: SandboxId): Promise<SandboxRow | undefined> {
   const [row] = await db.select().from(sandboxes).where(eq(sandboxes.id, id));
   return row;
 }
@@ -38,14 +38,14 @@ export async function findSandboxRow(db: Tx, id: string): Promise<SandboxRow | u
 export interface SandboxView {
   sandbox: SandboxRow;
   host?: {
-    id: string;
+    id: HostId;
     dataPlaneUrl: string;
     ticketKey: string | null;
     state: string;
     /** Nothing is sent to a revoked host. */
     isRevoked: boolean;
   };
-  operation?: { id: string; kind: string; status: string };
+  operation?: { id: OperationId; kind: string; status: string };
   /** The newest snapshot that was not dropped. */
   snapshot?: { generation: number; sizeBytes: number };
   snapshotStoreKey?: string | null;
@@ -163,7 +163,7 @@ async function findView(
 /** Undefined when the sandbox is unknown, deleted, or another organization's. */
 export async function findSandbox(
   db: Tx,
-  id: string,
+  id: SandboxId,
   organizationId: number,
 ): Promise<SandboxView | undefined> {
   return await findView(db, "ofOrganization", { id, organization_id: organizationId });
@@ -178,7 +178,7 @@ export async function findSandboxByEdgeAddress(
 }
 
 /** Like findSandboxByEdgeAddress, by id. */
-export async function findLivingSandbox(db: Tx, id: string): Promise<SandboxView | undefined> {
+export async function findLivingSandbox(db: Tx, id: SandboxId): Promise<SandboxView | undefined> {
   return await findView(db, "byId", { id });
 }
 
@@ -191,7 +191,7 @@ export interface ListFilter {
   metadata?: Record<string, string> | undefined;
   region?: string | undefined;
   /** Id of the last sandbox of the previous page. */
-  afterId?: string | undefined;
+  afterId?: SandboxId | undefined;
 }
 
 /** The index holds only sandboxes with metadata. */
@@ -229,7 +229,7 @@ type Changed = { sandbox: SandboxRows["sandbox"]; messages: OutboxRow[] };
  */
 export async function changeSandbox(
   db: Database,
-  id: string,
+  id: SandboxId,
   organizationId: number,
   change: (sandbox: SandboxRows["sandbox"]) => Change | undefined,
 ): Promise<Changed | undefined> {
@@ -265,7 +265,7 @@ export async function changeSandbox(
  */
 export async function setTimeoutSeconds(
   db: Database,
-  id: string,
+  id: SandboxId,
   organizationId: number,
   timeoutSeconds: number,
 ): Promise<Changed | undefined> {
@@ -283,7 +283,7 @@ export async function setTimeoutSeconds(
 /** Invalidates all tokens of the sandbox. */
 export async function revokeTokens(
   db: Database,
-  id: string,
+  id: SandboxId,
   organizationId: number,
 ): Promise<Changed | undefined> {
   return await changeSandbox(db, id, organizationId, ({ tokenGeneration }) => ({
@@ -307,7 +307,7 @@ export type EventRow = typeof sandboxEvents.$inferSelect;
 /** Events after `afterSeq`, oldest first. */
 export async function listEvents(
   db: Tx,
-  sandboxId: string,
+  sandboxId: SandboxId,
   limit: number,
   afterSeq = 0,
 ): Promise<EventRow[]> {
@@ -360,7 +360,7 @@ export async function pruneSandboxEvents(db: Tx, limit: number): Promise<number>
 
 export async function findIncarnation(
   db: Tx,
-  sandboxId: string,
+  sandboxId: SandboxId,
   epoch: number,
 ): Promise<IncarnationRow | undefined> {
   const [row] = await db
@@ -373,7 +373,7 @@ export async function findIncarnation(
 /** Newest snapshot of the sandbox that was not dropped. */
 export async function findSnapshot(
   db: Tx,
-  sandboxId: string,
+  sandboxId: SandboxId,
 ): Promise<StoredSnapshotRow | undefined> {
   const [row] = await db
     .select()

@@ -1,4 +1,5 @@
 /** References of the database to the snapshot store. */
+import type { SandboxId } from "@torpor/contracts";
 import { and, asc, eq, inArray, isNotNull, isNull, lt, ne, or, sql } from "drizzle-orm";
 import type { Tx } from "../database.ts";
 import { isOneOf } from "../literals.ts";
@@ -7,7 +8,7 @@ import type { SandboxRow } from "./move-sandbox.ts";
 import { hasLease } from "./placement.ts";
 
 export interface StoreReferences {
-  sandboxId: string;
+  sandboxId: SandboxId;
   /** Deleted for longer than the grace time. */
   isDeleted: boolean;
   /**
@@ -22,7 +23,7 @@ export interface StoreReferences {
 /** References of those of `sandboxIds` that the database knows. */
 export async function findStoreReferences(
   db: Tx,
-  sandboxIds: string[],
+  sandboxIds: SandboxId[],
   graceMs: number,
 ): Promise<StoreReferences[]> {
   if (sandboxIds.length === 0) return [];

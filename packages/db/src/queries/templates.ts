@@ -2,6 +2,7 @@
  * Templates, from which sandboxes start. Operators define templates. Hosts report which images they
  * hold, and that changes no template.
  */
+import type { HostId } from "@torpor/contracts";
 import { and, asc, eq, inArray, ne, sql } from "drizzle-orm";
 import type { Database, Tx } from "../database.ts";
 import { openDatabase } from "../client.ts";
@@ -141,7 +142,7 @@ export interface HostTemplates {
 type Holder = Pick<HostRow, "id" | "images" | "imageSha256s">;
 
 /** By host id. Images of no template are ignored. */
-export async function compareImages(db: Tx, hosts: Holder[]): Promise<Map<string, HostTemplates>> {
+export async function compareImages(db: Tx, hosts: Holder[]): Promise<Map<HostId, HostTemplates>> {
   const known = await listTemplates(db);
   return new Map(hosts.map((host) => [host.id, imagesOf(host, known)]));
 }

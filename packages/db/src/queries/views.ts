@@ -1,4 +1,5 @@
 /** The rows that decisions are made from: many sandboxes in one statement. */
+import type { OperationId, SandboxId } from "@torpor/contracts";
 import type { View } from "@torpor/plans";
 import { sql } from "drizzle-orm";
 import type { Tx } from "../database.ts";
@@ -12,8 +13,8 @@ import type { IncarnationRow, StoredSnapshotRow } from "./rows.ts";
 /** The sandbox whose view is wanted, and the rows that are selected by name. */
 export interface WantedView {
   /** The sandbox; instead of it, `operationId` names an operation of the sandbox. */
-  sandboxId?: string | undefined;
-  operationId?: string | undefined;
+  sandboxId?: SandboxId | undefined;
+  operationId?: OperationId | undefined;
   manifestSha256?: string | undefined;
   epoch?: number | undefined;
   /** For a request: pending resumes and restores, and the operation that has the key. */

@@ -76,15 +76,15 @@ export class SlotPool {
   }
 
   /** Takes a slot for a sandbox that has none, with the rules of its VM in force. */
-  async take(sandboxId: string, egress: Egress | undefined): Promise<NetworkSlot> {
+  async take(owner: string, egress: Egress | undefined): Promise<NetworkSlot> {
     const slot = this.prepared.shift() ?? (await this.make());
     this.refill();
-    this.owned.set(sandboxId, slot);
+    this.owned.set(owner, slot);
     try {
-      await assignSlot(this.plumbing, slot, sandboxId, egress);
+      await assignSlot(this.plumbing, slot, owner, egress);
       return slot;
     } catch (error) {
-      await this.drop(sandboxId);
+      await this.drop(owner);
       throw error;
     }
   }
@@ -97,18 +97,18 @@ export class SlotPool {
   }
 
   /** Removes the sandbox's slot, if it has one. */
-  async drop(sandboxId: string): Promise<void> {
-    const slot = this.owned.get(sandboxId);
+  async drop(owner: string): Promise<void> {
+    const slot = this.owned.get(owner);
     if (slot === undefined) return;
     await this.discard(slot);
     breakConnections(slot.link.guest);
-    this.owned.delete(sandboxId);
-    this.inherited.delete(sandboxId);
+    this.owned.delete(owner);
+    this.inherited.delete(owner);
   }
 
   /** Drops the slots of an earlier process whose sandboxes are not among `live`. */
   async collect(live: ReadonlySet<string>): Promise<void> {
-    for (const sandboxId of this.inherited) if (!live.has(sandboxId)) await this.drop(sandboxId);
+    for (const owner of this.inherited) if (!live.has(owner)) await this.drop(owner);
     this.inherited.clear();
   }
 

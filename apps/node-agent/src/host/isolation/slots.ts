@@ -118,12 +118,12 @@ export async function makeSlot(plumbing: Plumbing, slot: NetworkSlot): Promise<"
 export async function assignSlot(
   plumbing: Plumbing,
   slot: NetworkSlot,
-  sandboxId: string,
+  owner: string,
   egress: Egress | undefined,
 ): Promise<void> {
-  if (!/^[A-Za-z0-9_-]{1,64}$/.test(sandboxId)) throw new Error(`"${sandboxId}" is no sandbox id`);
+  if (!/^[A-Za-z0-9_-]{1,64}$/.test(owner)) throw new Error(`"${owner}" is no sandbox id`);
   // The alias first: from here on the slot is found as this sandbox's.
-  await command(inside(plumbing.uplink, ["ip", "link", "set", slot.veth, "alias", sandboxId]));
+  await command(inside(plumbing.uplink, ["ip", "link", "set", slot.veth, "alias", owner]));
   // Without egress the slot has the rules already: a new slot lets nothing through.
   if (egress !== undefined) await setRules(slot, egress);
 }
