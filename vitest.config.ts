@@ -72,7 +72,8 @@ export default defineConfig({
           exclude: ["**/node_modules/**", "**/*.vm.test.ts"],
           testTimeout: minutes(5),
           hookTimeout: minutes(10),
-          maxWorkers: 2,
+          // These cases mostly wait for timers.
+          maxWorkers: 4,
         },
       ),
       project("vm", ["tests/vm/**/*.test.ts", "{apps,packages}/*/test/**/*.vm.test.ts"], {

@@ -16,14 +16,14 @@ export class InvalidMessageError extends Error {
 }
 
 /** A value with its type, or what is wrong with the text: each problem names its field. */
-export type Parsed<T> =
+export type ParsedJson<T> =
   | { kind: "valid"; value: T }
   | { kind: "invalid"; problems: string[]; cause?: unknown };
 
 /** Parses JSON from outside. Unknown fields pass, because a newer writer may add optional ones. */
 export function jsonParser<Schema extends TSchema>(
   schema: Schema,
-): (text: string) => Parsed<Static<Schema>> {
+): (text: string) => ParsedJson<Static<Schema>> {
   const compiled = Compile(schema);
   return (text) => {
     let value: unknown;

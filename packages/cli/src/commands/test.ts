@@ -20,11 +20,6 @@ import { type RunStage, summaryOf, unheldScenarios } from "../test/summary.ts";
 import { keepTimes } from "../test/times.ts";
 import { buildImage } from "./image.ts";
 
-/**
- * Layers that run at the same time. Both spend a third of their time waiting for timers, booting
- * virtual machines and disks; every other layer keeps the processors busy by itself.
- */
-const TOGETHER: ReadonlySet<Layer> = new Set(["conformance", "vm"]);
 const BOOTS_VMS: ReadonlySet<Layer> = new Set(["conformance", "vm"]);
 
 export async function test(context: CommandContext): Promise<number> {
@@ -34,18 +29,6 @@ export async function test(context: CommandContext): Promise<number> {
     run.add("conformance", 0, await conformanceOnReal(context, run.signal));
   else await run.all(testOptions(context.args, () => randomInt(SEED_LIMIT)));
   return run.end();
-}
-
-/** Groups layers that run at the same time, in order. */
-function turnsOf(layers: Layer[]): Layer[][] {
-  const turns: Layer[][] = [];
-  for (const layer of layers) {
-    const last = turns.at(-1);
-    const mayJoin = TOGETHER.has(layer) && last?.every((other) => TOGETHER.has(other)) === true;
-    if (mayJoin) last?.push(layer);
-    else turns.push([layer]);
-  }
-  return turns;
 }
 
 class TestRun {
@@ -73,27 +56,14 @@ class TestRun {
     // run beside it.
     const image = options.layers.some((layer) => BOOTS_VMS.has(layer)) ? this.image() : undefined;
     if (options.isVerified) await this.verify();
-    for (const layers of turnsOf(options.layers)) {
-      if (layers.some((layer) => BOOTS_VMS.has(layer)) && (await image) === false) return;
-      for (const { layer, result } of await this.together(layers, options)) {
-        this.add(layer, result.seconds, result.report);
-        if (layer === "vm" && isWhole(options)) this.checkCompatibility(result);
-      }
+    for (const layer of options.layers) {
+      if (BOOTS_VMS.has(layer) && (await image) === false) return;
+      const result = await runLayer(this.place, layer, options);
+      this.add(layer, result.seconds, result.report);
+      if (layer === "vm" && isWhole(options)) this.checkCompatibility(result);
     }
     if (options.layers.length === LAYERS.length && isWhole(options)) this.checkScenarios();
     if (options.isExhaustive && options.isVerified && isWhole(options)) await this.mutate();
-  }
-
-  /** The first layer shows its output live; the output of the others follows. */
-  private async together(layers: Layer[], options: TestOptions) {
-    return await Promise.all(
-      layers.map(async (layer, index) => {
-        const isShown = index === 0;
-        const result = await runLayer(this.place, layer, options, isShown);
-        if (!isShown) this.context.write(result.output);
-        return { layer, result };
-      }),
-    );
   }
 
   add(name: string, seconds: number, report: TestReport): void {

@@ -30,7 +30,6 @@ export async function runLayer(
   place: TestPlace,
   layer: Layer,
   options: TestOptions,
-  isShown = true,
 ): Promise<LayerResult> {
   const { shard, changedSince, isExhaustive } = options;
   const args = [
@@ -40,7 +39,7 @@ export async function runLayer(
     ...(shard === undefined ? [] : ["--shard", `${shard.index}/${shard.count}`]),
     ...(changedSince === undefined ? [] : ["--changed", changedSince]),
   ];
-  return await runVitest(place, layer, options.seed, args, isShown);
+  return await runVitest(place, layer, options.seed, args);
 }
 
 /** Arguments for vitest that exclude tests which only `--all` runs. */

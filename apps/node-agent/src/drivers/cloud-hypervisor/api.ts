@@ -8,7 +8,7 @@
  * API3  The outcome of a call is a value. A status proves little and a response can be lost:
  *       callers read `info`, act, and read `info` again.
  */
-import { jsonParser, type Parsed } from "@torpor/contracts";
+import { jsonParser, type ParsedJson } from "@torpor/contracts";
 import { messageOf, sleep } from "@torpor/service";
 import { type Static, Type } from "typebox";
 import { type IncomingMessage, request as httpRequest } from "node:http";
@@ -168,7 +168,10 @@ async function bodyOf(response: IncomingMessage): Promise<string> {
   return Buffer.concat(chunks).toString("utf8");
 }
 
-function parsed<T>(parse: (text: string) => Parsed<T>, outcome: ApiOutcome<string>): ApiOutcome<T> {
+function parsed<T>(
+  parse: (text: string) => ParsedJson<T>,
+  outcome: ApiOutcome<string>,
+): ApiOutcome<T> {
   if (outcome.kind !== "ok") return outcome;
   const answer = parse(outcome.value);
   if (answer.kind === "valid") return { kind: "ok", value: answer.value };
