@@ -23,7 +23,7 @@ export const MUTATIONS: Mutation[] = [
   {
     name: "a sandbox that came to a host after its inventory was compared is not asked for",
     rule: "what has not been compared since it came, left or disagreed is asked for",
-    file: "apps/scheduler/src/handle-host-requests.ts",
+    file: "apps/scheduler/src/hosts/handle-host-requests.ts",
     find: "  return { reconciledInventory: reconciled, ...shown };",
     replace:
       "  return { reconciledInventory: reconciled, ...(shown.showSandboxes?.length === -1 ? shown : {}) };",
@@ -96,8 +96,8 @@ export const MUTATIONS: Mutation[] = [
   {
     name: "observations are handled in the order in which they come",
     rule: "a host's observations wait for its own, not for others'",
-    file: "apps/scheduler/src/worker.ts",
-    find: '      laneOf: (subject) => hostIdOf(subject) ?? "",\n',
+    file: "apps/scheduler/src/arrows.ts",
+    find: "    laneOf: hostOf,\n",
     replace: "",
     project: "integration",
     guards: ["apps/scheduler/test/strangers.it.test.ts"],
@@ -124,7 +124,7 @@ export const MUTATIONS: Mutation[] = [
   {
     name: "what is stored of a sandbox is garbage when it is asked for under another",
     rule: "nothing that is needed is named as garbage",
-    file: "apps/scheduler/src/handle-host-requests.ts",
+    file: "apps/scheduler/src/hosts/handle-host-requests.ts",
     find: "asked.storeKeys.filter((key) => isStoredOf(asked.sandboxId, key))",
     replace: "asked.storeKeys.filter((key) => isStoredOf(key.slice(0, 18), key))",
     project: "integration",

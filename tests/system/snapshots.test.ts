@@ -15,8 +15,8 @@ import {
   until,
 } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { Placer } from "../../apps/scheduler/src/placer.ts";
-import { releaseFromHost, requestReplication } from "../../apps/scheduler/src/release.ts";
+import { Placer } from "../../apps/scheduler/src/placement/placer.ts";
+import { releaseFromHost, requestReplication } from "../../apps/scheduler/src/hosts/release.ts";
 
 type Body = Record<string, unknown>;
 const LIMIT_MS = 60_000;

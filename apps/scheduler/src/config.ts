@@ -3,9 +3,9 @@ import { TLS_SETTINGS, tlsFilesIn } from "@torpor/identity";
 import { DEFAULT_PLACEMENT_POLICY, PLACEMENT_POLICIES } from "@torpor/placement";
 import { loadConfig, LogLevel } from "@torpor/service";
 import { type Static, Type } from "typebox";
-import { HOST_ADMISSIONS } from "./admission.ts";
+import { HOST_ADMISSIONS } from "./hosts/admission.ts";
 import { DEFAULT_HOST_TERMS } from "./deps.ts";
-import { HostNetworks } from "./host-networks.ts";
+import { HostNetworks } from "./hosts/host-networks.ts";
 
 const Environment = Type.Object({
   LOG_LEVEL: LogLevel,

@@ -1,8 +1,8 @@
 import type { Database, OutboxRow } from "@torpor/db";
 import type { Envelope, Logger } from "@torpor/service";
-import type { HostRules } from "./admission.ts";
-import type { HostNetworks } from "./host-networks.ts";
-import type { Placer } from "./placer.ts";
+import type { HostRules } from "./hosts/admission.ts";
+import type { HostNetworks } from "./hosts/host-networks.ts";
+import type { Placer } from "./placement/placer.ts";
 
 /** Limits for the silence of a host. */
 export interface HostTerms {

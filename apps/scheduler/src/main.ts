@@ -10,8 +10,9 @@ import {
   startHealthServer,
 } from "@torpor/service";
 import { configFrom } from "./config.ts";
-import { HostNetworks } from "./host-networks.ts";
-import { RESTORE_BUS, startWorker } from "./worker.ts";
+import { HostNetworks } from "./hosts/host-networks.ts";
+import { RESTORE_BUS } from "./restore-bus.ts";
+import { startWorker } from "./worker.ts";
 
 const config = configured(() => configFrom(process.env));
 const log = createLogger({ name: "scheduler", level: config.LOG_LEVEL });

@@ -32,15 +32,15 @@ import {
   takePendingDeletes,
   type Work,
 } from "@torpor/db";
-import { beginOperation } from "./begin-operation.ts";
+import { beginOperation } from "./operations/begin-operation.ts";
 import { systemCommand } from "@torpor/plans";
 import { thisMoment } from "./decide.ts";
 import type { Deps } from "./deps.ts";
-import { drainHosts } from "./drain/drain-hosts.ts";
-import { endUnsendable } from "./end-unsendable.ts";
-import { expireOperation } from "./expire-operation.ts";
-import { requestReplication } from "./release.ts";
-import { restoreAgain, restoreLostRuns } from "./restore-lost-runs.ts";
+import { drainHosts } from "./drains/drain-hosts.ts";
+import { endUnsendable } from "./operations/end-unsendable.ts";
+import { expireOperation } from "./operations/expire-operation.ts";
+import { requestReplication } from "./hosts/release.ts";
+import { restoreAgain, restoreLostRuns } from "./hosts/restore-lost-runs.ts";
 
 /** Rows per round: a backlog is worked off in bounded steps. */
 const BATCH = 100;

@@ -1,6 +1,6 @@
 import type { HostId } from "@torpor/contracts";
 import { describe, expect, test } from "vitest";
-import { admissionProblem } from "../src/admission.ts";
+import { admissionProblem } from "../src/hosts/admission.ts";
 
 const asked = (dataPlaneUrl = "https://10.0.0.5:9401") => ({
   hostId: "host-1" as HostId,

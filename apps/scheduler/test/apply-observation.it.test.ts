@@ -3,9 +3,9 @@ import { type HostId, type OperationId, type SandboxId, unverifiedHostId } from 
 import { changeHost, findHost, findIncarnation, findSnapshot, listEvents } from "@torpor/db";
 import { aHost, anObservation, type Databases, sharedPostgres } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { handleRegister } from "../src/handle-host-requests.ts";
-import { expireOperation } from "../src/expire-operation.ts";
-import { HostNetworks } from "../src/host-networks.ts";
+import { handleRegister } from "../src/hosts/handle-host-requests.ts";
+import { expireOperation } from "../src/operations/expire-operation.ts";
+import { HostNetworks } from "../src/hosts/host-networks.ts";
 import { Decisions, SNAPSHOT } from "./support/decisions.ts";
 
 const HOST_1 = "host-1" as HostId;

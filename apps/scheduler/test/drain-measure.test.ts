@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { measured } from "../src/drain/measure.ts";
+import { measured } from "../src/drains/measure.ts";
 
 const START = new Date("2030-01-01T00:00:00Z");
 const after = (seconds: number) => new Date(START.getTime() + seconds * 1000);

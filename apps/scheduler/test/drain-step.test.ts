@@ -1,7 +1,7 @@
 import type { HostId, OperationId } from "@torpor/contracts";
 import { DRAINER, type OperationRow } from "@torpor/db";
 import { describe, expect, test } from "vitest";
-import { type DrainFacts, nextStep } from "../src/drain/next-step.ts";
+import { type DrainFacts, nextStep } from "../src/drains/next-step.ts";
 
 const NOW = new Date("2030-01-01T00:00:00Z");
 const before = (ms: number) => new Date(NOW.getTime() - ms);

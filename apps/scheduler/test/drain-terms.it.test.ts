@@ -15,7 +15,7 @@ import {
 } from "@torpor/db";
 import { type Databases, sharedPostgres } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { beginOperation } from "../src/begin-operation.ts";
+import { beginOperation } from "../src/operations/begin-operation.ts";
 import { Ground, HERE, STORED } from "./support/ground.ts";
 
 let server: Databases;

@@ -16,9 +16,9 @@ import {
 } from "@torpor/db";
 import { aHeartbeat, type Databases, sharedPostgres } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { beginOperation } from "../src/begin-operation.ts";
-import { drainHosts } from "../src/drain/drain-hosts.ts";
-import { drainSandbox } from "../src/drain/drain-sandbox.ts";
+import { beginOperation } from "../src/operations/begin-operation.ts";
+import { drainHosts } from "../src/drains/drain-hosts.ts";
+import { drainSandbox } from "../src/drains/drain-sandbox.ts";
 import { SNAPSHOT } from "./support/decisions.ts";
 import { Ground, HERE, ROOM, STORED } from "./support/ground.ts";
 

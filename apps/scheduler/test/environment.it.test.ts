@@ -16,7 +16,7 @@ import { sealEnvVars } from "@torpor/db";
 import { boxPublicKey, createBoxKey, createEnvelope, keysOf, openBox } from "@torpor/service";
 import { aHost, aSandbox, silentLog, until } from "@torpor/testkit";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { environmentOf, messageOf } from "../src/environment.ts";
+import { environmentOf, messageOf } from "../src/operations/environment.ts";
 import { ControlPlane } from "./support/control-plane.ts";
 import { ScriptedHost } from "./support/scripted-host.ts";
 

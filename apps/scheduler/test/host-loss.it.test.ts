@@ -21,9 +21,9 @@ import {
 } from "@torpor/db";
 import { aHost, anObservation, aRequester, type Databases, sharedPostgres } from "@torpor/testkit";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import { handleLease, handleRegister, handleThaw } from "../src/handle-host-requests.ts";
-import { beginOperation } from "../src/begin-operation.ts";
-import { restoreLostRuns } from "../src/restore-lost-runs.ts";
+import { handleLease, handleRegister, handleThaw } from "../src/hosts/handle-host-requests.ts";
+import { beginOperation } from "../src/operations/begin-operation.ts";
+import { restoreLostRuns } from "../src/hosts/restore-lost-runs.ts";
 import { Decisions, HOST_TERMS, SNAPSHOT } from "./support/decisions.ts";
 
 const HOST_1 = "host-1" as HostId;

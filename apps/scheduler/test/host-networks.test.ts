@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest";
 import { configFrom } from "../src/config.ts";
-import { HostNetworks } from "../src/host-networks.ts";
+import { HostNetworks } from "../src/hosts/host-networks.ts";
 
 const networks = new HostNetworks("10.0.0.0/8,192.168.7.0/24, fd00::/8");
 

@@ -29,7 +29,7 @@ import {
   sharedPostgres,
 } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { handleLease } from "../src/handle-host-requests.ts";
+import { handleLease } from "../src/hosts/handle-host-requests.ts";
 import { heartbeatHandler } from "../src/inventory/handle-heartbeats.ts";
 import { Decisions, SNAPSHOT } from "./support/decisions.ts";
 

@@ -16,11 +16,11 @@ import {
 } from "@torpor/db";
 import { anObservation, type aSandbox, type Databases, sharedPostgres } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { drainHosts } from "../src/drain/drain-hosts.ts";
-import { beginOperation } from "../src/begin-operation.ts";
-import { expireOperation } from "../src/expire-operation.ts";
-import { releaseFromHost, requestReplication } from "../src/release.ts";
-import { restoreLostRuns } from "../src/restore-lost-runs.ts";
+import { drainHosts } from "../src/drains/drain-hosts.ts";
+import { beginOperation } from "../src/operations/begin-operation.ts";
+import { expireOperation } from "../src/operations/expire-operation.ts";
+import { releaseFromHost, requestReplication } from "../src/hosts/release.ts";
+import { restoreLostRuns } from "../src/hosts/restore-lost-runs.ts";
 import { Decisions, SNAPSHOT } from "./support/decisions.ts";
 
 const HOME = "home" as HostId;

@@ -22,10 +22,10 @@ import {
   sharedPostgres,
 } from "@torpor/testkit";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
-import { handlePlacement } from "../src/handle-placement.ts";
-import { beginOperation } from "../src/begin-operation.ts";
+import { handlePlacement } from "../src/placement/handle-placement.ts";
+import { beginOperation } from "../src/operations/begin-operation.ts";
 import type { Deps } from "../src/deps.ts";
-import { Placer } from "../src/placer.ts";
+import { Placer } from "../src/placement/placer.ts";
 import { requestToCreate } from "@torpor/placement";
 import { Decisions } from "./support/decisions.ts";
 

@@ -6,9 +6,9 @@ import type { HostId, Observation, SandboxId } from "@torpor/contracts";
 import { changeHost, findSnapshot, listEvents, type SandboxRow } from "@torpor/db";
 import { anObservation, type Databases, sharedPostgres } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { handleGarbage } from "../src/handle-host-requests.ts";
-import { expireOperation } from "../src/expire-operation.ts";
-import { releaseFromHost, requestReplication } from "../src/release.ts";
+import { handleGarbage } from "../src/hosts/handle-host-requests.ts";
+import { expireOperation } from "../src/operations/expire-operation.ts";
+import { releaseFromHost, requestReplication } from "../src/hosts/release.ts";
 import { Decisions, SNAPSHOT } from "./support/decisions.ts";
 
 const HOME = "home" as HostId;

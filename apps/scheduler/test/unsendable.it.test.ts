@@ -5,7 +5,7 @@
 import { markOutcomes, pruneRefused, summarizeRefused } from "@torpor/db";
 import { type Databases, sharedPostgres, until } from "@torpor/testkit";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import { endUnsendable } from "../src/end-unsendable.ts";
+import { endUnsendable } from "../src/operations/end-unsendable.ts";
 import { ControlPlane } from "./support/control-plane.ts";
 import { Decisions } from "./support/decisions.ts";
 import { ScriptedHost } from "./support/scripted-host.ts";

@@ -1,4 +1,11 @@
-export { handleRequests, request, subscribeCore, type RequestReply } from "./request.ts";
+export {
+  type CoreHandler,
+  handleRequests,
+  request,
+  type RequestHandler,
+  type RequestReply,
+  subscribeCore,
+} from "./request.ts";
 export { connectBus, serversIn, type Bus, type BusOptions } from "./connect.ts";
 export {
   consume,

@@ -43,6 +43,16 @@ export interface RequestHandler<T> {
   log: ConsumeLog;
 }
 
+export interface CoreHandler<T> {
+  pattern: string;
+  queue?: string;
+  decode: Decoder<T>;
+  handle(message: T, subject: string): void | Promise<void>;
+  /** Limit over all hosts; default 16. Higher where messages are handled in batches. */
+  atOnce?: number;
+  log: ConsumeLog;
+}
+
 /** Per process, for each kind of request. */
 const QUESTIONS_OF_A_HOST: LaneLimits = { atOnce: 16, atOncePerLane: 4, waiting: 64 };
 /** In order, and few, because the next messages repeat the content. */
@@ -98,18 +108,7 @@ async function replyTo<T>(message: Msg, options: RequestHandler<T>): Promise<voi
  * Handles messages on `pattern`: those of one host in order, except messages over its limit, which
  * are dropped. Returns a function that ends the subscription.
  */
-export function subscribeCore<T>(
-  bus: Bus,
-  options: {
-    pattern: string;
-    queue?: string;
-    decode: Decoder<T>;
-    handle(message: T, subject: string): void | Promise<void>;
-    /** Limit over all hosts; default 16. Higher where messages are handled in batches. */
-    atOnce?: number;
-    log: ConsumeLog;
-  },
-): () => void {
+export function subscribeCore<T>(bus: Bus, options: CoreHandler<T>): () => void {
   const { atOnce = MESSAGES_OF_A_HOST.atOnce } = options;
   const lanes = new Lanes({ ...MESSAGES_OF_A_HOST, atOnce });
   const hear = async (message: Msg) => {

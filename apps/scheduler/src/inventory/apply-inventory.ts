@@ -2,7 +2,7 @@
 import type { Heartbeat, Observation, OperationId, SandboxId } from "@torpor/contracts";
 import type { EntryNews } from "@torpor/db";
 import type { Deps } from "../deps.ts";
-import { type ApplyResult, applyObservation } from "../apply-observation.ts";
+import { type ApplyResult, applyObservation } from "../observations/apply-observation.ts";
 
 /**
  * Limit for a whole heartbeat. While the database does not reply, each observation takes long to

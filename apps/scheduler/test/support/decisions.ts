@@ -29,14 +29,14 @@ import {
   silentLog,
   type TestDatabase,
 } from "@torpor/testkit";
-import { handleCommit } from "../../src/handle-host-requests.ts";
-import { HostNetworks } from "../../src/host-networks.ts";
-import { beginOperation } from "../../src/begin-operation.ts";
+import { handleCommit } from "../../src/hosts/handle-host-requests.ts";
+import { HostNetworks } from "../../src/hosts/host-networks.ts";
+import { beginOperation } from "../../src/operations/begin-operation.ts";
 import type { Deps } from "../../src/deps.ts";
 import { createEnvelope } from "@torpor/service";
-import { Placer } from "../../src/placer.ts";
+import { Placer } from "../../src/placement/placer.ts";
 import { RECONCILERS } from "../../src/reconcilers.ts";
-import { type ApplyResult, applyObservation } from "../../src/apply-observation.ts";
+import { type ApplyResult, applyObservation } from "../../src/observations/apply-observation.ts";
 
 type Verb = Parameters<typeof acceptRequest>[2];
 type Seen = Pick<Observation, "state"> & Partial<Observation>;

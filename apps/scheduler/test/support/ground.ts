@@ -9,7 +9,7 @@ import {
   type SandboxRow,
 } from "@torpor/db";
 import type { Databases } from "@torpor/testkit";
-import { drainHosts } from "../../src/drain/drain-hosts.ts";
+import { drainHosts } from "../../src/drains/drain-hosts.ts";
 import { Decisions, SNAPSHOT } from "./decisions.ts";
 
 export const HERE = "here" as HostId;

@@ -5,7 +5,7 @@
 import type { PlacementQuestion, PlacementReply } from "@torpor/contracts";
 import { readSnapshot, findSandboxRow, findSnapshot } from "@torpor/db";
 import { type PlacementRequest, requestToCreate, requestToReturn } from "@torpor/placement";
-import type { Deps } from "./deps.ts";
+import type { Deps } from "../deps.ts";
 
 const MAX_CANDIDATES = 10;
 

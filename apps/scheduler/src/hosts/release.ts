@@ -2,8 +2,8 @@
 import { newOperationId, subjects } from "@torpor/contracts";
 import { type Decision, findSnapshot, insertOutbox, type SandboxRow } from "@torpor/db";
 import { planRelease, isAtRest, systemCommand } from "@torpor/plans";
-import { decide, thisMoment } from "./decide.ts";
-import type { Deps } from "./deps.ts";
+import { decide, thisMoment } from "../decide.ts";
+import type { Deps } from "../deps.ts";
 
 type ReleaseDeps = Pick<Deps, "db" | "log" | "placer" | "publishCommitted">;
 

@@ -2,8 +2,8 @@
 import type { Cause } from "@torpor/contracts";
 import type { OperationRow } from "@torpor/db";
 import { planExpiry } from "@torpor/plans";
-import { decide, thisMoment } from "./decide.ts";
-import type { Deps } from "./deps.ts";
+import { decide, thisMoment } from "../decide.ts";
+import type { Deps } from "../deps.ts";
 
 /**
  * True when the operation ended now. False: it committed or ended, or its row kept changing, and

@@ -5,9 +5,9 @@
 import type { Observation, OperationId } from "@torpor/contracts";
 import type { Decision, SandboxRows } from "@torpor/db";
 import { planObservation } from "@torpor/plans";
-import { decide } from "./decide.ts";
-import type { Deps } from "./deps.ts";
-import { endQuarantine, reportOrphan } from "./inventory/orphans.ts";
+import { decide } from "../decide.ts";
+import type { Deps } from "../deps.ts";
+import { endQuarantine, reportOrphan } from "./orphans.ts";
 import { commandForeignCopy } from "./command-foreign-copy.ts";
 
 export type ApplyResult =

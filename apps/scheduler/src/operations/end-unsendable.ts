@@ -4,7 +4,7 @@
  */
 import { type Cause, hostIdOf } from "@torpor/contracts";
 import { listUnsendable, type Unsendable } from "@torpor/db";
-import type { Deps } from "./deps.ts";
+import type { Deps } from "../deps.ts";
 import { expireOperation } from "./expire-operation.ts";
 
 export async function endUnsendable(deps: Deps): Promise<Record<string, number>> {

@@ -35,8 +35,8 @@ import {
 } from "@torpor/db";
 import { isBoxPublicKey } from "@torpor/service";
 import { isTombstoned, type SandboxState } from "@torpor/state-machine";
+import type { Deps } from "../deps.ts";
 import { admissionProblem } from "./admission.ts";
-import type { Deps } from "./deps.ts";
 
 /** States in which no VM of a sandbox may run anywhere. */
 const RESTING: ReadonlySet<SandboxState> = new Set(["paused", "stopped", "error"]);

@@ -41,9 +41,9 @@ import {
   restoredBy,
   restsAs,
 } from "@torpor/plans";
-import { beginOperation } from "./begin-operation.ts";
-import { decide, thisMoment } from "./decide.ts";
-import type { Deps } from "./deps.ts";
+import { beginOperation } from "../operations/begin-operation.ts";
+import { decide, thisMoment } from "../decide.ts";
+import type { Deps } from "../deps.ts";
 
 /** Long: the room that a host had when the resume was accepted may have been taken by others. */
 const RESTORE_DEADLINE_MS = 300_000;

@@ -5,9 +5,9 @@
 import { type Observation, subjects } from "@torpor/contracts";
 import { insertOutbox, type SandboxRows } from "@torpor/db";
 import { judgeForeign, systemCommand } from "@torpor/plans";
-import { thisMoment } from "./decide.ts";
-import type { Deps } from "./deps.ts";
-import { reportOrphan } from "./inventory/orphans.ts";
+import { thisMoment } from "../decide.ts";
+import type { Deps } from "../deps.ts";
+import { reportOrphan } from "./orphans.ts";
 
 export async function commandForeignCopy(
   deps: Deps,

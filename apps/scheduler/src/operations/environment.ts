@@ -9,7 +9,7 @@
 import { type SealedValue, variablesContext, type VmCommand } from "@torpor/contracts";
 import { type EnvVars, openEnvVars, type SandboxRow } from "@torpor/db";
 import { sealFor } from "@torpor/service";
-import type { Deps } from "./deps.ts";
+import type { Deps } from "../deps.ts";
 
 /** Fields of a stored command that the host does not get. */
 interface ForPublishing {

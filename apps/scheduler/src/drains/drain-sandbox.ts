@@ -25,9 +25,9 @@ import {
   withDrainSandbox,
 } from "@torpor/db";
 import { requestToCreate } from "@torpor/placement";
-import { beginOperation } from "../begin-operation.ts";
+import { beginOperation } from "../operations/begin-operation.ts";
 import type { Deps } from "../deps.ts";
-import { releaseFromHost, requestReplication } from "../release.ts";
+import { releaseFromHost, requestReplication } from "../hosts/release.ts";
 import {
   type DrainStep,
   fail,

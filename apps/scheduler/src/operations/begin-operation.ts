@@ -10,8 +10,8 @@ import {
   planAssignment,
   planBegin,
 } from "@torpor/plans";
-import { decide, thisMoment } from "./decide.ts";
-import type { Begun, Deps } from "./deps.ts";
+import { decide, thisMoment } from "../decide.ts";
+import type { Begun, Deps } from "../deps.ts";
 import { environmentOf } from "./environment.ts";
 
 type Answer = { begun: Begun } & { facts?: Record<string, unknown> };
