@@ -33,7 +33,7 @@ export const MUTATIONS: Mutation[] = [
   {
     name: "a check ends by a report from before the sandbox moved",
     rule: "what has not been compared since it came, left or disagreed is asked for",
-    file: "packages/db/src/queries/heartbeats.ts",
+    file: "packages/db/src/queries/hosts/heartbeats.ts",
     find: "\n      AND host_checks.version = seen.version",
     replace: "",
     project: "integration",
@@ -42,7 +42,7 @@ export const MUTATIONS: Mutation[] = [
   {
     name: "changes are believed since an inventory that was not compared",
     rule: "absence is concluded from a whole inventory, or from the host's word",
-    file: "packages/db/src/queries/heartbeats.ts",
+    file: "packages/db/src/queries/hosts/heartbeats.ts",
     find: "hosts.reconciled_inventory = seen.since AND ",
     replace: "",
     project: "integration",
@@ -51,7 +51,7 @@ export const MUTATIONS: Mutation[] = [
   {
     name: "a beat is heard before the uses that it tells of are recorded",
     rule: "a sandbox's use is recorded no later than the beat that tells of it",
-    file: "packages/db/src/queries/heartbeats.ts",
+    file: "packages/db/src/queries/hosts/heartbeats.ts",
     find: "? sql`WHERE (SELECT count(*) FROM activity) >= 0`",
     replace: "? sql``",
     project: "integration",
@@ -78,7 +78,7 @@ export const MUTATIONS: Mutation[] = [
   {
     name: "a token lets in as many hosts as come",
     rule: "a token lets one host join, once",
-    file: "packages/db/src/queries/host-admissions.ts",
+    file: "packages/db/src/queries/hosts/host-admissions.ts",
     find: 'if (token.usedAt !== null && !isRepeat) return refuse("used");',
     replace: "",
     project: "integration",
@@ -87,7 +87,7 @@ export const MUTATIONS: Mutation[] = [
   {
     name: "a revoked host gets a lease",
     rule: "a host that is revoked has no keys and gets no lease",
-    file: "packages/db/src/queries/hosts.ts",
+    file: "packages/db/src/queries/hosts/hosts.ts",
     find: "    if (host.revokedAt !== null)\n      return { granted: false, reason: wasRevoked(hostId, host.revokedAt) };\n",
     replace: "",
     project: "integration",
@@ -282,7 +282,7 @@ export const MUTATIONS: Mutation[] = [
   {
     name: "what waits for a stream that is missing stands before all others",
     rule: "a stream that is missing holds up no message of another",
-    file: "packages/db/src/queries/outbox.ts",
+    file: "packages/db/src/queries/outbox/outbox.ts",
     find: "eq(kind, options.kind), ",
     replace: "",
     project: "integration",
@@ -337,7 +337,7 @@ export const MUTATIONS: Mutation[] = [
   {
     name: "an operation whose command can never be sent waits for its deadline",
     rule: "an operation whose message can never be sent ends with the reason",
-    file: "packages/db/src/queries/refused-messages.ts",
+    file: "packages/db/src/queries/outbox/refused-messages.ts",
     find: '"waiting" ? "intent" : "command"',
     replace: '"waiting" ? "intent" : "none"',
     project: "integration",
@@ -355,7 +355,7 @@ export const MUTATIONS: Mutation[] = [
   {
     name: "a deleted sandbox is listed",
     rule: "a sandbox that is deleted is in no list, from the tombstone on",
-    file: "packages/db/src/queries/sandboxes.ts",
+    file: "packages/db/src/queries/sandboxes/sandboxes.ts",
     find: "        isAlive,\n        filter.states === undefined",
     replace: "        filter.states === undefined",
     project: "integration",
@@ -373,7 +373,7 @@ export const MUTATIONS: Mutation[] = [
   {
     name: "quotas are counted without their lock",
     rule: "an organization never has more than its quotas, whoever asks together",
-    file: "packages/db/src/queries/quotas.ts",
+    file: "packages/db/src/queries/organizations/quotas.ts",
     find: '    .for("update");\n',
     replace: "    .limit(1);\n",
     project: "integration",

@@ -1,7 +1,7 @@
 /**
  * Tracks whether this scheduler can reply to hosts, which takes the bus and the database. As long
  * as that is true, a note for all schedulers records it
- * (packages/db/src/queries/lease-service.ts). Without the database, this scheduler leaves the
+ * (packages/db/src/queries/hosts/lease-service.ts). Without the database, this scheduler leaves the
  * requests to others: each request goes to one scheduler, and one that cannot reply would keep the
  * request from the others.
  */

@@ -6,10 +6,14 @@
 import type { Plan } from "@torpor/plans";
 import { backoffMs, Batches, sleep } from "@torpor/service";
 import type { Database } from "./database.ts";
-import { type AppliedCounted, applyCounted, type CountedPlan } from "./queries/apply-counted.ts";
-import { type AppliedOne, type AppliedPlan, applyPlans } from "./queries/apply-plans.ts";
-import type { QuotaRefusal, QuotaRequest, QuotaStatus } from "./queries/quotas.ts";
-import { readViews, type SandboxRows, type WantedView } from "./queries/views.ts";
+import {
+  type AppliedCounted,
+  applyCounted,
+  type CountedPlan,
+} from "./queries/sandboxes/apply-counted.ts";
+import { type AppliedOne, type AppliedPlan, applyPlans } from "./queries/sandboxes/apply-plans.ts";
+import type { QuotaRefusal, QuotaRequest, QuotaStatus } from "./queries/organizations/quotas.ts";
+import { readViews, type SandboxRows, type WantedView } from "./queries/sandboxes/views.ts";
 
 /** Attempts before `decide` gives up; after a lost race, the next attempt reads fresh rows. */
 const MAX_ATTEMPTS = 10;

@@ -20,45 +20,56 @@ export {
   sqlState,
   UNIQUE_VIOLATION,
 } from "./transaction.ts";
+export * from "./queries/drains/drain-progress.ts";
+export * from "./queries/drains/drains.ts";
+export * from "./queries/hosts/findings.ts";
+export * from "./queries/hosts/heartbeats.ts";
+export * from "./queries/hosts/host-admissions.ts";
+export * from "./queries/hosts/host-certificates.ts";
+export { pruneHostChecks } from "./queries/hosts/host-checks.ts";
+export * from "./queries/hosts/host-events.ts";
+export * from "./queries/hosts/host-overviews.ts";
+export * from "./queries/hosts/hosts.ts";
+export * from "./queries/hosts/inventory.ts";
+export { noteAnswering } from "./queries/hosts/lease-service.ts";
+export * from "./queries/hosts/leases.ts";
+export * from "./queries/hosts/placement.ts";
+export * from "./queries/incarnations/host-loss.ts";
+export * from "./queries/incarnations/incarnations.ts";
+export * from "./queries/operations/operations.ts";
+export * from "./queries/organizations/api-keys.ts";
+export * from "./queries/organizations/audit.ts";
+export * from "./queries/organizations/organizations.ts";
+export * from "./queries/organizations/quotas.ts";
+export * from "./queries/outbox/outbox.ts";
+export * from "./queries/outbox/refused-messages.ts";
+export {
+  type AcceptRequest,
+  acceptRequest,
+  acceptWithin,
+} from "./queries/sandboxes/accept-request.ts";
 export {
   type AcceptCreate,
   acceptCreate,
   type AcceptedOperation,
   findRepeat,
-} from "./queries/accept.ts";
-export { type AcceptRequest, acceptRequest, acceptWithin } from "./queries/accept-request.ts";
-export * from "./queries/api-keys.ts";
-export { type AppliedOne, applyPlan, applyPlans } from "./queries/apply-plans.ts";
-export * from "./queries/audit.ts";
-export * from "./queries/heartbeats.ts";
-export * from "./queries/deletions.ts";
-export * from "./queries/drains.ts";
-export * from "./queries/drain-progress.ts";
+} from "./queries/sandboxes/accept.ts";
+export { type AppliedOne, applyPlan, applyPlans } from "./queries/sandboxes/apply-plans.ts";
+export * from "./queries/sandboxes/deletions.ts";
+export * from "./queries/sandboxes/edge-sandboxes.ts";
+export * from "./queries/sandboxes/env-vars.ts";
+export * from "./queries/sandboxes/policies.ts";
+export * from "./queries/sandboxes/sandbox-events.ts";
+export * from "./queries/sandboxes/sandbox-row.ts";
+export * from "./queries/sandboxes/sandboxes.ts";
+export {
+  readView,
+  readViews,
+  type SandboxRows,
+  type WantedView,
+} from "./queries/sandboxes/views.ts";
+export * from "./queries/snapshots/snapshots.ts";
+export * from "./queries/snapshots/store-references.ts";
+export * from "./queries/templates/templates.ts";
 export { readDueWork, type Work } from "./queries/due-work.ts";
-export * from "./queries/edge-sandboxes.ts";
-export * from "./queries/env-vars.ts";
-export * from "./queries/findings.ts";
-export * from "./queries/host-admissions.ts";
-export * from "./queries/host-certificates.ts";
-export * from "./queries/host-events.ts";
-export * from "./queries/host-loss.ts";
-export * from "./queries/host-overviews.ts";
-export { pruneHostChecks } from "./queries/host-checks.ts";
-export * from "./queries/hosts.ts";
-export * from "./queries/inventory.ts";
-export * from "./queries/leases.ts";
-export { noteAnswering } from "./queries/lease-service.ts";
-export * from "./queries/move-sandbox.ts";
-export * from "./queries/operations.ts";
-export * from "./queries/organizations.ts";
-export * from "./queries/outbox.ts";
 export * from "./queries/ping.ts";
-export * from "./queries/placement.ts";
-export * from "./queries/policies.ts";
-export * from "./queries/quotas.ts";
-export * from "./queries/refused-messages.ts";
-export type { IncarnationRow, StoredSnapshotRow } from "./queries/rows.ts";
-export * from "./queries/sandboxes.ts";
-export * from "./queries/snapshots.ts";
-export * from "./queries/templates.ts";
-export { readView, readViews, type SandboxRows, type WantedView } from "./queries/views.ts";

@@ -65,7 +65,7 @@ export const organizations = pgTable("organizations", {
 
 /**
  * Quotas; an organization without quotas has no row. A statement that may use up a quota locks the
- * row (queries/quotas.ts).
+ * row (queries/organizations/quotas.ts).
  */
 export const organizationQuotas = pgTable("organization_quotas", {
   organizationId: integer("organization_id")
@@ -280,7 +280,7 @@ export const hostTokens = pgTable("host_tokens", {
   revokedAt: at("revoked_at"),
 });
 
-/** Since when hosts can renew their leases. One row (queries/lease-service.ts). */
+/** Since when hosts can renew their leases. One row (queries/hosts/lease-service.ts). */
 export const leaseService = pgTable(
   "lease_service",
   {

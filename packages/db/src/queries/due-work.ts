@@ -11,8 +11,8 @@ import type { PgTable } from "drizzle-orm/pg-core";
 import type { Tx } from "../database.ts";
 import { isOneOf } from "../literals.ts";
 import { drains, hosts, incarnations, operations, outbox, sandboxes } from "../schema.ts";
-import { isIdleFor } from "./policies.ts";
-import { isAlive } from "./sandboxes.ts";
+import { isIdleFor } from "./sandboxes/policies.ts";
+import { isAlive } from "./sandboxes/sandboxes.ts";
 
 const isPast = (time: Parameters<typeof lt>[0]) => lt(time, sql`now()`);
 
