@@ -245,7 +245,7 @@ export const MUTATIONS: Mutation[] = [
   {
     name: "the token of another sandbox is accepted",
     rule: "a token opens its own sandbox only",
-    file: "apps/gateway/src/tokens.ts",
+    file: "apps/gateway/src/auth/tokens.ts",
     find: '{ algorithms: ["HS256"], issuer: ISSUER, subject: sandboxId }',
     replace: '{ algorithms: ["HS256"], issuer: ISSUER }',
     project: "unit",
@@ -254,7 +254,7 @@ export const MUTATIONS: Mutation[] = [
   {
     name: "a revoked token is accepted",
     rule: "a token is good until its sandbox's tokens are revoked",
-    file: "apps/gateway/src/tokens.ts",
+    file: "apps/gateway/src/auth/tokens.ts",
     find: "if (grant.generation < sandbox.tokenGeneration) return undefined;",
     replace: "if (grant.generation > sandbox.tokenGeneration) return undefined;",
     project: "unit",
@@ -263,7 +263,7 @@ export const MUTATIONS: Mutation[] = [
   {
     name: "a key with any scope passes",
     rule: "a route lets in only keys with the scope that it declares",
-    file: "apps/gateway/src/scopes.ts",
+    file: "apps/gateway/src/auth/scopes.ts",
     find: "  if (missing !== undefined) throw scopeMissing(missing, owned);\n",
     replace:
       "  if (owned.length === 0 && missing !== undefined) throw scopeMissing(missing, owned);\n",
@@ -319,7 +319,7 @@ export const MUTATIONS: Mutation[] = [
   {
     name: "every event of a sandbox makes who waits read",
     rule: "a request that waits reads its operation's row when the end is told, and once an interval",
-    file: "apps/gateway/src/wait-for-operation.ts",
+    file: "apps/gateway/src/operations/wait-for-operation.ts",
     find: "if (event.operationId === operationId) return false;",
     replace: "if (event.operationId === operationId) return true;",
     project: "integration",
@@ -328,7 +328,7 @@ export const MUTATIONS: Mutation[] = [
   {
     name: "an end that was heard before the wait began is forgotten",
     rule: "a request that waits reads its operation's row when the end is told, and once an interval",
-    file: "apps/gateway/src/wait-for-operation.ts",
+    file: "apps/gateway/src/operations/wait-for-operation.ts",
     find: "!isNew || deps.events.hasEnded(id)",
     replace: "!isNew",
     project: "integration",

@@ -1,7 +1,7 @@
 import { NATS_CREDENTIALS } from "@torpor/bus";
 import { TLS_SETTINGS, tlsFilesIn } from "@torpor/identity";
 import { ConfigurationError, loadConfig, LogLevel } from "@torpor/service";
-import { createProxies } from "./proxies.ts";
+import { createProxies } from "./http/proxies.ts";
 import { type Static, Type } from "typebox";
 
 const Port = (fallback?: number) =>

@@ -12,7 +12,7 @@
 import { AsyncLocalStorage } from "node:async_hooks";
 import { Lanes } from "@torpor/bus";
 import type { TakeTurn } from "@torpor/db";
-import { tooManyRequests } from "./errors.ts";
+import { tooManyRequests } from "./http/errors.ts";
 
 const WAIT_LIMIT_MS = 20_000;
 const WAITING_PER_LANE = 5_000;

@@ -5,15 +5,15 @@ import type { Envelope } from "@torpor/service";
 import type { FastifyBaseLogger } from "fastify";
 import type { AuditLog } from "./audit.ts";
 import type { Edge } from "./edge/edge.ts";
-import type { FleetIdentity } from "./fleet-identity.ts";
-import type { PreviewLinks } from "./preview-links.ts";
-import type { RateLimiter } from "./rate-limit.ts";
-import type { ConnectionLimits } from "./connection-limits.ts";
-import type { Guesses } from "./guesses.ts";
-import type { Proxies } from "./proxies.ts";
-import type { SandboxEvents } from "./sandbox-events.ts";
-import type { Tokens } from "./tokens.ts";
-import type { UnderWay } from "./under-way.ts";
+import type { FleetIdentity } from "./hosts/fleet-identity.ts";
+import type { PreviewLinks } from "./auth/preview-links.ts";
+import type { RateLimiter } from "./auth/rate-limit.ts";
+import type { ConnectionLimits } from "./http/connection-limits.ts";
+import type { Guesses } from "./auth/guesses.ts";
+import type { Proxies } from "./http/proxies.ts";
+import type { SandboxEvents } from "./operations/sandbox-events.ts";
+import type { Tokens } from "./auth/tokens.ts";
+import type { UnderWay } from "./operations/under-way.ts";
 
 /** Dependencies of the public API. */
 export interface Dependencies {

@@ -1,3 +1,3 @@
-export { buildApp } from "./app.ts";
+export { buildApp } from "./http/app.ts";
 export { DEFAULT_LIMITS, type Dependencies, type GatewayLimits } from "./deps.ts";
-export { openApiDocument } from "./openapi.ts";
+export { openApiDocument } from "./http/openapi.ts";

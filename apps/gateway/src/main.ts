@@ -35,28 +35,28 @@ import {
   startHealthServer,
   startReconciler,
 } from "@torpor/service";
-import { handleRenewals } from "./handle-renewals.ts";
-import { buildApp } from "./app.ts";
+import { handleRenewals } from "./hosts/handle-renewals.ts";
+import { buildApp } from "./http/app.ts";
 import { createAuditLog } from "./audit.ts";
-import { createApiKeys } from "./auth.ts";
+import { createApiKeys } from "./auth/auth.ts";
 import { type GatewayConfig, configFrom } from "./config.ts";
-import { ConnectionLimits } from "./connection-limits.ts";
+import { ConnectionLimits } from "./http/connection-limits.ts";
 import { createDatabaseTurns, createHealthPing } from "./database-turns.ts";
 import { DEFAULT_LIMITS } from "./deps.ts";
 import { drain } from "./drain.ts";
 import { createEdge } from "./edge/create-edge.ts";
 import { OpenStreams } from "./edge/open-streams.ts";
 import { Waker } from "./edge/wake.ts";
-import { type FleetIdentity, fleetIdentity } from "./fleet-identity.ts";
-import { createGuesses } from "./guesses.ts";
+import { type FleetIdentity, fleetIdentity } from "./hosts/fleet-identity.ts";
+import { createGuesses } from "./auth/guesses.ts";
 import { healthReport } from "./health-report.ts";
 import { openFileLimit, shareOpenFiles } from "./open-files.ts";
-import { createPreviewLinks } from "./preview-links.ts";
-import { createProxies } from "./proxies.ts";
-import { createRateLimiter } from "./rate-limit.ts";
-import { createSandboxEvents } from "./sandbox-events.ts";
-import { createTokens } from "./tokens.ts";
-import { UnderWay } from "./under-way.ts";
+import { createPreviewLinks } from "./auth/preview-links.ts";
+import { createProxies } from "./http/proxies.ts";
+import { createRateLimiter } from "./auth/rate-limit.ts";
+import { createSandboxEvents } from "./operations/sandbox-events.ts";
+import { createTokens } from "./auth/tokens.ts";
+import { UnderWay } from "./operations/under-way.ts";
 
 const config = configured(() => configFrom(process.env));
 const files = configured(() => shareOpenFiles(config, openFileLimit()));

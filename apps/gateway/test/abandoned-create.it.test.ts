@@ -12,7 +12,7 @@ import {
 import { aHost, openTestDatabase, sharedPostgres, type TestDatabase, until } from "@torpor/testkit";
 import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
 import { DEFAULT_LIMITS } from "../src/deps.ts";
-import { tooManyRequests } from "../src/errors.ts";
+import { tooManyRequests } from "../src/http/errors.ts";
 import { appWith } from "./support/app.ts";
 
 const TEMPLATE = "code-interpreter";

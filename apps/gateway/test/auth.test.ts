@@ -2,8 +2,8 @@
 import type { Database } from "@torpor/db";
 import { pino } from "pino";
 import { beforeEach, describe, expect, test } from "vitest";
-import { type ApiKeys, createApiKeys } from "../src/auth.ts";
-import { createGuesses } from "../src/guesses.ts";
+import { type ApiKeys, createApiKeys } from "../src/auth/auth.ts";
+import { createGuesses } from "../src/auth/guesses.ts";
 
 const GUESSES = 5;
 let nowMs: number;

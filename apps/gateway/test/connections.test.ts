@@ -4,8 +4,8 @@ import { createServer, type Server } from "node:http";
 import { type AddressInfo, connect, type Socket } from "node:net";
 import { pino } from "pino";
 import { afterEach, beforeEach, expect, test } from "vitest";
-import { ConnectionLimits } from "../src/connection-limits.ts";
-import { createProxies } from "../src/proxies.ts";
+import { ConnectionLimits } from "../src/http/connection-limits.ts";
+import { createProxies } from "../src/http/proxies.ts";
 
 const LIMIT = 3;
 const sockets: Socket[] = [];

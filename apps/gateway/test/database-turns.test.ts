@@ -1,7 +1,7 @@
 /** Slots at the database: each lane waits only for itself. The database is scripted. */
 import { expect, test } from "vitest";
 import { createDatabaseTurns, createHealthPing, inLane, inOwnLane } from "../src/database-turns.ts";
-import { createGuesses } from "../src/guesses.ts";
+import { createGuesses } from "../src/auth/guesses.ts";
 
 function gate(): [() => void, Promise<void>] {
   const { promise, resolve } = Promise.withResolvers<void>();

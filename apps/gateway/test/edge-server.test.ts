@@ -4,9 +4,9 @@ import { createServer as createListener, type AddressInfo, connect, type Socket 
 import { setTimeout as sleep } from "node:timers/promises";
 import { pino } from "pino";
 import { afterEach, beforeEach, expect, test } from "vitest";
-import { ConnectionLimits } from "../src/connection-limits.ts";
+import { ConnectionLimits } from "../src/http/connection-limits.ts";
 import { createEdgeServer, type EdgeServer } from "../src/edge/server.ts";
-import { createProxies } from "../src/proxies.ts";
+import { createProxies } from "../src/http/proxies.ts";
 
 const OUTSIDE = "127.0.0.9";
 const sockets: Socket[] = [];

@@ -4,8 +4,8 @@ import { endpointOf } from "../src/edge/domain.ts";
 import { forwardedHeaders, upstreamHeaders } from "../src/edge/headers.ts";
 import { offeredPorts } from "../src/edge/preview-ports.ts";
 import { type WakeDependencies, Waker } from "../src/edge/wake.ts";
-import { ApiError } from "../src/errors.ts";
-import { createProxies, ownerOfAddress } from "../src/proxies.ts";
+import { ApiError } from "../src/http/errors.ts";
+import { createProxies, ownerOfAddress } from "../src/http/proxies.ts";
 
 const ID = "1763309903rt5vs4lm";
 const endpoint = (host?: string) =>

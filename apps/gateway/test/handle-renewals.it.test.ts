@@ -22,8 +22,8 @@ import {
   type TestDatabase,
 } from "@torpor/testkit";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { handleRenewals } from "../src/handle-renewals.ts";
-import { fleetIdentity } from "../src/fleet-identity.ts";
+import { handleRenewals } from "../src/hosts/handle-renewals.ts";
+import { fleetIdentity } from "../src/hosts/fleet-identity.ts";
 
 const DAYS = 30;
 const HOSTS = ["host-a", "host-b", "host-c"];

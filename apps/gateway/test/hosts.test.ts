@@ -2,7 +2,7 @@ import type { HostId } from "@torpor/contracts";
 import type { DrainProgress } from "@torpor/db";
 import type { PlacementHost } from "@torpor/placement";
 import { describe, expect, test } from "vitest";
-import { type Need, unplaceableFrom } from "../src/drain-check.ts";
+import { type Need, unplaceableFrom } from "../src/hosts/drain-check.ts";
 import { drainView } from "../src/views/host.ts";
 
 const IMAGE = "a".repeat(64);

@@ -1,7 +1,7 @@
 import { type Scope, SCOPES } from "@torpor/contracts";
 import { describe, expect, test } from "vitest";
-import { checkGrant, checkRevocation, checkRotation } from "../src/key-rules.ts";
-import { futureTime } from "../src/future-time.ts";
+import { checkGrant, checkRevocation, checkRotation } from "../src/auth/key-rules.ts";
+import { futureTime } from "../src/http/future-time.ts";
 
 const SOON = new Date("2031-05-01T12:00:00Z");
 const LATER = new Date("2031-05-02T12:00:00Z");

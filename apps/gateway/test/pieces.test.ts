@@ -7,11 +7,11 @@ import {
 } from "@torpor/contracts";
 import type { OperationRow } from "@torpor/db";
 import { describe, expect, test } from "vitest";
-import { decodeCursor, encodeCursor } from "../src/cursor.ts";
+import { decodeCursor, encodeCursor } from "../src/http/cursor.ts";
 import { downstreamHeaders, upstreamHeaders } from "../src/edge/headers.ts";
-import { ApiError } from "../src/errors.ts";
+import { ApiError } from "../src/http/errors.ts";
 import type { Dependencies } from "../src/deps.ts";
-import { assertReached } from "../src/outcome.ts";
+import { assertReached } from "../src/operations/outcome.ts";
 import { operationView } from "../src/views/sandbox.ts";
 
 describe("cursors", () => {

@@ -13,10 +13,10 @@ import {
 } from "../src/edge/preview-session.ts";
 import { admit } from "../src/edge/route.ts";
 import { protocolTokenIn, takenProtocol, withoutTokens } from "../src/edge/protocol-token.ts";
-import { createGuesses } from "../src/guesses.ts";
-import { createPreviewLinks } from "../src/preview-links.ts";
-import { createProxies } from "../src/proxies.ts";
-import { createTokens } from "../src/tokens.ts";
+import { createGuesses } from "../src/auth/guesses.ts";
+import { createPreviewLinks } from "../src/auth/preview-links.ts";
+import { createProxies } from "../src/http/proxies.ts";
+import { createTokens } from "../src/auth/tokens.ts";
 
 const SECRET = "x".repeat(32);
 const ID = "1763309903rt5vs4lm";

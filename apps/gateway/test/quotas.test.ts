@@ -2,7 +2,7 @@
 import { QUOTA_NAMES } from "@torpor/contracts";
 import type { QuotaRefusal, QuotaUse } from "@torpor/db";
 import { describe, expect, test } from "vitest";
-import { quotaHeaders, quotaRefused } from "../src/quotas.ts";
+import { quotaHeaders, quotaRefused } from "../src/auth/quotas.ts";
 
 const NOTHING = Object.fromEntries(QUOTA_NAMES.map((name) => [name, 0])) as QuotaUse;
 const standing = {

@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { createRateLimiter } from "../src/rate-limit.ts";
+import { createRateLimiter } from "../src/auth/rate-limit.ts";
 
 test("the headers count down, and say in unix seconds when the budget is whole again", async () => {
   const limiter = createRateLimiter(3);

@@ -6,11 +6,11 @@ import { type Scope, SCOPES } from "@torpor/contracts";
 import type { Database } from "@torpor/db";
 import Fastify, { type RouteOptions } from "fastify";
 import { describe, expect, test } from "vitest";
-import type { ApiKeys } from "../src/auth.ts";
+import type { ApiKeys } from "../src/auth/auth.ts";
 import { admit, type RouteDependencies } from "../src/edge/route.ts";
-import { assertScope, findMissingScope, needs, requireDeclaredScope } from "../src/scopes.ts";
-import { createProxies } from "../src/proxies.ts";
-import { UnderWay } from "../src/under-way.ts";
+import { assertScope, findMissingScope, needs, requireDeclaredScope } from "../src/auth/scopes.ts";
+import { createProxies } from "../src/http/proxies.ts";
+import { UnderWay } from "../src/operations/under-way.ts";
 import { appWith } from "./support/app.ts";
 
 /** All routes: a new one, or one that needs another scope, changes this table on purpose. */

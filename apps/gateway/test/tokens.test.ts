@@ -6,7 +6,7 @@ import { createHash } from "node:crypto";
 import type { SandboxId } from "@torpor/contracts";
 import { decodeJwt, decodeProtectedHeader, SignJWT } from "jose";
 import { describe, expect, test } from "vitest";
-import { createTokens, type Tokens } from "../src/tokens.ts";
+import { createTokens, type Tokens } from "../src/auth/tokens.ts";
 
 const [OLD, NEW] = ["x".repeat(32), "y".repeat(32)];
 const ended = new Set<number>();

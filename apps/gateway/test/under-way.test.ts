@@ -1,6 +1,6 @@
 import { EventEmitter } from "node:events";
 import { expect, test } from "vitest";
-import { UnderWay } from "../src/under-way.ts";
+import { UnderWay } from "../src/operations/under-way.ts";
 
 const answer = (state: object = {}) => Object.assign(new EventEmitter(), state) as never;
 const close = (one: unknown) => (one as EventEmitter).emit("close");

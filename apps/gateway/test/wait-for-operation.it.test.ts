@@ -16,8 +16,8 @@ import {
 import { pino } from "pino";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { DEFAULT_LIMITS } from "../src/deps.ts";
-import { createSandboxEvents, type SandboxEvents } from "../src/sandbox-events.ts";
-import { waitForOperation } from "../src/wait-for-operation.ts";
+import { createSandboxEvents, type SandboxEvents } from "../src/operations/sandbox-events.ts";
+import { waitForOperation } from "../src/operations/wait-for-operation.ts";
 
 /** Longer than any of these tests: no read is due to the interval. */
 const NEVER_MS = 600_000;

@@ -13,8 +13,8 @@ import {
   internalError,
   sandboxNotFound,
   serviceUnavailable,
-} from "../errors.ts";
-import { requestIdOf } from "../request-id.ts";
+} from "../http/errors.ts";
+import { requestIdOf } from "../http/request-id.ts";
 import { type Endpoint, isPreview } from "./endpoint.ts";
 import { type ProxyResult, proxyRequest, hasBody, type Sending } from "./proxy-request.ts";
 import { downstreamHeaders, forwardedHeaders, schemeOf } from "./headers.ts";

@@ -4,7 +4,7 @@
  */
 import type { IncomingMessage } from "node:http";
 import { DATA_PLANE_HEADERS } from "@torpor/contracts";
-import type { Proxies } from "../proxies.ts";
+import type { Proxies } from "../http/proxies.ts";
 import type { Endpoint } from "./endpoint.ts";
 import { withoutSessions } from "./preview-session.ts";
 import { withoutTokens } from "./protocol-token.ts";

@@ -10,10 +10,10 @@
  */
 import type { IncomingMessage } from "node:http";
 import type { Database } from "@torpor/db";
-import { wrongPreviewLink, sandboxNotFound } from "../errors.ts";
-import type { Guesses } from "../guesses.ts";
-import type { Proxies } from "../proxies.ts";
-import type { Preview, PreviewLinks, SessionGrant } from "../preview-links.ts";
+import { wrongPreviewLink, sandboxNotFound } from "../http/errors.ts";
+import type { Guesses } from "../auth/guesses.ts";
+import type { Proxies } from "../http/proxies.ts";
+import type { Preview, PreviewLinks, SessionGrant } from "../auth/preview-links.ts";
 import { type Endpoint, isPreview } from "./endpoint.ts";
 
 const PARAMETER = "torpor_preview";

@@ -2,7 +2,7 @@
 import { type IncomingMessage, type ServerResponse, STATUS_CODES } from "node:http";
 import type { Duplex } from "node:stream";
 import { endAnswer } from "@torpor/service/end-answer";
-import type { ApiError } from "../errors.ts";
+import type { ApiError } from "../http/errors.ts";
 import type { Opened } from "./preview-session.ts";
 
 export function refusalBody(error: ApiError, requestId: string): object {

@@ -4,22 +4,22 @@ import type { Duplex } from "node:stream";
 import type { SandboxId } from "@torpor/contracts";
 import type { ApiKeyOwner, SandboxView } from "@torpor/db";
 import { auditEntry, type AuditLog } from "../audit.ts";
-import { type ApiKeys, bearerIn } from "../auth.ts";
+import { type ApiKeys, bearerIn } from "../auth/auth.ts";
 import {
   ApiError,
   hostUnreachable,
   noSandboxToken,
   sandboxNotFound,
   wrongSandboxToken,
-} from "../errors.ts";
-import type { ConnectionLimits } from "../connection-limits.ts";
-import type { Guesses } from "../guesses.ts";
-import type { PreviewLinks } from "../preview-links.ts";
-import type { Proxies } from "../proxies.ts";
-import type { RateLimiter } from "../rate-limit.ts";
-import { scopeMissing } from "../scopes.ts";
-import type { TokenGrant, Tokens } from "../tokens.ts";
-import type { UnderWay } from "../under-way.ts";
+} from "../http/errors.ts";
+import type { ConnectionLimits } from "../http/connection-limits.ts";
+import type { Guesses } from "../auth/guesses.ts";
+import type { PreviewLinks } from "../auth/preview-links.ts";
+import type { Proxies } from "../http/proxies.ts";
+import type { RateLimiter } from "../auth/rate-limit.ts";
+import { scopeMissing } from "../auth/scopes.ts";
+import type { TokenGrant, Tokens } from "../auth/tokens.ts";
+import type { UnderWay } from "../operations/under-way.ts";
 import { type Endpoint, isPreview } from "./endpoint.ts";
 import { hasBody } from "./proxy-request.ts";
 import type { OpenStreams, Shown } from "./open-streams.ts";

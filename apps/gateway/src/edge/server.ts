@@ -12,10 +12,10 @@ import type { Socket } from "node:net";
 import type { SecureContextOptions } from "node:tls";
 import type { Duplex } from "node:stream";
 import { MAX_HEADER_BYTES } from "@torpor/contracts";
-import type { ConnectionLimits } from "../connection-limits.ts";
+import type { ConnectionLimits } from "../http/connection-limits.ts";
 import { inLane } from "../database-turns.ts";
-import { refuseMalformedHttp } from "../malformed-http.ts";
-import { ownerOfAddress, type Proxies } from "../proxies.ts";
+import { refuseMalformedHttp } from "../http/malformed-http.ts";
+import { ownerOfAddress, type Proxies } from "../http/proxies.ts";
 import { refusalBody } from "./refusal.ts";
 
 const HEADERS_LIMIT_MS = 15_000;

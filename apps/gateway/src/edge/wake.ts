@@ -18,10 +18,10 @@ import {
   sandboxNotFound,
   stopping,
   tooManyRequests,
-} from "../errors.ts";
-import { assertReached } from "../outcome.ts";
-import { quotaRefused } from "../quotas.ts";
-import { waitForOperation } from "../wait-for-operation.ts";
+} from "../http/errors.ts";
+import { assertReached } from "../operations/outcome.ts";
+import { quotaRefused } from "../auth/quotas.ts";
+import { waitForOperation } from "../operations/wait-for-operation.ts";
 import type { Endpoint } from "./endpoint.ts";
 
 /** Waiting requests per sandbox and gateway. */

@@ -3,11 +3,11 @@ import { type AuditEntryResource, AuditList } from "@torpor/contracts";
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
 import { type AuditEntryRow, listAuditEntries } from "@torpor/db";
 import { Type } from "typebox";
-import { decodeCursor } from "../cursor.ts";
+import { decodeCursor } from "../http/cursor.ts";
 import type { Dependencies } from "../deps.ts";
-import { pageOf } from "../page.ts";
-import { ERRORS } from "../schemas.ts";
-import { needs } from "../scopes.ts";
+import { pageOf } from "../http/page.ts";
+import { ERRORS } from "../http/schemas.ts";
+import { needs } from "../auth/scopes.ts";
 
 const Query = Type.Object({
   limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000, default: 100 })),

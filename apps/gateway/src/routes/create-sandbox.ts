@@ -28,9 +28,9 @@ import {
   forOrganization,
   sealEnvVars,
 } from "@torpor/db";
-import { type Abandonment, deleteAbandoned } from "../abandoned-create.ts";
-import type { Authenticator } from "../auth.ts";
-import { clientGone } from "../client-gone.ts";
+import { type Abandonment, deleteAbandoned } from "../operations/abandoned-create.ts";
+import type { Authenticator } from "../auth/auth.ts";
+import { clientGone } from "../http/client-gone.ts";
 import type { Dependencies } from "../deps.ts";
 import {
   ApiError,
@@ -39,17 +39,17 @@ import {
   keyReused,
   operationInProgress,
   stopping,
-} from "../errors.ts";
-import { assertReached, assertStillThere, createdSandbox } from "../outcome.ts";
-import { checkPlaceable, placementIn, templateOf, wantedOf } from "../placeable.ts";
-import { quotaHeadersOf, quotaRefused } from "../quotas.ts";
-import { repeatOf } from "../repeat.ts";
-import { limitsOf, prefersAsync, requesterOf } from "../requester.ts";
-import { checkMetadata } from "../metadata.ts";
-import { ERRORS, TermsHeaders } from "../schemas.ts";
-import { needs } from "../scopes.ts";
+} from "../http/errors.ts";
+import { assertReached, assertStillThere, createdSandbox } from "../operations/outcome.ts";
+import { checkPlaceable, placementIn, templateOf, wantedOf } from "../operations/placeable.ts";
+import { quotaHeadersOf, quotaRefused } from "../auth/quotas.ts";
+import { repeatOf } from "../operations/repeat.ts";
+import { limitsOf, prefersAsync, requesterOf } from "../auth/requester.ts";
+import { checkMetadata } from "../http/metadata.ts";
+import { ERRORS, TermsHeaders } from "../http/schemas.ts";
+import { needs } from "../auth/scopes.ts";
 import { sandboxView } from "../views/sandbox.ts";
-import { waitForOperation } from "../wait-for-operation.ts";
+import { waitForOperation } from "../operations/wait-for-operation.ts";
 import { respondAsync } from "./respond-async.ts";
 
 const ADDRESS_TRIES = 20;

@@ -31,14 +31,14 @@ import {
   revokeHost,
   revokeHostToken,
 } from "@torpor/db";
-import type { Authenticator } from "../auth.ts";
-import { decodeCursor } from "../cursor.ts";
+import type { Authenticator } from "../auth/auth.ts";
+import { decodeCursor } from "../http/cursor.ts";
 import type { Dependencies } from "../deps.ts";
-import { ApiError, invalidRequest, unknownResource } from "../errors.ts";
-import { isRowId } from "../ids.ts";
-import { pageOf } from "../page.ts";
-import { ERRORS, IdParams } from "../schemas.ts";
-import { needs } from "../scopes.ts";
+import { ApiError, invalidRequest, unknownResource } from "../http/errors.ts";
+import { isRowId } from "../http/ids.ts";
+import { pageOf } from "../http/page.ts";
+import { ERRORS, IdParams } from "../http/schemas.ts";
+import { needs } from "../auth/scopes.ts";
 import { hostAdmissionView, hostTokenView } from "../views/host-admission.ts";
 
 const tags = ["hosts"];

@@ -33,15 +33,15 @@ import {
 import { allowedHostRequests, type HostRequest, transitionHost } from "@torpor/state-machine";
 import type { FastifyRequest } from "fastify";
 import type { Static } from "typebox";
-import type { Authenticator } from "../auth.ts";
+import type { Authenticator } from "../auth/auth.ts";
 import type { Dependencies } from "../deps.ts";
-import { findUnplaceable } from "../drain-check.ts";
-import { ApiError, unknownResource } from "../errors.ts";
-import { futureTime } from "../future-time.ts";
-import { decodeCursor } from "../cursor.ts";
-import { pageOf } from "../page.ts";
-import { ERRORS } from "../schemas.ts";
-import { needs } from "../scopes.ts";
+import { findUnplaceable } from "../hosts/drain-check.ts";
+import { ApiError, unknownResource } from "../http/errors.ts";
+import { futureTime } from "../http/future-time.ts";
+import { decodeCursor } from "../http/cursor.ts";
+import { pageOf } from "../http/page.ts";
+import { ERRORS } from "../http/schemas.ts";
+import { needs } from "../auth/scopes.ts";
 import { findingView, hostEventView, hostView } from "../views/host.ts";
 
 const tags = ["hosts"];

@@ -25,22 +25,22 @@ import {
   rotateApiKey,
 } from "@torpor/db";
 import { Type } from "typebox";
-import type { Authenticator } from "../auth.ts";
-import { decodeCursor } from "../cursor.ts";
+import type { Authenticator } from "../auth/auth.ts";
+import { decodeCursor } from "../http/cursor.ts";
 import type { Dependencies } from "../deps.ts";
-import { ApiError, invalidRequest, unknownResource } from "../errors.ts";
-import { futureTime } from "../future-time.ts";
-import { isRowId } from "../ids.ts";
+import { ApiError, invalidRequest, unknownResource } from "../http/errors.ts";
+import { futureTime } from "../http/future-time.ts";
+import { isRowId } from "../http/ids.ts";
 import {
   checkGrant,
   checkRevocation,
   checkRotation,
   type Grant,
   type KeyProblem,
-} from "../key-rules.ts";
-import { pageOf } from "../page.ts";
-import { ERRORS, IdParams } from "../schemas.ts";
-import { needs, scopeMissing } from "../scopes.ts";
+} from "../auth/key-rules.ts";
+import { pageOf } from "../http/page.ts";
+import { ERRORS, IdParams } from "../http/schemas.ts";
+import { needs, scopeMissing } from "../auth/scopes.ts";
 import { keyView } from "../views/key.ts";
 
 const tags = ["keys"];

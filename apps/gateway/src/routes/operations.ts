@@ -1,11 +1,11 @@
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
 import { isOperationId, OperationResource } from "@torpor/contracts";
 import { findOperation, forOrganization } from "@torpor/db";
-import type { Authenticator } from "../auth.ts";
+import type { Authenticator } from "../auth/auth.ts";
 import type { Dependencies } from "../deps.ts";
-import { unknownResource } from "../errors.ts";
-import { ERRORS, IdParams } from "../schemas.ts";
-import { needs } from "../scopes.ts";
+import { unknownResource } from "../http/errors.ts";
+import { ERRORS, IdParams } from "../http/schemas.ts";
+import { needs } from "../auth/scopes.ts";
 import { operationView } from "../views/sandbox.ts";
 
 export const operationRoutes: FastifyPluginAsyncTypebox<{

@@ -7,13 +7,13 @@ import {
 } from "@torpor/contracts";
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
 import { createOrganization, listOrganizations } from "@torpor/db";
-import { decodeCursor } from "../cursor.ts";
+import { decodeCursor } from "../http/cursor.ts";
 import type { Dependencies } from "../deps.ts";
-import { ApiError } from "../errors.ts";
-import { isRowId } from "../ids.ts";
-import { pageOf } from "../page.ts";
-import { ERRORS } from "../schemas.ts";
-import { needs } from "../scopes.ts";
+import { ApiError } from "../http/errors.ts";
+import { isRowId } from "../http/ids.ts";
+import { pageOf } from "../http/page.ts";
+import { ERRORS } from "../http/schemas.ts";
+import { needs } from "../auth/scopes.ts";
 import { organizationView } from "../views/key.ts";
 
 const tags = ["organizations"];

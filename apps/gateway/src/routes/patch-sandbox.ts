@@ -7,12 +7,12 @@ import {
   SandboxResource,
 } from "@torpor/contracts";
 import { forOrganization, patchSandbox, type SandboxChange } from "@torpor/db";
-import type { Authenticator } from "../auth.ts";
+import type { Authenticator } from "../auth/auth.ts";
 import type { Dependencies } from "../deps.ts";
-import { invalidRequest, sandboxNotFound } from "../errors.ts";
-import { checkMetadata } from "../metadata.ts";
-import { ERRORS, IdParams } from "../schemas.ts";
-import { needs } from "../scopes.ts";
+import { invalidRequest, sandboxNotFound } from "../http/errors.ts";
+import { checkMetadata } from "../http/metadata.ts";
+import { ERRORS, IdParams } from "../http/schemas.ts";
+import { needs } from "../auth/scopes.ts";
 import { sandboxView } from "../views/sandbox.ts";
 import { livingSandbox } from "./sandboxes.ts";
 

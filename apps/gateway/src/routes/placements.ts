@@ -10,12 +10,12 @@ import {
   PlacementResource,
 } from "@torpor/contracts";
 import type { Static } from "typebox";
-import type { Authenticator } from "../auth.ts";
+import type { Authenticator } from "../auth/auth.ts";
 import type { Dependencies } from "../deps.ts";
-import { ApiError, schedulersSilent } from "../errors.ts";
-import { checkPlaceable, templateOf, wantedOf } from "../placeable.ts";
-import { ERRORS } from "../schemas.ts";
-import { needs } from "../scopes.ts";
+import { ApiError, schedulersSilent } from "../http/errors.ts";
+import { checkPlaceable, templateOf, wantedOf } from "../operations/placeable.ts";
+import { ERRORS } from "../http/schemas.ts";
+import { needs } from "../auth/scopes.ts";
 import { storedFields } from "./create-sandbox.ts";
 import { livingSandbox } from "./sandboxes.ts";
 

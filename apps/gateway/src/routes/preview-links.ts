@@ -1,12 +1,12 @@
 /** POST /v1/sandboxes/{id}/preview-links: a preview for a browser, which can send no token. */
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
 import { GUEST_AGENT_PORT, PreviewLink, PreviewLinkBody } from "@torpor/contracts";
-import type { Authenticator } from "../auth.ts";
+import type { Authenticator } from "../auth/auth.ts";
 import type { Dependencies } from "../deps.ts";
 import { withLink } from "../edge/preview-session.ts";
-import { invalidRequest } from "../errors.ts";
-import { ERRORS, IdParams } from "../schemas.ts";
-import { needs } from "../scopes.ts";
+import { invalidRequest } from "../http/errors.ts";
+import { ERRORS, IdParams } from "../http/schemas.ts";
+import { needs } from "../auth/scopes.ts";
 import { livingSandbox } from "./sandboxes.ts";
 
 const LINK_SECONDS = 300;

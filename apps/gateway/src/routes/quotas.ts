@@ -10,12 +10,12 @@ import {
   QuotaReply,
 } from "@torpor/contracts";
 import { findOrganizationById, forOrganization, readQuotas, setQuotas } from "@torpor/db";
-import type { Authenticator } from "../auth.ts";
+import type { Authenticator } from "../auth/auth.ts";
 import type { Dependencies } from "../deps.ts";
-import { unknownResource } from "../errors.ts";
-import { isRowId } from "../ids.ts";
-import { ERRORS, IdParams } from "../schemas.ts";
-import { needs } from "../scopes.ts";
+import { unknownResource } from "../http/errors.ts";
+import { isRowId } from "../http/ids.ts";
+import { ERRORS, IdParams } from "../http/schemas.ts";
+import { needs } from "../auth/scopes.ts";
 
 const tags = ["organizations"];
 const response = { 200: QuotaReply, ...ERRORS };

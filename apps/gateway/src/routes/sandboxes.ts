@@ -19,14 +19,14 @@ import {
   setTimeoutSeconds,
 } from "@torpor/db";
 import { Type } from "typebox";
-import type { Authenticator } from "../auth.ts";
-import { decodeCursor, encodeCursor } from "../cursor.ts";
+import type { Authenticator } from "../auth/auth.ts";
+import { decodeCursor, encodeCursor } from "../http/cursor.ts";
 import type { Dependencies } from "../deps.ts";
-import { sandboxNotFound } from "../errors.ts";
-import { metadataIn, statesIn } from "../list-filter.ts";
-import { pageOf } from "../page.ts";
-import { ERRORS, IdParams } from "../schemas.ts";
-import { needs } from "../scopes.ts";
+import { sandboxNotFound } from "../http/errors.ts";
+import { metadataIn, statesIn } from "../http/list-filter.ts";
+import { pageOf } from "../http/page.ts";
+import { ERRORS, IdParams } from "../http/schemas.ts";
+import { needs } from "../auth/scopes.ts";
 import { eventView, sandboxView } from "../views/sandbox.ts";
 
 const tags = ["sandboxes"];

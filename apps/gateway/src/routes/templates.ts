@@ -19,9 +19,9 @@ import {
 } from "@torpor/db";
 import { Type } from "typebox";
 import type { Dependencies } from "../deps.ts";
-import { ApiError, templatesAreNotBuilt, unknownTemplate } from "../errors.ts";
-import { ERRORS, IdParams } from "../schemas.ts";
-import { needs } from "../scopes.ts";
+import { ApiError, templatesAreNotBuilt, unknownTemplate } from "../http/errors.ts";
+import { ERRORS, IdParams } from "../http/schemas.ts";
+import { needs } from "../auth/scopes.ts";
 import { templateView } from "../views/template.ts";
 
 const tags = ["templates"];

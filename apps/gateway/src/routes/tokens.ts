@@ -2,11 +2,11 @@
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
 import { isSandboxId, RevokedTokensReply, TokenReply } from "@torpor/contracts";
 import { forOrganization, revokeTokens } from "@torpor/db";
-import type { Authenticator } from "../auth.ts";
+import type { Authenticator } from "../auth/auth.ts";
 import type { Dependencies } from "../deps.ts";
-import { sandboxNotFound } from "../errors.ts";
-import { ERRORS, IdParams } from "../schemas.ts";
-import { needs } from "../scopes.ts";
+import { sandboxNotFound } from "../http/errors.ts";
+import { ERRORS, IdParams } from "../http/schemas.ts";
+import { needs } from "../auth/scopes.ts";
 import { livingSandbox } from "./sandboxes.ts";
 
 const tags = ["sandboxes"];

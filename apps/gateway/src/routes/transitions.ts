@@ -15,18 +15,24 @@ import { goesHome } from "@torpor/placement";
 import { OPERATION_TARGET, type SandboxRequest } from "@torpor/state-machine";
 import { Type } from "typebox";
 import type { FastifyReply, FastifyRequest } from "fastify";
-import type { Authenticator } from "../auth.ts";
-import { clientGone } from "../client-gone.ts";
+import type { Authenticator } from "../auth/auth.ts";
+import { clientGone } from "../http/client-gone.ts";
 import type { Dependencies, GatewayLimits } from "../deps.ts";
-import { ApiError, keyReused, operationInProgress, sandboxNotFound, stopping } from "../errors.ts";
-import { assertReached, assertStillThere } from "../outcome.ts";
-import { quotaHeadersOf, quotaRefused } from "../quotas.ts";
-import { repeatOf } from "../repeat.ts";
-import { limitsOf, prefersAsync, requesterOf } from "../requester.ts";
-import { ERRORS, IdParams, TermsHeaders } from "../schemas.ts";
-import { needs } from "../scopes.ts";
-import { waitForOperation } from "../wait-for-operation.ts";
-import { waitForReplica } from "../wait-for-replica.ts";
+import {
+  ApiError,
+  keyReused,
+  operationInProgress,
+  sandboxNotFound,
+  stopping,
+} from "../http/errors.ts";
+import { assertReached, assertStillThere } from "../operations/outcome.ts";
+import { quotaHeadersOf, quotaRefused } from "../auth/quotas.ts";
+import { repeatOf } from "../operations/repeat.ts";
+import { limitsOf, prefersAsync, requesterOf } from "../auth/requester.ts";
+import { ERRORS, IdParams, TermsHeaders } from "../http/schemas.ts";
+import { needs } from "../auth/scopes.ts";
+import { waitForOperation } from "../operations/wait-for-operation.ts";
+import { waitForReplica } from "../operations/wait-for-replica.ts";
 import { respondAsync } from "./respond-async.ts";
 
 /**

@@ -2,15 +2,15 @@
 import type { FastifyInstance } from "fastify";
 import { createEnvelope } from "@torpor/service";
 import { pino } from "pino";
-import { buildApp } from "../../src/app.ts";
+import { buildApp } from "../../src/http/app.ts";
 import { DEFAULT_LIMITS, type Dependencies } from "../../src/deps.ts";
-import { fleetIdentity } from "../../src/fleet-identity.ts";
-import { createPreviewLinks } from "../../src/preview-links.ts";
-import { createGuesses } from "../../src/guesses.ts";
-import { createProxies } from "../../src/proxies.ts";
-import { createSandboxEvents } from "../../src/sandbox-events.ts";
-import { createTokens } from "../../src/tokens.ts";
-import { UnderWay } from "../../src/under-way.ts";
+import { fleetIdentity } from "../../src/hosts/fleet-identity.ts";
+import { createPreviewLinks } from "../../src/auth/preview-links.ts";
+import { createGuesses } from "../../src/auth/guesses.ts";
+import { createProxies } from "../../src/http/proxies.ts";
+import { createSandboxEvents } from "../../src/operations/sandbox-events.ts";
+import { createTokens } from "../../src/auth/tokens.ts";
+import { UnderWay } from "../../src/operations/under-way.ts";
 
 export function appWith(given: Pick<Dependencies, "db"> & Partial<Dependencies>): FastifyInstance {
   return buildApp({

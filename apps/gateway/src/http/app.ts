@@ -18,12 +18,12 @@ import Fastify, {
   type FastifyRequest,
   LogController,
 } from "fastify";
-import { auditEntry, isAudited, outcomeOf } from "./audit.ts";
-import { createApiKeys, createAuthenticator } from "./auth.ts";
+import { auditEntry, isAudited, outcomeOf } from "../audit.ts";
+import { createApiKeys, createAuthenticator } from "../auth/auth.ts";
 import { acceptJson } from "./body-parser.ts";
-import { isDatabaseOutage } from "./database-outage.ts";
-import { inLane } from "./database-turns.ts";
-import type { Dependencies } from "./deps.ts";
+import { isDatabaseOutage } from "../database-outage.ts";
+import { inLane } from "../database-turns.ts";
+import type { Dependencies } from "../deps.ts";
 import {
   ApiError,
   apiErrorIn,
@@ -38,23 +38,23 @@ import { OPENAPI } from "./openapi-info.ts";
 import { refuseMalformedHttp } from "./malformed-http.ts";
 import { ownerOfAddress } from "./proxies.ts";
 import { requestIdOf } from "./request-id.ts";
-import { auditRoutes } from "./routes/audit.ts";
-import { createSandboxRoute } from "./routes/create-sandbox.ts";
-import { healthRoutes } from "./routes/health.ts";
-import { hostAdmissionRoutes, joinRoute } from "./routes/host-admissions.ts";
-import { hostRoutes } from "./routes/hosts.ts";
-import { keyRoutes } from "./routes/keys.ts";
-import { operationRoutes } from "./routes/operations.ts";
-import { organizationRoutes } from "./routes/organizations.ts";
-import { patchSandboxRoute } from "./routes/patch-sandbox.ts";
-import { placementRoutes } from "./routes/placements.ts";
-import { previewLinkRoutes } from "./routes/preview-links.ts";
-import { quotaRoutes } from "./routes/quotas.ts";
-import { sandboxRoutes } from "./routes/sandboxes.ts";
-import { templateRoutes } from "./routes/templates.ts";
-import { tokenRoutes } from "./routes/tokens.ts";
-import { transitionRoutes } from "./routes/transitions.ts";
-import { assertScope, requireDeclaredScope } from "./scopes.ts";
+import { auditRoutes } from "../routes/audit.ts";
+import { createSandboxRoute } from "../routes/create-sandbox.ts";
+import { healthRoutes } from "../routes/health.ts";
+import { hostAdmissionRoutes, joinRoute } from "../routes/host-admissions.ts";
+import { hostRoutes } from "../routes/hosts.ts";
+import { keyRoutes } from "../routes/keys.ts";
+import { operationRoutes } from "../routes/operations.ts";
+import { organizationRoutes } from "../routes/organizations.ts";
+import { patchSandboxRoute } from "../routes/patch-sandbox.ts";
+import { placementRoutes } from "../routes/placements.ts";
+import { previewLinkRoutes } from "../routes/preview-links.ts";
+import { quotaRoutes } from "../routes/quotas.ts";
+import { sandboxRoutes } from "../routes/sandboxes.ts";
+import { templateRoutes } from "../routes/templates.ts";
+import { tokenRoutes } from "../routes/tokens.ts";
+import { transitionRoutes } from "../routes/transitions.ts";
+import { assertScope, requireDeclaredScope } from "../auth/scopes.ts";
 import { findUnstorableText, validatorCompiler } from "./validation.ts";
 
 /** Time for a client to send a whole request. */

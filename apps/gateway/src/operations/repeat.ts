@@ -1,6 +1,6 @@
 import { type AcceptedOperation, findRepeat, forOrganization, type Requester } from "@torpor/db";
-import type { Dependencies } from "./deps.ts";
-import { keyReused } from "./errors.ts";
+import type { Dependencies } from "../deps.ts";
+import { keyReused } from "../http/errors.ts";
 
 /**
  * The operation that was accepted for this request before. Throws the 422 for an Idempotency-Key

@@ -4,7 +4,7 @@
  * only for Fastify's routes, and the edge is a plain HTTP server, so both count with one library.
  */
 import { RateLimiterMemory, RateLimiterRes } from "rate-limiter-flexible";
-import { tooManyRequests } from "./errors.ts";
+import { tooManyRequests } from "../http/errors.ts";
 
 const WINDOW_S = 60;
 

@@ -17,8 +17,8 @@ import {
   listTemplates,
   type TemplateRow,
 } from "@torpor/db";
-import type { Dependencies } from "./deps.ts";
-import { type ApiError, invalidRequest, unknownTemplate } from "./errors.ts";
+import type { Dependencies } from "../deps.ts";
+import { type ApiError, invalidRequest, unknownTemplate } from "../http/errors.ts";
 
 /** The needs, as the row of the sandbox has them. */
 type Wanted = Omit<Exclude<PlacementQuestion["about"], { sandboxId: SandboxId }>, "organizationId">;

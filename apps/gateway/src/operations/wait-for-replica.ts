@@ -4,7 +4,7 @@
  */
 import type { SandboxId } from "@torpor/contracts";
 import { findSandbox, forOrganization, type SandboxView } from "@torpor/db";
-import { ApiError, replicationInProgress, sandboxNotFound, stopping } from "./errors.ts";
+import { ApiError, replicationInProgress, sandboxNotFound, stopping } from "../http/errors.ts";
 import { type WaitDependencies, waitFor } from "./wait-for-operation.ts";
 
 type Reached = { kind: "replicated" } | { kind: "refused"; error: ApiError };

@@ -7,7 +7,7 @@
  */
 import type { Scope } from "@torpor/contracts";
 import type { RouteOptions } from "fastify";
-import { ApiError } from "./errors.ts";
+import { ApiError } from "../http/errors.ts";
 
 /** Any of these scopes is enough; a refusal names the first. */
 export type NeededScopes = readonly [Scope, ...Scope[]];

@@ -17,9 +17,9 @@ import {
 } from "@torpor/contracts";
 import { type Database, type RenewalRefusal, renewHostCertificate } from "@torpor/db";
 import type { Logger } from "@torpor/service";
-import { ApiError } from "./errors.ts";
+import { ApiError } from "../http/errors.ts";
+import { createRateLimiter, type RateLimiter } from "../auth/rate-limit.ts";
 import type { FleetIdentity } from "./fleet-identity.ts";
-import { createRateLimiter, type RateLimiter } from "./rate-limit.ts";
 
 const decodeRequest = decoder(CertificateRequest);
 const QUEUE = "gateways";

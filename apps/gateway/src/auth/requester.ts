@@ -5,8 +5,8 @@
 import { createHash } from "node:crypto";
 import type { ApiKeyOwner, Requester } from "@torpor/db";
 import type { FastifyRequest } from "fastify";
-import type { GatewayLimits } from "./deps.ts";
-import { invalidRequest } from "./errors.ts";
+import type { GatewayLimits } from "../deps.ts";
+import { invalidRequest } from "../http/errors.ts";
 
 const KEY = /^[\x21-\x7e]{1,255}$/;
 

@@ -3,8 +3,8 @@
  * credentials that have ended. An address with too many gets a 429 before the database is read.
  */
 import { RateLimiterMemory, RateLimiterRes } from "rate-limiter-flexible";
-import { tooManyRequests } from "./errors.ts";
-import { ownerOfAddress } from "./proxies.ts";
+import { tooManyRequests } from "../http/errors.ts";
+import { ownerOfAddress } from "../http/proxies.ts";
 
 const WINDOW_S = 60;
 

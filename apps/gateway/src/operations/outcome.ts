@@ -8,8 +8,8 @@ import {
   type SandboxView,
 } from "@torpor/db";
 import { isTombstoned, OPERATION_TARGET } from "@torpor/state-machine";
-import type { Dependencies } from "./deps.ts";
-import { ApiError, sandboxDeleted } from "./errors.ts";
+import type { Dependencies } from "../deps.ts";
+import { ApiError, sandboxDeleted } from "../http/errors.ts";
 
 /**
  * Returns when the sandbox reached the target of the operation; throws the 409 or 429 otherwise,

@@ -12,7 +12,7 @@
 import type { OperationId, SandboxEventMessage, SandboxId } from "@torpor/contracts";
 import { findOperationEnd, forOrganization, type OperationRow } from "@torpor/db";
 import { isEnded, isTombstoned } from "@torpor/state-machine";
-import type { Dependencies } from "./deps.ts";
+import type { Dependencies } from "../deps.ts";
 import { endsOperation } from "./sandbox-events.ts";
 
 export type WaitedFor<T> =

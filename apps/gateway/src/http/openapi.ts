@@ -1,15 +1,15 @@
 import { openDatabase } from "@torpor/db";
 import { createEnvelope } from "@torpor/service";
 import { pino } from "pino";
+import { DEFAULT_LIMITS } from "../deps.ts";
+import { fleetIdentity } from "../hosts/fleet-identity.ts";
+import { createPreviewLinks } from "../auth/preview-links.ts";
+import { createGuesses } from "../auth/guesses.ts";
+import { createSandboxEvents } from "../operations/sandbox-events.ts";
+import { createTokens } from "../auth/tokens.ts";
+import { UnderWay } from "../operations/under-way.ts";
 import { buildApp } from "./app.ts";
-import { DEFAULT_LIMITS } from "./deps.ts";
-import { fleetIdentity } from "./fleet-identity.ts";
-import { createPreviewLinks } from "./preview-links.ts";
-import { createGuesses } from "./guesses.ts";
 import { createProxies } from "./proxies.ts";
-import { createSandboxEvents } from "./sandbox-events.ts";
-import { createTokens } from "./tokens.ts";
-import { UnderWay } from "./under-way.ts";
 
 /**
  * The description of the API as JSON text, generated from the routes' schemas. Needs no database.

@@ -8,8 +8,8 @@ import {
 } from "@torpor/db";
 import type { FastifyBaseLogger, FastifyRequest } from "fastify";
 import type { IncomingHttpHeaders } from "node:http";
+import { noApiKey, wrongApiKey } from "../http/errors.ts";
 import type { Guesses } from "./guesses.ts";
-import { noApiKey, wrongApiKey } from "./errors.ts";
 
 /** Longest time that a revoked key still works. */
 const CACHED_MS = 5_000;

@@ -6,8 +6,8 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { SandboxId } from "@torpor/contracts";
 import { acceptRequest, forOrganization } from "@torpor/db";
-import { inOwnLane } from "./database-turns.ts";
-import type { Dependencies } from "./deps.ts";
+import { inOwnLane } from "../database-turns.ts";
+import type { Dependencies } from "../deps.ts";
 
 export type Abandonment = "client left" | "no answer";
 

@@ -3,7 +3,7 @@
  */
 import type { ServerResponse } from "node:http";
 import type { Duplex } from "node:stream";
-import { tooManyRequests } from "./errors.ts";
+import { tooManyRequests } from "../http/errors.ts";
 
 const RETRY_AFTER_S = 1;
 

@@ -12,8 +12,8 @@ import {
   type QuotaRefusal,
   type QuotaStatus,
 } from "@torpor/db";
-import type { Dependencies } from "./deps.ts";
-import { type ApiError, quotaExceeded, tooManyRequests } from "./errors.ts";
+import type { Dependencies } from "../deps.ts";
+import { type ApiError, quotaExceeded, tooManyRequests } from "../http/errors.ts";
 
 const CREATES_WITHIN_S = 60;
 /** Operations begin within moments, unless the fleet is full. */
