@@ -225,7 +225,7 @@ export const MUTATIONS: Mutation[] = [
   {
     name: "a lease counts from its answer",
     rule: "a host counts its lease from before it asked: it ends no later than the control plane's",
-    file: "apps/node-agent/src/shell/membership.ts",
+    file: "apps/node-agent/src/control/membership.ts",
     find: ".renew(askedAtBootMs, reply.value.leaseMs)",
     replace: ".renew(bootMs(), reply.value.leaseMs)",
     project: "integration",

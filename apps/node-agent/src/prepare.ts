@@ -8,8 +8,8 @@ import { configFrom } from "./config.ts";
 import { chooseDriver } from "./drivers/choose.ts";
 import { withFileLock } from "./host/file-lock.ts";
 import { chooseIsolation } from "./host/isolation/choose.ts";
-import { listImages } from "./images.ts";
-import { ensureGolden } from "./lifecycle/golden.ts";
+import { listImages } from "./images/images.ts";
+import { ensureGolden } from "./images/golden.ts";
 import { httpGuest } from "./lifecycle/guest.ts";
 
 const LOCK_LIMIT_MS = 1_200_000;

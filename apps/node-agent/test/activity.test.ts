@@ -1,6 +1,6 @@
 import type { SandboxId } from "@torpor/contracts";
 import { expect, test } from "vitest";
-import { Activity } from "../src/shell/activity.ts";
+import { Activity } from "../src/data-plane/activity.ts";
 
 const SANDBOX_A = "a" as SandboxId;
 

@@ -6,8 +6,8 @@ import { buffer, text } from "node:stream/consumers";
 import { setTimeout as sleep } from "node:timers/promises";
 import { runTicket, type SandboxId, snapshotTicket, unverifiedSandboxId } from "@torpor/contracts";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { Activity } from "../src/shell/activity.ts";
-import { createDataPlane } from "../src/shell/data-plane.ts";
+import { Activity } from "../src/data-plane/activity.ts";
+import { createDataPlane } from "../src/data-plane/data-plane.ts";
 
 const SANDBOX_A = "a" as SandboxId;
 

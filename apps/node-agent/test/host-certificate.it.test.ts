@@ -21,7 +21,7 @@ import { Authority, createAuthority, createRequest } from "@torpor/identity/auth
 import { type NatsServer, silentLog, startNats, tempDir } from "@torpor/testkit";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from "vitest";
 import { DURABLE_STEP_CHANNEL, type DurableStep } from "../src/host/durable-step.ts";
-import { HostCertificate } from "../src/shell/host-certificate.ts";
+import { HostCertificate } from "../src/control/host-certificate.ts";
 
 const HOST: SpiffeIdentity = { role: "host", hostId: "host-1" };
 const GATEWAY: SpiffeIdentity = { role: "gateway" };

@@ -3,7 +3,7 @@ import { mkdir, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { tempDir } from "@torpor/testkit";
 import { expect, test } from "vitest";
-import { listFormerImages, listImages } from "../src/images.ts";
+import { listFormerImages, listImages } from "../src/images/images.ts";
 
 const IMAGE = {
   templateName: "ours",

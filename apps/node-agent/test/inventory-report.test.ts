@@ -16,7 +16,7 @@ import {
 import { anObservation } from "@torpor/testkit";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { InventoryReport, progressOf } from "../src/shell/inventory-report.ts";
+import { InventoryReport, progressOf } from "../src/control/inventory-report.ts";
 
 const idAt = (at: number) => unverifiedSandboxId(`1763309903a${String(at).padStart(7, "0")}`);
 const at = (index: number, given: Partial<Observation> = {}) =>

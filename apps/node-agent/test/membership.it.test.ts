@@ -20,8 +20,8 @@ import { aHost, anObservation, silentLog, startNats, tempDir, until } from "@tor
 import { expect, test } from "vitest";
 import { bootMs } from "../src/fence/clock.ts";
 import { FenceFiles } from "../src/fence/files.ts";
-import { FenceLink } from "../src/shell/fence-link.ts";
-import { heartbeat, isOpen, keepLease, type Membership } from "../src/shell/membership.ts";
+import { FenceLink } from "../src/control/fence-link.ts";
+import { heartbeat, isOpen, keepLease, type Membership } from "../src/control/membership.ts";
 
 const HOST_1 = "host-1" as HostId;
 

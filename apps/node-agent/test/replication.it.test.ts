@@ -12,7 +12,7 @@ import { newOperationId, type Observation, type VmCommand } from "@torpor/contra
 import { tempDir, until } from "@torpor/testkit";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
 import type { Driver } from "../src/drivers/driver.ts";
-import { SnapshotServer } from "../src/shell/snapshot-server.ts";
+import { SnapshotServer } from "../src/data-plane/snapshot-server.ts";
 import { driverNamed } from "./support/drivers.ts";
 import { fileBlobs, holdEntries, WatchedBlobs } from "./support/snapshots.ts";
 import {

@@ -3,7 +3,7 @@ import { type Bus, connectBus, ensureStreams } from "@torpor/bus";
 import { type HostId, type Observation, type SandboxId, STREAMS } from "@torpor/contracts";
 import { anObservation, type NatsServer, silentLog, startNats, until } from "@torpor/testkit";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { Reporter } from "../src/shell/reporter.ts";
+import { Reporter } from "../src/control/reporter.ts";
 
 const HOST = "host-1" as HostId;
 const MOST = STREAMS.OBSERVATIONS.maxMessagesPerSubject;

@@ -15,7 +15,7 @@ import { boxPublicKey, createBoxKey, sealFor } from "@torpor/service";
 import { tempDir } from "@torpor/testkit";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { variablesOf } from "../src/lifecycle/variables.ts";
-import { commandKeyIn } from "../src/shell/command-key.ts";
+import { commandKeyIn } from "../src/control/command-key.ts";
 import { driverNamed } from "./support/drivers.ts";
 import { COMMAND_KEY, commandsOf, prepareImages, TestHost } from "./support/test-host.ts";
 

@@ -8,7 +8,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { newSandboxId, type SandboxId } from "@torpor/contracts";
 import { type S3Server, silentLog, startS3, tempDir, until } from "@torpor/testkit";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import { SnapshotServer } from "../src/shell/snapshot-server.ts";
+import { SnapshotServer } from "../src/data-plane/snapshot-server.ts";
 import type { Blobs } from "../src/store/blobs.ts";
 import { openBlobs, storeSettings } from "../src/store/choose.ts";
 import { ChunkStore } from "../src/store/chunk-store.ts";

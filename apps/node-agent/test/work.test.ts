@@ -1,6 +1,6 @@
 /** A host's health report about its part of the work. */
 import { expect, test } from "vitest";
-import { type Backlog, HostWork } from "../src/shell/work.ts";
+import { type Backlog, HostWork } from "../src/control/work.ts";
 
 function host() {
   const at = { nowMs: Date.UTC(2031, 0, 1) };

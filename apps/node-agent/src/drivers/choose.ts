@@ -2,7 +2,7 @@ import type { Logger } from "@torpor/service";
 import type { NodeAgentConfig } from "../config.ts";
 import type { Isolation } from "../host/isolation.ts";
 import { isOwnNetwork } from "../host/isolation/uplink.ts";
-import { listImages } from "../images.ts";
+import { listImages } from "../images/images.ts";
 import { CloudHypervisorDriver } from "./cloud-hypervisor/cloud-hypervisor.ts";
 import { hostFacts } from "./cloud-hypervisor/fingerprint.ts";
 import { landlockIsOn } from "./cloud-hypervisor/landlock.ts";

@@ -16,7 +16,7 @@ import { createRequest } from "@torpor/identity/authority";
 import { renameDurably, writeDurably } from "../host/files.ts";
 
 export const IDENTITY_DIR = "/etc/torpor/identity";
-/** Certificate request, kept to renew the certificate (../shell/host-certificate.ts). */
+/** Certificate request, kept to renew the certificate (../control/host-certificate.ts). */
 export const REQUEST_FILE = "tls.csr";
 const NAMES = {
   seed: "nats-seed",

@@ -14,7 +14,7 @@
 import type { VmCommand } from "@torpor/contracts";
 import { messageOf } from "@torpor/service";
 import type { VmmStatus } from "../drivers/driver.ts";
-import { findImage } from "../images.ts";
+import { findImage } from "../images/images.ts";
 import { create, newSecrets } from "../operations/create.ts";
 import { remove } from "../operations/delete.ts";
 import { pause } from "../operations/pause.ts";

@@ -2,7 +2,7 @@
 import { chmod, chown, link, mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { copySparsely, fsyncPath, renameDurably } from "../host/files.ts";
-import { findImage, type Image } from "../images.ts";
+import { findImage, type Image } from "../images/images.ts";
 import type { LifecycleDeps } from "./context.ts";
 
 /** Makes the VM directory of a fetched snapshot. Throws if the image is not on this host. */

@@ -4,10 +4,10 @@
  * without the disk, which the guest agent attaches when it receives its identity
  * (packages/guest-agent).
  */
+import { type Golden, hasSize } from "../images/golden.ts";
 import { type CommitAnswer, type Step, timed } from "./context.ts";
-import { mayCommit, refusalToRun } from "./commit.ts";
 import { messageOf } from "@torpor/service";
-import { type Golden, hasSize } from "./golden.ts";
+import { mayCommit, refusalToRun } from "./commit.ts";
 import { savedMemory } from "./manifest.ts";
 
 const GUEST_LIMIT_MS = 120_000;

@@ -9,10 +9,10 @@ import type { SandboxSpec } from "@torpor/contracts";
 import type { Driver, Vm } from "../drivers/driver.ts";
 import { findLiveRun } from "../drivers/vmm-process.ts";
 import { copySparsely } from "../host/files.ts";
-import type { Image } from "../images.ts";
+import type { Image } from "../images/images.ts";
+import { type Golden, hasSize } from "../images/golden.ts";
 import type { LifecycleDeps } from "./context.ts";
 import { linkImage } from "./disk.ts";
-import { type Golden, hasSize } from "./golden.ts";
 import { savedMemory } from "./manifest.ts";
 
 export interface WarmVm {

@@ -6,13 +6,13 @@
 import { randomBytes } from "node:crypto";
 import { join } from "node:path";
 import { copySparsely } from "../host/files.ts";
-import { findImage } from "../images.ts";
+import { findImage } from "../images/images.ts";
 import { type Step, timed } from "../lifecycle/context.ts";
 import type { Outcome } from "../lifecycle/outcome.ts";
 import { messageOf } from "@torpor/service";
 import { linkImage } from "../lifecycle/disk.ts";
 import { runFresh } from "../lifecycle/fresh.ts";
-import { findGolden, type Golden } from "../lifecycle/golden.ts";
+import { findGolden, type Golden } from "../images/golden.ts";
 import type { VmRecord } from "../lifecycle/record.ts";
 import { variablesOf } from "../lifecycle/variables.ts";
 import { isGuardable } from "../lifecycle/warm-vm.ts";

@@ -1,10 +1,10 @@
 /** Start: a fresh system on the sandbox's disk. */
 import { messageOf } from "@torpor/service";
-import { findImage } from "../images.ts";
+import { findImage } from "../images/images.ts";
 import type { Step } from "../lifecycle/context.ts";
 import type { Outcome } from "../lifecycle/outcome.ts";
 import { runFresh } from "../lifecycle/fresh.ts";
-import { findGolden } from "../lifecycle/golden.ts";
+import { findGolden } from "../images/golden.ts";
 
 /** stopped → running */
 export async function start(step: Step): Promise<Outcome> {

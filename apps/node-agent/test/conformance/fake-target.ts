@@ -4,7 +4,7 @@
  */
 import { join } from "node:path";
 import type { VmmLimits } from "../../src/drivers/cloud-hypervisor/cloud-hypervisor.ts";
-import { listImages } from "../../src/images.ts";
+import { listImages } from "../../src/images/images.ts";
 import { fakeCloudHypervisor } from "../support/drivers.ts";
 import { prepareImages } from "../support/test-host.ts";
 import type { DriverTarget } from "./target.ts";

@@ -18,7 +18,7 @@ import { delimiter, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { qmp } from "../../src/drivers/qemu/qmp.ts";
 import { findLiveRun, socketPathOf } from "../../src/drivers/vmm-process.ts";
-import { findGolden } from "../../src/lifecycle/golden.ts";
+import { findGolden } from "../../src/images/golden.ts";
 import type { DriverCase } from "./cases.ts";
 import { NEVER, type Subject } from "./target.ts";
 

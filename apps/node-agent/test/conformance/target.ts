@@ -11,9 +11,9 @@ import { GUEST_AGENT_KEY_HEADER } from "@torpor/contracts";
 import { findProcesses, isAlive, type ProcessIdentity } from "@torpor/service";
 import { type Driver, hostNameOf, type SavedMemory, type Vm } from "../../src/drivers/driver.ts";
 import { connectGuest } from "../../src/guest-connection.ts";
-import type { Image } from "../../src/images.ts";
+import type { Image } from "../../src/images/images.ts";
 import { linkImage } from "../../src/lifecycle/disk.ts";
-import { findGolden, makeDisk } from "../../src/lifecycle/golden.ts";
+import { findGolden, makeDisk } from "../../src/images/golden.ts";
 import { httpGuest } from "../../src/lifecycle/guest.ts";
 import type { VmRecord } from "../../src/lifecycle/record.ts";
 

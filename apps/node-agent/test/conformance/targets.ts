@@ -5,8 +5,8 @@ import { createLogger } from "@torpor/service";
 import { configFrom } from "../../src/config.ts";
 import { chooseDriver } from "../../src/drivers/choose.ts";
 import { chooseIsolation } from "../../src/host/isolation/choose.ts";
-import { listImages } from "../../src/images.ts";
-import { ensureGolden } from "../../src/lifecycle/golden.ts";
+import { listImages } from "../../src/images/images.ts";
+import { ensureGolden } from "../../src/images/golden.ts";
 import { httpGuest } from "../../src/lifecycle/guest.ts";
 import type { DriverTarget } from "./target.ts";
 

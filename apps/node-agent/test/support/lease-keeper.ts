@@ -5,7 +5,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { bootMs } from "../../src/fence/clock.ts";
 import { FenceFiles } from "../../src/fence/files.ts";
-import { FenceLink } from "../../src/shell/fence-link.ts";
+import { FenceLink } from "../../src/control/fence-link.ts";
 
 const [dataDir = "", leaseText = "0"] = process.argv.slice(2);
 const leaseMs = Number(leaseText);

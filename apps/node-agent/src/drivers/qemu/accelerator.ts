@@ -7,7 +7,7 @@ import { access, constants } from "node:fs/promises";
 import { join } from "node:path";
 import { readJson, writeDurably } from "../../host/files.ts";
 import { bootId } from "@torpor/service";
-import type { Image } from "../../images.ts";
+import type { Image } from "../../images/images.ts";
 import { type Accelerator, MACHINE } from "./command-line.ts";
 import { qemuVersion } from "./version.ts";
 

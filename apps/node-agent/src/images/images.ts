@@ -2,7 +2,7 @@ import { readdir, readlink } from "node:fs/promises";
 import { join } from "node:path";
 import { Resources } from "@torpor/contracts";
 import { type Static, Type } from "typebox";
-import { jsonReader } from "./host/json.ts";
+import { jsonReader } from "../host/json.ts";
 
 /** image.json, as infra/images writes it. */
 const ImageFile = Type.Object({

@@ -14,11 +14,11 @@ import type { Driver, Vm } from "../drivers/driver.ts";
 import { fsyncPath, sizeOf, writeDurably } from "../host/files.ts";
 import { withFileLock } from "../host/file-lock.ts";
 import { jsonReader } from "../host/json.ts";
-import type { Image } from "../images.ts";
-import { linkImage } from "./disk.ts";
+import { linkImage } from "../lifecycle/disk.ts";
 import { wrongSize } from "../snapshot-files.ts";
-import type { Guest } from "./guest.ts";
-import { Manifest } from "./manifest.ts";
+import type { Guest } from "../lifecycle/guest.ts";
+import { Manifest } from "../lifecycle/manifest.ts";
+import type { Image } from "./images.ts";
 
 const run = promisify(execFile);
 const readManifest = jsonReader(Manifest);
