@@ -19,7 +19,6 @@ export { startHealthServer } from "./health.ts";
 export { createLogger, type Logger, LogLevel } from "./logger.ts";
 export { messageOf } from "./message-of.ts";
 export { claimPort, claimPorts, type ClaimedPort, tryClaimName, tryClaimPort } from "./ports.ts";
-export { Recent } from "./recent.ts";
 export { startReconciler, type Reconciler } from "./reconciler.ts";
 export { run, type RunOptions } from "./run.ts";
 export { runService, type Closer } from "./run-service.ts";

@@ -5,6 +5,7 @@
 import { createHash } from "node:crypto";
 import type { ApiKeyOwner, Requester } from "@torpor/db";
 import type { FastifyRequest } from "fastify";
+import stringify from "safe-stable-stringify";
 import type { GatewayLimits } from "../deps.ts";
 import { invalidRequest } from "../http/errors.ts";
 
@@ -35,7 +36,8 @@ export function requesterOf(
   }
   const path = request.url.split("?", 1)[0];
   const requestSha256 = createHash("sha256")
-    .update(JSON.stringify([request.method, path, sorted(body) ?? null]))
+    // The order of the fields in a body does not count.
+    .update(stringify([request.method, path, body ?? null]))
     .digest("hex");
   return { ...requester, idempotencyKey, requestSha256 };
 }
@@ -72,11 +74,4 @@ export function limitsOf(request: FastifyRequest, limits: GatewayLimits): Gatewa
     createDeadlineMs: Math.min(createDeadlineMs, deadlineMs),
     placedDeadlineMs: Math.min(placedDeadlineMs, deadlineMs),
   };
-}
-
-/** Sorts the names of a value, whose order must not count. */
-function sorted(value: unknown): unknown {
-  if (typeof value !== "object" || value === null || Array.isArray(value)) return value;
-  const entries = Object.entries(value).toSorted(([a], [b]) => (a < b ? -1 : 1));
-  return Object.fromEntries(entries.map(([name, inner]) => [name, sorted(inner)]));
 }

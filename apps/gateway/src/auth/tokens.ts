@@ -14,7 +14,7 @@
 import { createHash, randomUUID } from "node:crypto";
 import type { SandboxId } from "@torpor/contracts";
 import type { ApiKeyOwner, SandboxRow } from "@torpor/db";
-import { Recent } from "@torpor/service";
+import { LRUCache } from "lru-cache";
 import { type JWTPayload, jwtVerify, SignJWT } from "jose";
 import type { ApiKeys } from "./auth.ts";
 
@@ -55,7 +55,7 @@ export function createTokens(
 ): Tokens {
   const signing = signingKey(secret);
   const known = [signing, ...accepted.map(signingKey)];
-  const verified = new Recent<JWTPayload>(MAX_VERIFIED);
+  const verified = new LRUCache<string, JWTPayload>({ max: MAX_VERIFIED });
   const claimsOf = async (token: string, sandboxId: SandboxId) => {
     // Only a digest is kept: a dump of the memory reveals no token.
     const digest = createHash("sha256").update(token).digest("base64");

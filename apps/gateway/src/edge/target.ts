@@ -7,7 +7,7 @@ import {
   type SandboxId,
 } from "@torpor/contracts";
 import { type FleetRequest, type FleetTls, requestTo } from "@torpor/identity";
-import { Recent } from "@torpor/service";
+import { LRUCache } from "lru-cache";
 
 /** The destination of a proxy request, and the headers to add. */
 export interface AgentTarget {
@@ -32,10 +32,14 @@ export interface HostKeys {
   tls: FleetTls | undefined;
 }
 
-const tickets = new Recent<string>(10_000);
+const tickets = new LRUCache<string, string>({ max: 10_000 });
 /** Caches tickets: all requests to a run have the same one. */
-const ticketFor = (ticketKey: string, run: RunNamed) =>
-  tickets.getOrMake(`${ticketKey} ${run.sandboxId} ${run.epoch}`, () => runTicket(ticketKey, run));
+function ticketFor(ticketKey: string, run: RunNamed): string {
+  const named = `${ticketKey} ${run.sandboxId} ${run.epoch}`;
+  const ticket = tickets.get(named) ?? runTicket(ticketKey, run);
+  tickets.set(named, ticket);
+  return ticket;
+}
 
 /**
  * The target for one run of a sandbox at its host, or the reason why there is none. The reason is a

@@ -37,7 +37,8 @@ import {
   unverifiedSandboxId,
 } from "@torpor/contracts";
 import { type FleetTls, type SpiffeIdentity, peerOf } from "@torpor/identity";
-import { messageOf, Recent } from "@torpor/service";
+import { messageOf } from "@torpor/service";
+import { LRUCache } from "lru-cache";
 import type { Activity, ProxiedRequest } from "./activity.ts";
 import { forward, forwardUpgrade, type GuestEndpoint } from "./forward.ts";
 import type { GuestRoute } from "./guest-tunnel.ts";
@@ -157,7 +158,7 @@ function createLockedServer({ tls }: Lock, listener: RequestListener): Server {
  * Tickets of the runs that were requested last. Only a request with a valid ticket adds an entry,
  * so strangers cannot fill the cache.
  */
-const tickets = new Recent<string>(10_000);
+const tickets = new LRUCache<string, string>({ max: 10_000 });
 
 /** DP4 */
 function refusalOf(

@@ -15,6 +15,7 @@ import { closeSync, constants, openSync, realpathSync } from "node:fs";
 import { readdir, rm } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { once } from "node:events";
+import { LRUCache } from "lru-cache";
 import { type Static, Type } from "typebox";
 import { durableStep } from "../host/durable-step.ts";
 import type { GuestAddress } from "../guest-connection.ts";
@@ -26,7 +27,6 @@ import {
   identify,
   isAlive,
   type ProcessIdentity,
-  Recent,
   signalProcess,
   waitUntilGone,
 } from "@torpor/service";
@@ -109,7 +109,7 @@ export async function liveRun(vm: Vm): Promise<VmmRun> {
  * Cache of the runs whose guests were reached last, by VM directory. While the process of a run
  * lives, no other run begins in its directory, so run.json still names it.
  */
-const reached = new Recent<VmmRun>(1_000);
+const reached = new LRUCache<string, VmmRun>({ max: 1_000 });
 
 /** Address of the guest agent on this host; undefined when no VMM runs. */
 export async function findGuestAddress(vm: Vm): Promise<GuestAddress | undefined> {

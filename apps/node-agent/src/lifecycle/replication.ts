@@ -254,7 +254,10 @@ function limitOf(record: VmRecord): number | undefined {
     : undefined;
 }
 
-/** Limit on concurrency; the others wait in the order of their arrival. */
+/**
+ * Limit on concurrency; the others wait in the order of their arrival. Not p-queue: a task whose
+ * signal aborts counts as ended there, and here it still reads the sandbox's files.
+ */
 class Gate {
   private free: number;
   private readonly waiting: (() => void)[] = [];

@@ -12,6 +12,7 @@
  * agent, loses it.
  */
 import { createHash } from "node:crypto";
+import stringify from "safe-stable-stringify";
 import type { GuestLimits } from "../config.ts";
 import { AgentError, tooMany } from "../errors.ts";
 import type { RoutedRequest } from "../http/router.ts";
@@ -155,14 +156,6 @@ const answer = (text: string, isReplay: boolean): Reply =>
 /** The order of the fields in a request does not change the fingerprint. */
 function fingerprintOf(path: string, request: RoutedRequest): string {
   return createHash("sha256")
-    .update(`${path}\n${canonical(request.body)}`)
+    .update(`${path}\n${stringify(request.body)}`)
     .digest("hex");
-}
-
-function canonical(value: unknown): string {
-  return JSON.stringify(value, (_, entry: unknown) =>
-    typeof entry === "object" && entry !== null && !Array.isArray(entry)
-      ? Object.fromEntries(Object.entries(entry).sort(([a], [b]) => (a < b ? -1 : 1)))
-      : entry,
-  );
 }
