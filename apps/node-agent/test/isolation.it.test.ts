@@ -9,13 +9,15 @@ import { mkdir, readdir, readFile, rmdir } from "node:fs/promises";
 import { join } from "node:path";
 import { execFile } from "node:child_process";
 import { promisify } from "node:util";
+import { identify } from "@torpor/service";
 import { recordLeftover, tempDir, until } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { configFrom } from "../src/config.ts";
 import type { Vm } from "../src/drivers/driver.ts";
+import { freeze, thaw } from "../src/fence/freeze.ts";
 import { connectGuest } from "../src/guest-connection.ts";
 import type { Enclosure } from "../src/host/isolation.ts";
-import { findCgroupMount, freezeVmm, thawVmm } from "../src/host/isolation/cgroups.ts";
+import { findCgroupMount, findVmCgroup } from "../src/host/isolation/cgroups.ts";
 import { type ChosenIsolation, chooseIsolation } from "../src/host/isolation/choose.ts";
 import { command } from "../src/host/isolation/commands.ts";
 import { tagOf } from "../src/host/isolation/naming.ts";
@@ -198,13 +200,15 @@ describe.skipIf(whyNot !== undefined)("isolation by namespaces", () => {
       expect(await networks.askAsVmm(enclosure, address, SERVER_PORT)).not.toMatch(/\d/);
 
     const control = controlOf(enclosure);
-    await freezeVmm(vmm.pid ?? 0);
+    const identity = identify(vmm.pid ?? 0);
+    if (identity === undefined) throw new Error("the VMM has ended");
+    expect(await freeze(identity)).toBe("cgroup");
     expect(
       await networks.ask(networks.uplink, "tcp", control.host, control.port, silently),
     ).not.toBe("10.0.2.2");
-    await thawVmm(vmm.pid ?? 0);
+    await thaw(identity, "cgroup");
     expect(await networks.ask(networks.uplink, "tcp", control.host, control.port)).toBe("10.0.2.2");
-    await expect(freezeVmm(process.pid)).rejects.toThrow("in no VM's cgroup");
+    expect(await findVmCgroup(process.pid)).toBeUndefined();
 
     await networks.end(vmm);
     await chosen.isolation.release(vm);

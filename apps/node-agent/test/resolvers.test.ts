@@ -16,6 +16,12 @@ test.each(["dns.example", "192.0.2.53,", "2001:db8::53"])(
   },
 );
 
+test("one on the loopback is refused: it would be the guest's own", async () => {
+  await expect(findResolvers("192.0.2.53,127.0.0.53")).rejects.toThrow(
+    /EGRESS_DNS has 127\.0\.0\.53/,
+  );
+});
+
 test("one on the guests' own link is refused: they would look for it there", async () => {
   await expect(findResolvers("192.0.2.53,10.0.2.3")).rejects.toThrow(/EGRESS_DNS has 10\.0\.2\.3/);
 });

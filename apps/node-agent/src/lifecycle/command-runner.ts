@@ -180,7 +180,7 @@ async function blankRecord({ imagesDir }: LifecycleDeps, command: VmCommand): Pr
   };
 }
 
-/** Makes the journalled command the operation that this host runs for the sandbox, and reports. */
+/** Makes the journalled command the operation that this host runs for the sandbox. */
 export function begin(host: Host, entry: Entry, journal: Journal): void {
   const { command } = journal;
   entry.record = accepted(entry.record, command);

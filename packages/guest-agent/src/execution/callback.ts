@@ -54,18 +54,22 @@ export async function sendCallback(callback: Callback, payload: unknown): Promis
   for (const delayMs of DELAYS_MS) {
     await sleep(delayMs, undefined, { ref: false });
     const outcome = await attempt(callback, body);
-    if (outcome === "taken" || outcome === "refused") return;
+    if (outcome.kind === "taken") return;
     lastError = outcome.error;
+    if (outcome.kind === "refused") break;
   }
   process.stderr.write(
-    `the callback to ${new URL(callback.url).host} was given up: ${lastError}\n`,
+    `callback to ${new URL(callback.url).host} was not accepted: ${lastError}\n`,
   );
 }
 
-async function attempt(
-  callback: Callback,
-  body: string,
-): Promise<"taken" | "refused" | { error: string }> {
+type Attempt =
+  | { kind: "taken" }
+  /** Another attempt would be refused too. */
+  | { kind: "refused"; error: string }
+  | { kind: "failed"; error: string };
+
+async function attempt(callback: Callback, body: string): Promise<Attempt> {
   try {
     const response = await fetch(callback.url, {
       method: "POST",
@@ -75,12 +79,13 @@ async function attempt(
       signal: AbortSignal.timeout(ATTEMPT_LIMIT_MS),
     });
     await response.body?.cancel();
-    if (response.ok) return "taken";
+    if (response.ok) return { kind: "taken" };
     const isWorthRepeating =
       response.status >= 500 || response.status === 408 || response.status === 429;
-    return isWorthRepeating ? { error: `status ${response.status}` } : "refused";
+    const error = `status ${response.status}`;
+    return isWorthRepeating ? { kind: "failed", error } : { kind: "refused", error };
   } catch (error) {
-    return { error: error instanceof Error ? error.message : String(error) };
+    return { kind: "failed", error: error instanceof Error ? error.message : String(error) };
   }
 }
 

@@ -113,15 +113,6 @@ async function removeEmpty(path: string, limitMs: number): Promise<void> {
   }
 }
 
-/** Freezes a VMM, and returns once it is frozen. Throws if the process is in no VM's cgroup. */
-export async function freezeVmm(pid: number): Promise<void> {
-  await setFrozen(await vmCgroupOf(pid), true);
-}
-
-export async function thawVmm(pid: number): Promise<void> {
-  await setFrozen(await vmCgroupOf(pid), false);
-}
-
 /** Freezes or thaws everything in the cgroup, and returns once that is done. */
 export async function setFrozen(cgroup: string, wanted: boolean): Promise<void> {
   await writeFile(join(cgroup, "cgroup.freeze"), wanted ? "1" : "0");
@@ -144,13 +135,6 @@ export async function findVmCgroup(pid: number): Promise<string | undefined> {
   const mount = await findCgroupMount();
   const path = await cgroupPathOf(pid);
   return mount === undefined || !isVmCgroup(path) ? undefined : join(mount, path);
-}
-
-async function vmCgroupOf(pid: number): Promise<string> {
-  const cgroup = await findVmCgroup(pid);
-  if (cgroup === undefined)
-    throw new Error(`process ${pid} is in no VM's cgroup ("${await cgroupPathOf(pid)}")`);
-  return cgroup;
 }
 
 async function cgroupPathOf(pid: number): Promise<string> {

@@ -6,9 +6,11 @@ import { GUEST_NETWORK } from "./firewall.ts";
 /** The second file lists the servers behind a local stub resolver, which no guest could reach. */
 const FILES = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
 
+const isLoopback = (address: string) => address.startsWith("127.");
+
 /**
- * IPv4 only, none in the guests' own network, and of the machine's none on the loopback. Throws
- * when the setting is not a list of such addresses.
+ * IPv4 only, none on a loopback and none in the guests' own network. Throws when the setting is not
+ * a list of such addresses.
  */
 export async function findResolvers(setting: string | undefined): Promise<string[]> {
   if (setting !== undefined && setting.trim() !== "") {
@@ -23,13 +25,18 @@ export async function findResolvers(setting: string | undefined): Promise<string
       throw new Error(
         `EGRESS_DNS has ${inside}, which no guest can reach: 10.0.2.0/24 is the guests' own network`,
       );
+    const loopback = given.find(isLoopback);
+    if (loopback !== undefined)
+      throw new Error(
+        `EGRESS_DNS has ${loopback}, which no guest can reach: it would be the guest's own loopback`,
+      );
     return [...new Set(given)];
   }
   for (const file of FILES) {
     const text = await readFile(file, "utf8").catch(() => "");
     const found = [...text.matchAll(/^nameserver\s+(\S+)/gm)].flatMap(([, address = ""]) =>
       parseAddress(address) === undefined ||
-      address.startsWith("127.") ||
+      isLoopback(address) ||
       address.startsWith(GUEST_NETWORK)
         ? []
         : [address],
