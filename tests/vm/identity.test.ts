@@ -195,7 +195,14 @@ test("FL2: what was written before the fleet is ended is on the disk", async () 
   const trap =
     "trap 'echo ended > /workspace/term; exit' TERM; touch /workspace/traps; while :; do sleep 0.1; done";
   await post(sandbox, "/commands/background", { command: trap });
-  await until("it runs", async () => (await shell(sandbox, "ls /workspace")).includes("traps"));
+  // Ends at SIGKILL only, so that the other one has the whole time.
+  const counts =
+    "trap 'echo one >> /workspace/terms' TERM; touch /workspace/counts; while :; do sleep 0.1; done";
+  await post(sandbox, "/commands/background", { command: counts });
+  await until("both run", async () => {
+    const names = await shell(sandbox, "ls /workspace");
+    return names.includes("traps") && names.includes("counts");
+  });
   await python(
     sandbox,
     "file = open('/workspace/late', 'w'); file.write('y' * 1_000_000); file.flush()",
@@ -219,4 +226,5 @@ test("FL2: what was written before the fleet is ended is on the disk", async () 
   };
   expect((await read("/upper/workspace/late")).length).toBe(1_000_000);
   expect(await read("/upper/workspace/term")).toBe("ended\n");
+  expect(await read("/upper/workspace/terms")).toBe("one\n");
 });

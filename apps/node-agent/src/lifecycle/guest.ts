@@ -50,6 +50,8 @@ export interface Guest {
 
 const MAX_HEALTH_WAIT_MS = 1_000;
 const CALL_LIMIT_MS = 15_000;
+/** More than the guest takes to end its processes and to sync (guest-agent, identity.ts). */
+const SHUTDOWN_LIMIT_MS = 45_000;
 const ACTIVITY_LIMIT_MS = 5_000;
 /**
  * Warming up happens once per image and host; an emulated guest on a busy machine takes minutes.
@@ -145,7 +147,7 @@ export function httpGuest(driver: Pick<Driver, "guestAddress" | "isAlive">): Gue
     },
     async shutdown(vm, agentKey) {
       await durableStep("shut down guest", () =>
-        call(vm, "/_torpor/shutdown", {}, agentKey, 40_000),
+        call(vm, "/_torpor/shutdown", {}, agentKey, SHUTDOWN_LIMIT_MS),
       );
     },
   };

@@ -45,6 +45,12 @@ export interface IdentityDeps {
 
 const MIN_ENTROPY_BYTES = 32;
 const HELPER_LIMIT_MS = 10_000;
+/** Signals that end the users' processes, each with the time that it has. */
+const ENDING = [
+  ["SIGTERM", 5_000],
+  ["SIGKILL", 2_000],
+] as const;
+const ENDING_LOOK_MS = 50;
 const ATTACH_LIMIT_MS = 30_000;
 const WARM_CELL = "import os, sys, json, random, ssl\npass";
 
@@ -198,17 +204,21 @@ async function shutDown(deps: IdentityDeps) {
   return { ok: true, synced };
 }
 
+/**
+ * Ends the users' processes: SIGTERM, and SIGKILL for what is left after a while. Each process gets
+ * each signal once, also one that is started meanwhile: many programs take a second SIGTERM as an
+ * order to end at once, and would not save what they have.
+ */
 async function endUserProcesses({ userCgroup }: GuestAgentConfig): Promise<void> {
-  for (const [signal, limitMs] of [
-    ["SIGTERM", 2_000],
-    ["SIGKILL", 2_000],
-  ] as const) {
+  for (const [signal, limitMs] of ENDING) {
+    const signalled = new Set<number>();
     const deadline = performance.now() + limitMs;
     while (performance.now() < deadline) {
       const pids = userProcesses(userCgroup);
       if (pids.length === 0) return;
-      for (const pid of pids) killProcess(pid, signal);
-      await sleep(50);
+      for (const pid of pids.filter((one) => !signalled.has(one))) killProcess(pid, signal);
+      for (const pid of pids) signalled.add(pid);
+      await sleep(ENDING_LOOK_MS);
     }
   }
 }
