@@ -24,6 +24,11 @@ export type TransitionVerb = "pause" | "resume" | "stop" | "start";
 export type ListedSandbox = Static<typeof SandboxList>["data"][number];
 type Transitioned = Static<typeof TransitionReply>;
 
+export interface PauseTerms extends Terms {
+  /** Resolves only once the snapshot is in the store, and survives the loss of its host. */
+  waitFor?: "replicated";
+}
+
 /** Filters of a list of sandboxes; each that is given has to hold. */
 export interface SandboxFilter {
   status?: ListedState;
@@ -35,7 +40,7 @@ export interface SandboxFilter {
 }
 
 export function sandboxCalls(send: Send) {
-  const move = (verb: TransitionVerb) => (id: string, terms?: Terms) =>
+  const move = (verb: Exclude<TransitionVerb, "pause">) => (id: string, terms?: Terms) =>
     send<Transitioned>("POST", path`/v1/sandboxes/${id}/${verb}`, terms);
   return {
     /** Resolves once the sandbox runs. */
@@ -52,7 +57,11 @@ export function sandboxCalls(send: Send) {
     },
     patch: (id: string, body: PatchSandboxBody, terms?: Terms) =>
       send<SandboxResource>("PATCH", path`/v1/sandboxes/${id}`, { ...terms, body }),
-    pause: move("pause"),
+    pause: (id: string, { waitFor, ...terms }: PauseTerms = {}) =>
+      send<Transitioned>("POST", path`/v1/sandboxes/${id}/pause`, {
+        ...terms,
+        query: { wait_for: waitFor },
+      }),
     resume: move("resume"),
     stop: move("stop"),
     start: move("start"),

@@ -31,7 +31,10 @@ interface Call extends Terms {
   prefer?: string;
 }
 
-/** Resolves with the body of a 2xx. Rejects with `ApiRefusal` or `NoAnswer`. */
+/**
+ * Resolves with the body of a 2xx; a 202, whose body is an operation, only if the call asked for
+ * it. Rejects with `ApiRefusal` or `NoAnswer`.
+ */
 export type Send = <T>(method: Method, path: string, call?: Call) => Promise<T>;
 
 const LIMIT_MS = 60_000;
@@ -53,6 +56,10 @@ export function createTransport({ baseUrl, apiKey, ...options }: ClientOptions):
     });
     const answer = jsonIn(text);
     if (!response.ok) throw new ApiRefusal(response.status, answer, response.headers);
+    if (response.status === 202 && call.prefer === undefined)
+      throw new NoAnswer(
+        `${method} ${path}: ${baseUrl} answered with an operation, not its result`,
+      );
     if (answer === undefined)
       throw new NoAnswer(`${method} ${path}: the answer of ${baseUrl} is no JSON`);
     return answer as T;

@@ -155,6 +155,15 @@ test("the key and the terms of a call are headers, and ids are encoded", async (
   ]);
 });
 
+test("a pause waits for its copy in the store where that is asked for", async () => {
+  await client.sandboxes.pause("s", { waitFor: "replicated" });
+  await client.sandboxes.pause("s");
+  expect(seen.map(({ url }) => url)).toEqual([
+    "/v1/sandboxes/s/pause?wait_for=replicated",
+    "/v1/sandboxes/s/pause",
+  ]);
+});
+
 test("an operation is read until it has ended", async () => {
   const ends = [null, null, "2026-01-01T00:00:00.000Z"];
   answer = () => ({ body: { id: "op-1", ended_at: ends.shift() } });
@@ -201,6 +210,12 @@ describe("no answer", () => {
   test("that is JSON", async () => {
     answer = () => ({ body: "<html>" });
     expect(await rejection(client.health())).toBeInstanceOf(NoAnswer);
+  });
+
+  test("but an operation that was not asked for", async () => {
+    answer = () => ({ status: 202, body: { object: "operation" } });
+    expect(await rejection(client.sandboxes.create({}))).toBeInstanceOf(NoAnswer);
+    expect(await client.sandboxes.beginCreate({})).toEqual({ object: "operation" });
   });
 
   test("from an address where nothing listens names it", async () => {
