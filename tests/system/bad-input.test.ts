@@ -9,11 +9,8 @@ let sandboxId: string;
 beforeAll(async () => {
   fleet = await startTestFleet({ hosts: 1, schedulers: 1 });
   sql = postgres(fleet.fleet.state.databaseUrl, { max: 2, onnotice: () => {} });
-  const created = await fleet.call("POST", "/v1/sandboxes", {
-    body: { template_name: "code-interpreter" },
-  });
-  sandboxId = String(created.body["id"]);
-  await fleet.call("POST", `/v1/sandboxes/${sandboxId}/stop`);
+  sandboxId = (await fleet.createSandbox()).id;
+  await fleet.client.sandboxes.stop(sandboxId);
   await until(
     "everything is published",
     async () => (await sql`select 1 from outbox where published_at is null`).length === 0,

@@ -9,10 +9,11 @@ import { joinLab } from "@torpor/cli";
 import { type Component, Fleet, listVmProcesses } from "@torpor/fleet";
 import { isAlive } from "@torpor/service";
 import {
-  SIMULATED_TEMPLATE,
+  runCode,
   startTestFleet,
   tempDir,
   type TestFleet,
+  undefinedIfRefused,
   until,
 } from "@torpor/testkit";
 import { afterEach, expect, onTestFinished, test } from "vitest";
@@ -25,14 +26,6 @@ afterEach(async () => {
   await fleet[Symbol.asyncDispose]();
 });
 
-async function createSandbox(): Promise<Record<string, unknown>> {
-  const { status, body } = await fleet.call("POST", "/v1/sandboxes", {
-    body: { template_name: SIMULATED_TEMPLATE },
-  });
-  expect(status).toBe(201);
-  return body;
-}
-
 const pids = (of: Fleet | undefined) =>
   Object.fromEntries(
     (of?.state.components ?? []).map(({ name, process: identity }) => [name, identity?.pid]),
@@ -40,8 +33,8 @@ const pids = (of: Fleet | undefined) =>
 
 test("what was killed is started again, what runs is left alone, and the sandbox has noticed nothing", async () => {
   fleet = await startTestFleet({ hosts: 1, schedulers: 1, gateways: 2, natsServers: 3 });
-  const sandbox = await createSandbox();
-  expect((await fleet.guest(sandbox, "/execute", { code: "x = 42" })).status).toBe(200);
+  const sandbox = await fleet.createSandbox();
+  await runCode(sandbox, "x = 42");
   const killed = ["nats-2", "scheduler-1", "host-1-fence", "host-1", "gateway-2"];
   for (const name of killed) await fleet.fleet.kill(name);
   const before = pids(fleet.fleet);
@@ -65,11 +58,10 @@ test("what was killed is started again, what runs is left alone, and the sandbox
   const restarted = Object.keys(after).filter((name) => after[name] !== before[name]);
   expect(restarted.toSorted()).toEqual(killed.toSorted());
 
-  const answer = await until("the sandbox is served", async () => {
-    const seen = await fleet.guest(sandbox, "/execute", { code: "print(x)" });
-    return seen.status === 200 ? seen : undefined;
-  });
-  expect(answer.body["stdout"]).toBe("42\n");
+  const printed = await until("the sandbox is served", () =>
+    runCode(sandbox, "print(x)").catch(undefinedIfRefused),
+  );
+  expect(printed.stdout).toBe("42\n");
 
   await until("all say that their work goes on", async () => {
     const seen = (await found?.health()) ?? [];
@@ -89,7 +81,7 @@ test("what was killed is started again, what runs is left alone, and the sandbox
 
 test("a fleet whose programs were all killed is found by its virtual machine, and ended", async () => {
   fleet = await startTestFleet({ hosts: 1, schedulers: 1 });
-  await createSandbox();
+  await fleet.createSandbox();
   for (const { name } of fleet.fleet.state.components) await fleet.fleet.kill(name);
   expect(await listVmProcesses(fleet.fleet.dir)).toHaveLength(1);
 

@@ -13,45 +13,34 @@ afterAll(async () => {
   await fleet[Symbol.asyncDispose]();
 });
 
-const create = (prefer: string) =>
-  fleet.call("POST", "/v1/sandboxes", {
-    body: { template_name: "code-interpreter" },
-    headers: { prefer },
-  });
-const remove = (id: unknown) => fleet.call("DELETE", `/v1/sandboxes/${String(id)}`);
+const create = (waitSeconds: number) => fleet.createSandbox({}, { waitSeconds });
 
 test("S50, E1: a full fleet is a 429 with the reasons, never a 503, and nothing is overcommitted", async () => {
-  const made = await Promise.all(Array.from({ length: 4 }, () => create("wait=30")));
-  expect(made.map(({ status }) => status)).toEqual([201, 201, 201, 201]);
-  const hosts = await fleet.call("GET", "/v1/hosts");
-  for (const host of hosts.body["data"] as {
-    used: { memory_mb: number };
-    capacity: { memory_mb: number };
-  }[])
-    expect(host.used.memory_mb).toBe(host.capacity.memory_mb);
+  const { sandboxes } = fleet.client;
+  const made = await Promise.all(Array.from({ length: 4 }, () => create(30)));
+  for (const host of await fleet.hosts()) expect(host.used.memory_mb).toBe(host.capacity.memory_mb);
 
-  const refused = await create("wait=8");
-  expect(refused.status).toBe(429);
-  expect(refused.body).toMatchObject({ code: "RESOURCE_LIMIT_ERROR", details: { hosts: 2 } });
-  expect(String(refused.body["message"])).toMatch(/memory/);
+  await expect(create(8)).rejects.toMatchObject({
+    status: 429,
+    code: "RESOURCE_LIMIT_ERROR",
+    message: expect.stringMatching(/memory/),
+    details: { hosts: 2 },
+  });
 
   // A waiting create gets the capacity that a delete frees.
-  const waiting = create("wait=30");
-  await remove(made[0]?.body["id"]);
-  const served = await waiting;
-  expect(served.status, JSON.stringify(served.body)).toBe(201);
+  const waiting = create(30);
+  await sandboxes.delete(made[0]?.id ?? "");
+  await waiting;
 
   // A paused sandbox holds no memory.
-  await fleet.call("POST", `/v1/sandboxes/${String(made[1]?.body["id"])}/pause`);
-  const another = await create("wait=30");
-  expect(another.status).toBe(201);
-  const resume = await fleet.call("POST", `/v1/sandboxes/${String(made[1]?.body["id"])}/resume`, {
-    headers: { prefer: "wait=8" },
+  const paused = made[1]?.id ?? "";
+  await sandboxes.pause(paused);
+  await create(30);
+  await expect(sandboxes.resume(paused, { waitSeconds: 8 })).rejects.toMatchObject({
+    status: 429,
+    code: "RESOURCE_LIMIT_ERROR",
   });
-  expect(resume).toMatchObject({ status: 429, body: { code: "RESOURCE_LIMIT_ERROR" } });
-  expect(
-    (await fleet.call("GET", `/v1/sandboxes/${String(made[1]?.body["id"])}`)).body,
-  ).toMatchObject({ status: "paused" });
+  expect(await sandboxes.get(paused)).toMatchObject({ status: "paused" });
 });
 
 test("a create that was refused for now is carried out when it is repeated with its key, once", async () => {

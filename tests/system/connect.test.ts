@@ -7,7 +7,14 @@ import { Agent, type IncomingMessage, request as httpRequest } from "node:http";
 import { json } from "node:stream/consumers";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Sandbox } from "@hopx-ai/sdk";
-import { startTestFleet, type TestFleet, until } from "@torpor/testkit";
+import {
+  ApiRefusal,
+  type CreateSandboxBody,
+  runCode,
+  startTestFleet,
+  type TestFleet,
+  until,
+} from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
 let fleet: TestFleet;
@@ -19,22 +26,8 @@ afterAll(async () => {
 });
 
 type Body = Record<string, unknown>;
-const pathOf = (id: string) => `/v1/sandboxes/${id}`;
-const create = async (body: Body = {}, headers: Record<string, string> = {}): Promise<Body> => {
-  const answer = await fleet.call("POST", "/v1/sandboxes", {
-    body: { template_name: "code-interpreter", ...body },
-    headers,
-  });
-  expect([201, 202], JSON.stringify(answer.body)).toContain(answer.status);
-  return answer.body;
-};
-const idOf = async (body: Body = {}) => String((await create(body))["id"]);
-const get = (id: string) => fleet.call("GET", pathOf(id));
-const post = async (id: string, verb: string) => {
-  const answer = await fleet.call("POST", `${pathOf(id)}/${verb}`);
-  expect(answer.status, JSON.stringify(answer.body)).toBe(200);
-  return answer.body;
-};
+const idOf = async (body: CreateSandboxBody = {}) => (await fleet.createSandbox(body)).id;
+const get = (id: string) => fleet.client.sandboxes.get(id);
 const connect = (id: string) => Sandbox.connect(id, fleet.apiKey, fleet.url);
 
 describe("connecting with the JS SDK", () => {
@@ -65,20 +58,20 @@ describe("connecting with the JS SDK", () => {
 
   test("S49: to a stopped or a deleted one: an error that says so, and nothing is started", async () => {
     const id = await idOf();
-    await post(id, "stop");
+    await fleet.client.sandboxes.stop(id);
     await expect(connect(id)).rejects.toThrow(/stopped/);
-    expect((await get(id)).body).toMatchObject({ status: "stopped" });
-    await fleet.call("DELETE", pathOf(id));
+    expect(await get(id)).toMatchObject({ status: "stopped" });
+    await fleet.client.sandboxes.delete(id);
     await expect(connect(id)).rejects.toThrow(/not found/);
   });
 });
 
 test("a refused upload leaves the connection whole: its answer comes, and the next request's", async () => {
-  const { public_host: host, auth_token: token } = await create();
+  const { public_host: host, auth_token: token } = await fleet.createSandbox();
   const agent = new Agent({ keepAlive: true, maxSockets: 1 });
-  const headers = { authorization: `Bearer ${String(token)}` };
+  const headers = { authorization: `Bearer ${token}` };
   const post = async (path: string, body: string | Buffer) => {
-    const request = httpRequest(new URL(path, String(host)), { method: "POST", agent, headers });
+    const request = httpRequest(new URL(path, host), { method: "POST", agent, headers });
     request.end(body);
     const [answer] = (await once(request, "response")) as [IncomingMessage];
     return { status: answer.statusCode, body: (await json(answer)) as Body };
@@ -96,29 +89,22 @@ test("a refused upload leaves the connection whole: its answer comes, and the ne
 });
 
 test("a token is given out in every state but deleted, and works in the next run", async () => {
-  const accepted = await create({}, { prefer: "respond-async" });
-  const id = String(accepted["sandbox_id"]);
-  const tokens = [(await post(id, "token/refresh"))["auth_token"]];
-  await until("it runs", async () => (await get(id)).body["status"] === "running");
-  for (const verb of ["pause", "stop"]) {
-    await post(id, verb);
-    const reply = await post(id, "token/refresh");
-    expect(Date.parse(String(reply["token_expires_at"]))).toBeGreaterThan(
-      Date.now() + 24 * 3600 * 1000,
-    );
-    tokens.push(reply["auth_token"]);
+  const { sandboxes } = fleet.client;
+  const { sandbox_id: id } = await sandboxes.beginCreate({ template_name: "code-interpreter" });
+  const tokens = [(await sandboxes.refreshToken(id)).auth_token];
+  await fleet.untilSandbox("it runs", id, ({ status }) => status === "running");
+  for (const verb of ["pause", "stop"] as const) {
+    await sandboxes[verb](id);
+    const reply = await sandboxes.refreshToken(id);
+    expect(Date.parse(reply.token_expires_at)).toBeGreaterThan(Date.now() + 24 * 3600 * 1000);
+    tokens.push(reply.auth_token);
   }
-  await post(id, "start");
-  const { public_host } = (await get(id)).body;
+  await sandboxes.start(id);
+  const { public_host } = await get(id);
   for (const auth_token of tokens)
-    expect(
-      await fleet.guest({ public_host, auth_token }, "/execute", { code: "x = 1" }),
-    ).toMatchObject({
-      status: 200,
-      body: { success: true },
-    });
-  await fleet.call("DELETE", pathOf(id));
-  expect((await fleet.call("POST", `${pathOf(id)}/token/refresh`)).status).toBe(404);
+    expect(await runCode({ public_host, auth_token }, "x = 1")).toMatchObject({ success: true });
+  await sandboxes.delete(id);
+  await expect(sandboxes.refreshToken(id)).rejects.toMatchObject({ status: 404 });
 });
 
 test("Prefer: respond-async on a create answers 202 with the operation, which names the sandbox", async () => {
@@ -133,14 +119,14 @@ test("Prefer: respond-async on a create answers 202 with the operation, which na
     "the create ends",
     async () => (await fleet.call("GET", location)).body["status"] === "succeeded",
   );
-  expect((await get(String(answer.body["sandbox_id"]))).body).toMatchObject({ status: "running" });
+  expect(await get(String(answer.body["sandbox_id"]))).toMatchObject({ status: "running" });
 });
 
 describe("lists", () => {
   test("pages follow each other by the cursor without gaps; filters hold; the SDK's iterator sees every sandbox once", async () => {
     const made = await Promise.all(Array.from({ length: 5 }, () => idOf()));
     const [paused = ""] = made;
-    await post(paused, "pause");
+    await fleet.client.sandboxes.pause(paused);
     const seen: string[] = [];
     for (let cursor = ""; ;) {
       const page = (await fleet.call("GET", `/v1/sandboxes?limit=2${cursor}`)).body as {
@@ -185,36 +171,38 @@ describe("lists", () => {
       ["status=running,gone", /status must be one or more of running/],
     ] as const)
       expect(await ids(query)).toMatch(said);
-    expect((await fleet.call("DELETE", `${pathOf(mine)}?force=true`)).body["message"]).toMatch(
-      /force is not a parameter: this request takes none/,
-    );
-    expect((await get(mine)).status).toBe(200);
+    const forced = await fleet.call("DELETE", `/v1/sandboxes/${mine}?force=true`);
+    expect(forced.body["message"]).toMatch(/force is not a parameter: this request takes none/);
+    await get(mine);
     expect((await fleet.call("GET", "/v1/sandboxes?cursor=bm8")).body).toMatchObject({
       code: "INVALID_REQUEST",
       message: expect.stringMatching(/cursor/),
     });
-    await Promise.all(made.map((id) => fleet.call("DELETE", pathOf(id))));
+    await Promise.all(made.map((id) => fleet.client.sandboxes.delete(id)));
   });
 });
 
 describe("timeouts", () => {
   test("S55, S7: the clock of a paused sandbox stands still; it runs again with the sandbox, which is deleted at its end, with an event that says why", async () => {
+    const { sandboxes, operations } = fleet.client;
     const id = await idOf({ timeout_seconds: 600 });
-    expect(Date.parse(String((await get(id)).body["expires_at"]))).toBeGreaterThan(Date.now());
-    await post(id, "pause");
-    expect((await get(id)).body).toMatchObject({ timeout_seconds: 600, expires_at: null });
-    const set = await fleet.call("PUT", `${pathOf(id)}/timeout`, { body: { timeout_seconds: 2 } });
-    expect(set).toMatchObject({ status: 200, body: { id, timeout_seconds: 2, expires_at: null } });
+    expect(Date.parse(String((await get(id)).expires_at))).toBeGreaterThan(Date.now());
+    await sandboxes.pause(id);
+    expect(await get(id)).toMatchObject({ timeout_seconds: 600, expires_at: null });
+    const set = await sandboxes.setTimeout(id, 2);
+    expect(set).toMatchObject({ id, timeout_seconds: 2, expires_at: null });
     // Longer than the timeout, which must not run while the sandbox is paused.
     await sleep(4_000);
-    expect((await get(id)).body).toMatchObject({ status: "paused" });
-    await post(id, "resume");
-    await until("it is deleted", async () => (await get(id)).status === 404, 30_000);
-    const events = (await fleet.call("GET", `${pathOf(id)}/events`)).body["data"] as Body[];
-    const deleted = events.find(({ fact }) => fact === "delete_accepted");
-    expect(
-      (await fleet.call("GET", `/v1/operations/${String(deleted?.["operation_id"])}`)).body,
-    ).toMatchObject({
+    expect(await get(id)).toMatchObject({ status: "paused" });
+    await sandboxes.resume(id);
+    const isDeleted = async () =>
+      await get(id).then(
+        () => false,
+        (error: unknown) => error instanceof ApiRefusal && error.status === 404,
+      );
+    await until("it is deleted", isDeleted, 30_000);
+    const deleted = (await fleet.events(id)).find(({ fact }) => fact === "delete_accepted");
+    expect(await operations.get(deleted?.operation_id ?? "")).toMatchObject({
       requested_by: "system:timeout",
     });
   });
@@ -223,13 +211,13 @@ describe("timeouts", () => {
     const id = await idOf({ timeout_seconds: 600 });
     const sandbox = await connect(id);
     await sandbox.setTimeout(7200);
-    const { expires_at } = (await get(id)).body;
+    const { expires_at } = await get(id);
     expect(Date.parse(String(expires_at)) - Date.now()).toBeGreaterThan(3_600_000);
-    await post(id, "pause");
-    await post(id, "resume");
-    const resumed = (await get(id)).body;
+    await fleet.client.sandboxes.pause(id);
+    await fleet.client.sandboxes.resume(id);
+    const resumed = await get(id);
     expect(resumed).toMatchObject({ timeout_seconds: 7200 });
-    expect(Date.parse(String(resumed["expires_at"]))).toBeGreaterThanOrEqual(
+    expect(Date.parse(String(resumed.expires_at))).toBeGreaterThanOrEqual(
       Date.parse(String(expires_at)),
     );
     await sandbox.kill();
@@ -240,8 +228,8 @@ describe("exact types", () => {
   const TIMESTAMP = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/;
 
   test("a sandbox is what both SDKs parse: ids as text, the organization as a number, whole resources, timestamps of three digits, no null but where one is meant", async () => {
-    const created = await create();
-    for (const sandbox of [created, (await get(String(created["id"]))).body]) {
+    const created = await fleet.createSandbox();
+    for (const sandbox of [created, await get(created.id)]) {
       expect(sandbox).toMatchObject({
         object: "sandbox",
         template_id: expect.any(String),
@@ -256,15 +244,19 @@ describe("exact types", () => {
         started_at: expect.stringMatching(TIMESTAMP),
         request_id: expect.any(String),
       });
-      const nulls = Object.keys(sandbox).filter((name) => sandbox[name] === null);
-      expect(nulls.toSorted()).toEqual(["auto_pause", "expires_at", "timeout_seconds"]);
+      const nulls = Object.entries(sandbox).filter(([, value]) => value === null);
+      expect(nulls.map(([name]) => name).toSorted()).toEqual([
+        "auto_pause",
+        "expires_at",
+        "timeout_seconds",
+      ]);
     }
     expect(created).toMatchObject({
       auth_token: expect.any(String),
       token_expires_at: expect.stringMatching(TIMESTAMP),
     });
-    expect((await get(String(created["id"]))).body).not.toHaveProperty("auth_token");
-    const [template] = (await fleet.call("GET", "/v1/templates")).body["data"] as Body[];
+    expect(await get(created.id)).not.toHaveProperty("auth_token");
+    const [template] = await fleet.client.templates.list();
     expect(template).toMatchObject({
       id: expect.any(String),
       display_name: expect.any(String),
@@ -273,9 +265,9 @@ describe("exact types", () => {
       is_active: true,
       status: "active",
     });
-    expect(await fleet.call("DELETE", pathOf(String(created["id"])))).toMatchObject({
-      status: 200,
-      body: { id: created["id"], status: "deleted" },
+    expect(await fleet.client.sandboxes.delete(created.id)).toMatchObject({
+      id: created.id,
+      status: "deleted",
     });
   });
 

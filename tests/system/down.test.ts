@@ -4,7 +4,7 @@
  */
 import { listVmProcesses } from "@torpor/fleet";
 import { signalProcess } from "@torpor/service";
-import { SIMULATED_TEMPLATE, startTestFleet, type TestFleet } from "@torpor/testkit";
+import { startTestFleet, type TestFleet } from "@torpor/testkit";
 import { afterEach, expect, test } from "vitest";
 
 let fleet: TestFleet;
@@ -12,11 +12,7 @@ afterEach(async () => await fleet[Symbol.asyncDispose]());
 
 test("only the guest that stands still is told of", async () => {
   fleet = await startTestFleet({ hosts: 2, schedulers: 1 });
-  for (let count = 0; count < 3; count += 1)
-    expect(
-      (await fleet.call("POST", "/v1/sandboxes", { body: { template_name: SIMULATED_TEMPLATE } }))
-        .status,
-    ).toBe(201);
+  for (let count = 0; count < 3; count += 1) await fleet.createSandbox();
   const [hung] = await listVmProcesses(fleet.fleet.dir);
   if (hung === undefined) throw new Error("three run");
   signalProcess(hung, "SIGSTOP");

@@ -2,7 +2,16 @@
 import { execFile } from "node:child_process";
 import { join } from "node:path";
 import { promisify } from "node:util";
-import { ROOT, startTestFleet, type TestFleet, until } from "@torpor/testkit";
+import {
+  readGuestFile,
+  ROOT,
+  runCode,
+  type SandboxResource,
+  startTestFleet,
+  type TestFleet,
+  until,
+  writeGuestFile,
+} from "@torpor/testkit";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 
 const run = promisify(execFile);
@@ -15,66 +24,46 @@ afterAll(async () => {
   await fleet[Symbol.asyncDispose]();
 });
 
-type Body = Record<string, unknown>;
-interface Host extends Body {
-  state: string;
-  sandboxes: Record<string, number>;
-  drain: {
-    status: string;
-    sandboxes: Record<string, number>;
-    failures: Body[];
-    bytes: { done: number; total: number; estimated: number };
-  } | null;
-}
 const DRAIN_LIMIT_MS = 60_000;
 const made: string[] = [];
 
-const post = async (path: string, body: unknown = {}) =>
-  await fleet.call("POST", `/v1/${path}`, { body });
-const host = async (id: string) => (await fleet.call("GET", `/v1/hosts/${id}`)).body as Host;
-const view = async (id: unknown) => (await fleet.call("GET", `/v1/sandboxes/${String(id)}`)).body;
-const printed = async (sandbox: Body) =>
-  (await fleet.guest(sandbox, "/execute", { language: "python", code: "print(x)" })).body["stdout"];
-const drainIs = async (id: string, ...statuses: string[]) =>
-  await until(
+const host = (id: string) => fleet.client.hosts.get(id);
+const view = (id: string) => fleet.client.sandboxes.get(id);
+const printed = async (sandbox: SandboxResource) => (await runCode(sandbox, "print(x)")).stdout;
+const drainIs = (id: string, ...statuses: string[]) =>
+  fleet.untilHost(
     `the drain of ${id} is ${statuses.join(" or ")}`,
-    async () => {
-      const seen = await host(id);
-      return statuses.includes(seen.drain?.status ?? "") ? seen : undefined;
-    },
+    id,
+    ({ drain }) => statuses.includes(drain?.status ?? ""),
     DRAIN_LIMIT_MS,
   );
 
 /** Creates sandboxes on host-1, each with a value in its memory. */
-async function onHostOne(count: number): Promise<Body[]> {
-  await post("hosts/host-2/cordon");
-  const created = await Promise.all(
-    Array.from(
-      { length: count },
-      async () => await post("sandboxes", { template_name: "code-interpreter" }),
-    ),
-  );
-  await post("hosts/host-2/uncordon");
-  for (const [at, { status, body }] of created.entries()) {
-    expect(status, JSON.stringify(body)).toBe(201);
-    expect(body).toMatchObject({ node_id: "host-1" });
-    made.push(String(body["id"]));
-    await fleet.guest(body, "/execute", { language: "python", code: `x = ${at}` });
+async function onHostOne(count: number): Promise<SandboxResource[]> {
+  await fleet.client.hosts.cordon("host-2");
+  const created = await Promise.all(Array.from({ length: count }, () => fleet.createSandbox()));
+  await fleet.client.hosts.uncordon("host-2");
+  for (const [at, sandbox] of created.entries()) {
+    expect(sandbox).toMatchObject({ node_id: "host-1" });
+    made.push(sandbox.id);
+    await runCode(sandbox, `x = ${at}`);
   }
-  return created.map(({ body }) => body);
+  return created;
 }
 
 afterEach(async () => {
+  const { hosts } = fleet.client;
   for (const id of made.splice(0)) await fleet.call("DELETE", `/v1/sandboxes/${id}`);
   for (const id of ["host-1", "host-2"]) {
-    if ((await host(id)).state === "draining") await post(`hosts/${id}/drain/abort`);
-    await until(
+    if ((await host(id)).state === "draining") await hosts.abortDrain(id);
+    await fleet.untilHost(
       `the drain of ${id} is over`,
-      async () => !["active", "undoing"].includes((await host(id)).drain?.status ?? ""),
+      id,
+      ({ drain }) => !["active", "undoing"].includes(drain?.status ?? ""),
       DRAIN_LIMIT_MS,
     );
-    await post(`hosts/${id}/uncordon`);
-    await until(`${id} is empty`, async () => Object.keys((await host(id)).sandboxes).length === 0);
+    await hosts.uncordon(id);
+    await fleet.untilHost(`${id} is empty`, id, (seen) => Object.keys(seen.sandboxes).length === 0);
   }
 });
 
@@ -82,30 +71,26 @@ describe("S30, S36, S39: a drain", () => {
   test("moves what runs with its memory, one at a time, and what is paused or stopped to the store; a scheduler dies on the way", async () => {
     const [first, stopped, ...others] = await onHostOne(5);
     if (first === undefined || stopped === undefined) throw new Error("nothing was created");
-    expect((await post(`sandboxes/${String(first["id"])}/pause?wait_for=replicated`)).status).toBe(
-      200,
-    );
-    await fleet.guest(stopped, "/files/write", { path: "/workspace/note", content: "kept" });
-    expect((await post(`sandboxes/${String(stopped["id"])}/stop`)).status).toBe(200);
-    const begun = await post("hosts/host-1/drain", { max_parallel: 1 });
-    expect(begun, JSON.stringify(begun.body)).toMatchObject({
-      status: 200,
-      body: { state: "draining", drain: { status: "active" } },
-    });
+    const { sandboxes, hosts } = fleet.client;
+    await sandboxes.pause(first.id, { waitFor: "replicated" });
+    await writeGuestFile(stopped, "/workspace/note", "kept");
+    await sandboxes.stop(stopped.id);
+    const begun = await hosts.drain("host-1", { max_parallel: 1 });
+    expect(begun).toMatchObject({ state: "draining", drain: { status: "active" } });
     let mostAway = 0;
-    const copied = [(begun.body as unknown as Host).drain?.bytes.done];
+    const copied = [begun.drain?.bytes.done];
     let isKilled = false;
     const done = await until(
       "the drain is done",
       async () => {
         // One list request: with a request per sandbox, a sandbox that is away at the first one may
         // be back at the last.
-        const all = (await fleet.call("GET", "/v1/sandboxes")).body["data"] as Body[];
-        const seen = all.filter(({ id }) => others.some((other) => other["id"] === id));
+        const all = await Array.fromAsync(sandboxes.list());
+        const seen = all.filter(({ id }) => others.some((other) => other.id === id));
         mostAway = Math.max(mostAway, seen.filter(({ status }) => status !== "running").length);
         const now = await host("host-1");
         if (now.drain !== null) copied.push(now.drain.bytes.done);
-        if (!isKilled && (now.drain?.sandboxes["moving"] ?? 0) > 0) {
+        if (!isKilled && (now.drain?.sandboxes.moving ?? 0) > 0) {
           isKilled = true;
           await fleet.fleet.kill("scheduler-1");
         }
@@ -129,81 +114,67 @@ describe("S30, S36, S39: a drain", () => {
       drain: { sandboxes: { total: 5, left: 0, moved: 3, released: 2, failed: 0 }, failures: [] },
     });
     for (const [at, sandbox] of others.entries()) {
-      expect(await view(sandbox["id"])).toMatchObject({ status: "running", node_id: "host-2" });
+      expect(await view(sandbox.id)).toMatchObject({ status: "running", node_id: "host-2" });
       expect(await printed(sandbox)).toBe(`${at + 2}\n`);
     }
-    const released = await view(first["id"]);
+    const released = await view(first.id);
     expect(released).toMatchObject({ status: "paused", durability: "replicated" });
-    expect(released["node_id"]).toBeUndefined();
-    expect((await post(`sandboxes/${String(first["id"])}/resume`)).body).toMatchObject({
-      status: "running",
-    });
-    expect(await view(first["id"])).toMatchObject({ node_id: "host-2" });
+    expect(released.node_id).toBeUndefined();
+    expect(await sandboxes.resume(first.id)).toMatchObject({ status: "running" });
+    expect(await view(first.id)).toMatchObject({ node_id: "host-2" });
     expect(await printed(first)).toBe("0\n");
-    expect(await view(stopped["id"])).toMatchObject({
+    expect(await view(stopped.id)).toMatchObject({
       status: "stopped",
       durability: "replicated",
     });
-    expect((await post(`sandboxes/${String(stopped["id"])}/start`)).body).toMatchObject({
-      status: "running",
-    });
-    expect(await view(stopped["id"])).toMatchObject({ node_id: "host-2" });
-    expect((await fleet.guest(stopped, "/files/read?path=/workspace/note")).body["content"]).toBe(
-      "kept",
-    );
-    const { body: history } = await fleet.call("GET", "/v1/hosts/host-1/events?limit=2");
-    expect((history["data"] as Body[]).map(({ fact }) => fact)).toEqual([
-      "drain_started",
-      "drained",
-    ]);
+    expect(await sandboxes.start(stopped.id)).toMatchObject({ status: "running" });
+    expect(await view(stopped.id)).toMatchObject({ node_id: "host-2" });
+    expect(await readGuestFile(stopped, "/workspace/note")).toBe("kept");
+    const history = await hosts.events("host-1", { limit: 2 });
+    expect(history.data.map(({ fact }) => fact)).toEqual(["drain_started", "drained"]);
   });
 
   test("leaves what users do meanwhile to them: who pauses finds it paused, who resumes finds it running", async () => {
     const [pausedOne, resumedOne] = await onHostOne(2);
     if (pausedOne === undefined || resumedOne === undefined) throw new Error("nothing was created");
-    await post("hosts/host-1/drain", { max_parallel: 2 });
-    await until(
+    const { sandboxes, hosts } = fleet.client;
+    await hosts.drain("host-1", { max_parallel: 2 });
+    await fleet.untilHost(
       "both are being moved",
-      async () => ((await host("host-1")).drain?.sandboxes["moving"] ?? 0) === 2,
+      "host-1",
+      ({ drain }) => drain?.sandboxes.moving === 2,
     );
     const [paused, resumed] = await Promise.all([
-      post(`sandboxes/${String(pausedOne["id"])}/pause`),
-      post(`sandboxes/${String(resumedOne["id"])}/resume`),
+      sandboxes.pause(pausedOne.id),
+      sandboxes.resume(resumedOne.id),
     ]);
-    expect(paused, JSON.stringify(paused.body)).toMatchObject({
-      status: 200,
-      body: { status: "paused" },
-    });
-    expect(resumed, JSON.stringify(resumed.body)).toMatchObject({
-      status: 200,
-      body: { status: "running" },
-    });
+    expect(paused).toMatchObject({ status: "paused" });
+    expect(resumed).toMatchObject({ status: "running" });
     await drainIs("host-1", "done");
-    expect(await view(pausedOne["id"])).toMatchObject({ status: "paused" });
-    expect(await view(resumedOne["id"])).toMatchObject({ status: "running", node_id: "host-2" });
+    expect(await view(pausedOne.id)).toMatchObject({ status: "paused" });
+    expect(await view(resumedOne.id)).toMatchObject({ status: "running", node_id: "host-2" });
     expect(await printed(resumedOne)).toBe("1\n");
   });
 
   test("that is aborted leaves every sandbox running, on a cordoned host", async () => {
+    const { hosts } = fleet.client;
     const sandboxes = await onHostOne(4);
-    await post("hosts/host-1/drain", { max_parallel: 2 });
-    await until(
+    await hosts.drain("host-1", { max_parallel: 2 });
+    await fleet.untilHost(
       "something is being moved",
-      async () => ((await host("host-1")).drain?.sandboxes["moving"] ?? 0) > 0,
+      "host-1",
+      ({ drain }) => (drain?.sandboxes.moving ?? 0) > 0,
     );
-    expect(await post("hosts/host-1/drain/abort")).toMatchObject({
-      status: 200,
-      body: { state: "cordoned" },
-    });
+    expect(await hosts.abortDrain("host-1")).toMatchObject({ state: "cordoned" });
     const { drain } = await drainIs("host-1", "aborted");
     expect(drain).toMatchObject({ sandboxes: { left: 0, moving: 0 } });
     for (const [at, sandbox] of sandboxes.entries()) {
-      expect(await view(sandbox["id"])).toMatchObject({ status: "running" });
+      expect(await view(sandbox.id)).toMatchObject({ status: "running" });
       expect(await printed(sandbox)).toBe(`${at}\n`);
     }
-    expect(await post("hosts/host-1/drain/abort")).toMatchObject({
+    await expect(hosts.abortDrain("host-1")).rejects.toMatchObject({
       status: 409,
-      body: { code: "CONFLICT" },
+      code: "CONFLICT",
     });
   });
 });
@@ -242,33 +213,31 @@ test("./torpor hosts shows the hosts, drains one and tells how it goes, and says
 
 describe("what would leave sandboxes without a host", () => {
   test("is refused, with what to do instead", async () => {
+    const { hosts } = fleet.client;
     const [sandbox] = await onHostOne(1);
-    await post("hosts/host-2/cordon");
-    const last = await post("hosts/host-1/drain", { max_parallel: 1 });
-    expect(last).toMatchObject({
+    await hosts.cordon("host-2");
+    await expect(hosts.drain("host-1", { max_parallel: 1 })).rejects.toMatchObject({
       status: 409,
-      body: {
-        code: "CONFLICT",
-        details: {
-          allowed: ["cordon"],
-          stranded: [{ sandboxes: 1, hosts: 1, reasons: { host_not_ready: 1 } }],
-        },
+      code: "CONFLICT",
+      message: expect.stringMatching(/1 are cordoned or draining.*uncordon a host/i),
+      details: {
+        allowed: ["cordon"],
+        stranded: [{ sandboxes: 1, hosts: 1, reasons: { host_not_ready: 1 } }],
       },
     });
-    expect(last.body["message"]).toMatch(/1 are cordoned or draining.*uncordon a host/i);
     expect((await host("host-1")).state).toBe("ready");
 
-    expect((await post("hosts/host-1/retire")).body["message"]).toMatch(/1 sandbox.*Drain/);
-    await post("hosts/host-1/cordon");
-    expect(await post("hosts/host-1/retire")).toMatchObject({
+    await expect(hosts.retire("host-1")).rejects.toThrow(/1 sandbox.*Drain/);
+    await hosts.cordon("host-1");
+    await expect(hosts.retire("host-1")).rejects.toMatchObject({
       status: 409,
-      body: { details: { sandboxes: 1 } },
+      details: { sandboxes: 1 },
     });
-    expect(await view(sandbox?.["id"])).toMatchObject({ status: "running" });
+    expect(await view(sandbox?.id ?? "")).toMatchObject({ status: "running" });
 
-    expect(await post("hosts/host-2/uncordon")).toMatchObject({ status: 200 });
-    await post("hosts/host-1/drain", { max_parallel: 1 });
-    const uncordon = await post("hosts/host-1/uncordon");
+    await hosts.uncordon("host-2");
+    await hosts.drain("host-1", { max_parallel: 1 });
+    const uncordon = await fleet.call("POST", "/v1/hosts/host-1/uncordon");
     if (uncordon.status !== 200)
       expect(uncordon.body).toMatchObject({
         code: "CONFLICT",

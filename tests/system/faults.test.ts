@@ -9,9 +9,15 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { hostIdAt, listVmProcesses } from "@torpor/fleet";
 import { signalProcess } from "@torpor/service";
 import {
+  type EventResource,
   hostNetworkProblem,
   type HostNetwork,
+  insist,
+  isFinal,
   makeHostNetwork,
+  readGuestFile,
+  runCode,
+  type SandboxResource,
   simulatedVcpusRun,
   startTestFleet,
   type TestFleet,
@@ -27,7 +33,6 @@ import {
   possibleAfterLoss,
   possibleAt,
 } from "./support/chaos-client.ts";
-import { insist } from "./support/insist.ts";
 
 const HOSTS = 3;
 const CLIENTS = 5;
@@ -39,14 +44,6 @@ const WARM_UP_EACH = 6;
 const FAULT_MS = LEASE_MS + MARGIN_MS + 3_000;
 const QUIET_LIMIT_MS = 90_000;
 const CASE_LIMIT_MS = 600_000;
-
-type Body = Record<string, unknown>;
-
-interface SandboxEvent {
-  fact: string;
-  occurred_at: string;
-  cause?: { message: string };
-}
 
 interface Fault {
   name: string;
@@ -212,72 +209,69 @@ async function survives(fault: Fault): Promise<void> {
   expect(auditor.overlaps, "sandboxes that ran twice at once").toEqual([]);
   expect(auditor.looks).toBeGreaterThan(100);
   for (const client of clients)
-    for (const { id } of client.living())
-      await insist(() => fleet.call("DELETE", `/v1/sandboxes/${id}`));
+    for (const { id } of client.living()) await tried(() => fleet.client.sandboxes.delete(id));
 }
+
+/** Undefined when the request was refused, or had no response in time. */
+const tried = async <T>(what: () => Promise<T>, limitMs?: number): Promise<T | undefined> =>
+  await insist(what, limitMs).catch(() => undefined);
 
 /**
  * Returns a sandbox on the victim that is to be restored on host loss, with `x` from before its
  * stored snapshot and `y` from after it.
  */
-async function runsOnVictim(): Promise<Body> {
+async function runsOnVictim(): Promise<SandboxResource> {
+  const { sandboxes } = fleet.client;
   for (let tries = 0; tries < 50; tries += 1) {
-    const body = { template_name: "code-interpreter", on_host_loss: "restore" };
-    const made = await insist(() => fleet.call("POST", "/v1/sandboxes", { body }));
-    const path = `/v1/sandboxes/${String(made.body["id"])}`;
-    await insist(() => fleet.guest(made.body, "/execute", { language: "python", code: "x = 42" }));
-    await insist(() => fleet.call("POST", `${path}/pause?wait_for=replicated`));
-    await insist(() => fleet.call("POST", `${path}/resume`));
-    await insist(() => fleet.guest(made.body, "/execute", { language: "python", code: "y = 43" }));
-    const { status, node_id } = (await insist(() => fleet.call("GET", path))).body;
-    if (status === "running" && node_id === VICTIM) return made.body;
-    await insist(() => fleet.call("DELETE", path));
+    const made = await tried(() => fleet.createSandbox({ on_host_loss: "restore" }));
+    if (made === undefined) continue;
+    await tried(() => runCode(made, "x = 42"));
+    await tried(() => sandboxes.pause(made.id, { waitFor: "replicated" }));
+    await tried(() => sandboxes.resume(made.id));
+    await tried(() => runCode(made, "y = 43"));
+    const seen = await tried(() => sandboxes.get(made.id));
+    if (seen?.status === "running" && seen.node_id === VICTIM) return made;
+    await tried(() => sandboxes.delete(made.id));
   }
   throw new Error(`no sandbox came to run on ${VICTIM}`);
 }
 
 /** Waits until the sandbox is restored elsewhere, while its host is still away. */
-async function isRestored(sandbox: Body): Promise<void> {
-  const path = `/v1/sandboxes/${String(sandbox["id"])}`;
-  const print = async (name: string) =>
-    (
-      await insist(() =>
-        fleet.guest(sandbox, "/execute", { language: "python", code: `print(${name})` }),
-      )
-    ).body;
-  const seen = async () => (await insist(() => fleet.call("GET", path))).body;
+async function isRestored(sandbox: SandboxResource): Promise<void> {
+  const { sandboxes } = fleet.client;
+  const print = (name: string) => insist(() => runCode(sandbox, `print(${name})`));
   await until(
     "it runs elsewhere",
-    async () => ((one) => one["status"] === "running" && one["node_id"] !== VICTIM)(await seen()),
+    async () => {
+      const seen = await tried(() => sandboxes.get(sandbox.id));
+      return seen?.status === "running" && seen.node_id !== VICTIM;
+    },
     QUIET_LIMIT_MS,
   );
   expect(await print("x")).toMatchObject({ stdout: "42\n" });
   expect(await print("y")).toMatchObject({
     stderr: expect.stringContaining("NameError") as string,
   });
-  await insist(() => fleet.call("DELETE", path));
+  await tried(() => sandboxes.delete(sandbox.id));
 }
 
 /** Cordons one host after the other: a sandbox paused on a cordoned host resumes on another one. */
 async function keepMoving(signal: AbortSignal): Promise<void> {
+  const { hosts } = fleet.client;
   for (let at = 1; !signal.aborted; at += 1) {
     const id = hostIdAt(at % HOSTS);
-    await insist(() => fleet.call("POST", `/v1/hosts/${id}/cordon`), 10_000);
+    await tried(() => hosts.cordon(id), 10_000);
     await sleep(1_500);
-    await insist(() => fleet.call("POST", `/v1/hosts/${id}/uncordon`), 60_000);
+    await tried(() => hosts.uncordon(id), 60_000);
   }
 }
 
 async function allReady(): Promise<void> {
-  const states = async () =>
-    ((await insist(() => fleet.call("GET", "/v1/hosts"))).body["data"] as {
-      state: string;
-      has_fence: boolean;
-    }[]) ?? [];
+  const hosts = async () => (await tried(() => fleet.hosts())) ?? [];
   await until(
     "all hosts are ready, with fences",
     async () =>
-      (await states()).filter((host) => host.state === "ready" && host.has_fence).length === HOSTS,
+      (await hosts()).filter((host) => host.state === "ready" && host.has_fence).length === HOSTS,
     QUIET_LIMIT_MS,
   );
 }
@@ -287,41 +281,39 @@ async function allReady(): Promise<void> {
  * host explains, and that the sandbox still works.
  */
 async function check(owned: Owned, fault: Fault): Promise<void> {
-  const path = `/v1/sandboxes/${owned.id}`;
-  const seen = await insist(() => fleet.call("GET", path));
-  if (seen.status === 404 || seen.body["status"] === "deleted") {
-    expect(owned.deleteAsked, `${owned.id} is gone, and nobody had it deleted`).toBe(true);
+  const { id, resource } = owned;
+  const { sandboxes } = fleet.client;
+  const seen = await insist(() => sandboxes.get(id)).catch((error: unknown) => {
+    if (isFinal(error) && error.status === 404) return undefined;
+    throw error;
+  });
+  if (seen === undefined || seen.status === "deleted") {
+    expect(owned.deleteAsked, `${id} is gone, and nobody had it deleted`).toBe(true);
     owned.isDeleted = true;
     return;
   }
-  expect(owned.isDeleted, `${owned.id} was deleted, and is ${String(seen.body["status"])}`).toBe(
-    false,
-  );
-  const events = (await insist(() => fleet.call("GET", `${path}/events`))).body[
-    "data"
-  ] as SandboxEvent[];
+  const { status } = seen;
+  expect(owned.isDeleted, `${id} was deleted, and is ${status}`).toBe(false);
+  const events = await insist(() => fleet.events(id));
   const facts = events.map(({ fact }) => fact);
-  const { status } = seen.body;
-  const told = `${owned.id}: ${JSON.stringify(seen.body)} after ${facts.join(" ")}`;
+  const told = `${id}: ${JSON.stringify(seen)} after ${facts.join(" ")}`;
   expect(
     status === "stopped" ? fault.endsVms === true : status === "running" || status === "paused",
     told,
   ).toBe(true);
-  if (status !== "running") {
-    const again = await insist(() =>
-      fleet.call("POST", `${path}/${status === "paused" ? "resume" : "start"}`),
+  if (status !== "running")
+    await insist(() => sandboxes[status === "paused" ? "resume" : "start"](id)).catch(
+      (cause: unknown) => {
+        throw new Error(`${told}, then ${String(cause)}`, { cause });
+      },
     );
-    expect(again, `${told}, then ${JSON.stringify(again.body)}`).toMatchObject({ status: 200 });
-  }
   const loss = events.findLast(({ fact }) => fact === "host_lost");
   if (loss !== undefined) expect(fault.losesHost, told).toBe(true);
   const possible = (written: Owned["disk"]) =>
     loss === undefined
       ? possibleAt(written)
       : possibleAfterLoss(written, snapshotAtMs(loss), Date.parse(loss.occurred_at));
-  const { content } = await read(owned, () =>
-    fleet.guest(owned.resource, "/files/read?path=/workspace/value"),
-  );
+  const content = await insist(() => readGuestFile(resource, "/workspace/value"));
   expectWritten(
     possible(owned.disk),
     content === null ? undefined : Number(content),
@@ -329,18 +321,16 @@ async function check(owned: Owned, fault: Fault): Promise<void> {
   );
   // Memory ends with its VM.
   if (status === "stopped" || facts.includes("stopped")) return;
-  const { stdout, stderr } = await read(owned, () =>
-    fleet.guest(owned.resource, "/execute", { language: "python", code: "print(x)" }),
-  );
+  const { stdout, stderr } = await insist(() => runCode(resource, "print(x)"));
   expectWritten(
     possible(owned.memory),
-    String(stderr).includes("NameError") ? undefined : Number(stdout),
+    stderr.includes("NameError") ? undefined : Number(stdout),
     `x of ${told}`,
   );
 }
 
 /** The message of the event contains the time of the snapshot. */
-function snapshotAtMs({ cause }: SandboxEvent): number {
+function snapshotAtMs({ cause }: EventResource): number {
   return Date.parse(/ of (\S+Z), /.exec(cause?.message ?? "")?.[1] ?? "");
 }
 
@@ -351,12 +341,6 @@ function expectWritten(
 ): void {
   if (found === undefined) expect(isAcknowledged, `${what} is not there`).toBe(false);
   else expect(values, what).toContain(found);
-}
-
-async function read(owned: Owned, what: () => ReturnType<TestFleet["guest"]>): Promise<Body> {
-  const answer = await insist(what);
-  expect(answer.status, `${owned.id}: ${JSON.stringify(answer.body)}`).toBe(200);
-  return answer.body;
 }
 
 /**

@@ -6,7 +6,13 @@ import { rename } from "node:fs/promises";
 import { join } from "node:path";
 import { listVmProcesses } from "@torpor/fleet";
 import { isAlive } from "@torpor/service";
-import { startTestFleet, type TestFleet, until } from "@torpor/testkit";
+import {
+  runCode,
+  type SandboxResource,
+  startTestFleet,
+  type TestFleet,
+  until,
+} from "@torpor/testkit";
 import postgres from "postgres";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
@@ -21,25 +27,21 @@ afterAll(async () => {
   await fleet[Symbol.asyncDispose]();
 });
 
-type Body = Record<string, unknown>;
 const LIMIT_MS = 60_000;
-const findings = async () =>
-  (await fleet.call("GET", "/v1/hosts/host-1")).body["findings"] as Body[];
+const findings = async () => (await fleet.client.hosts.get("host-1")).findings;
+type Finding = Awaited<ReturnType<typeof findings>>[number];
 const paged = async () => (await fleet.call("GET", "/v1/hosts/host-1/findings?limit=1")).body;
-const finding = async (what: string, is: (finding: Body) => boolean) =>
+const finding = async (what: string, is: (finding: Finding) => boolean) =>
   await until(what, async () => (await findings()).find(is), LIMIT_MS);
-const view = async (id: string) => (await fleet.call("GET", `/v1/sandboxes/${id}`)).body;
 const restartAgent = async () => {
   await fleet.fleet.kill("host-1");
   await fleet.fleet.startComponent("host-1");
 };
 
-async function create(): Promise<{ sandbox: Body; id: string }> {
-  const { body: sandbox } = await fleet.call("POST", "/v1/sandboxes", {
-    body: { template_name: "code-interpreter" },
-  });
-  await fleet.guest(sandbox, "/execute", { language: "python", code: "x = 42" });
-  return { sandbox, id: String(sandbox["id"]) };
+async function create(): Promise<{ sandbox: SandboxResource; id: string }> {
+  const sandbox = await fleet.createSandbox();
+  await runCode(sandbox, "x = 42");
+  return { sandbox, id: sandbox.id };
 }
 
 const TABLES = ["sandboxes", "operations", "incarnations", "snapshots", "sandbox_events"] as const;
@@ -86,8 +88,7 @@ describe("S30: a VM that the database does not know", () => {
     const vmm = (await listVmProcesses(fleet.fleet.dir)).find(({ sandboxId }) => sandboxId === id);
     if (vmm === undefined) throw new Error("the sandbox has no VMM process");
     await forget(id, shown);
-    const isFrozen = ({ sandbox_id, quarantined }: Body) =>
-      sandbox_id === id && quarantined === true;
+    const isFrozen = ({ sandbox_id, quarantined }: Finding) => sandbox_id === id && quarantined;
     expect(await finding("it is quarantined", isFrozen)).toMatchObject({
       kind: "unknown",
       message: expect.stringMatching(/frozen/),
@@ -103,7 +104,7 @@ describe("S30: a VM that the database does not know", () => {
       "it was seen again since",
       async () =>
         (await findings()).some(
-          (one) => isFrozen(one) && one["last_seen_at"] !== before?.["last_seen_at"],
+          (one) => isFrozen(one) && one.last_seen_at !== before?.last_seen_at,
         ),
       LIMIT_MS,
     );
@@ -111,13 +112,9 @@ describe("S30: a VM that the database does not know", () => {
 
     await remember(id);
     await until("it is nobody's finding", async () => (await findings()).length === 0, LIMIT_MS);
-    const printed = await fleet.guest(sandbox, "/execute", {
-      language: "python",
-      code: "print(x)",
-    });
-    expect(printed.body, JSON.stringify(printed.body)).toMatchObject({ stdout: "42\n" });
+    expect(await runCode(sandbox, "print(x)")).toMatchObject({ stdout: "42\n" });
     expect(isAlive(vmm)).toBe(true);
-    await fleet.call("DELETE", `/v1/sandboxes/${id}`);
+    await fleet.client.sandboxes.delete(id);
   });
 
   test("is discarded when an operator says so, and not before", async () => {
@@ -125,9 +122,7 @@ describe("S30: a VM that the database does not know", () => {
     const { id } = await create();
     await forget(id, shown);
     await finding("it is found", ({ sandbox_id }) => sandbox_id === id);
-    expect(await fleet.call("POST", `/v1/hosts/host-1/findings/${id}/discard`)).toMatchObject({
-      status: 200,
-    });
+    await fleet.client.hosts.discard("host-1", id);
     await until(
       "it is gone",
       async () =>
@@ -135,50 +130,43 @@ describe("S30: a VM that the database does not know", () => {
       LIMIT_MS,
     );
     await until("so is the finding", async () => (await findings()).length === 0, LIMIT_MS);
-    expect(await fleet.call("POST", `/v1/hosts/host-1/findings/${id}/discard`)).toMatchObject({
-      status: 404,
-    });
+    await expect(fleet.client.hosts.discard("host-1", id)).rejects.toMatchObject({ status: 404 });
   });
 });
 
 test("a sandbox that its host does not have any more says so, keeps its state, and is well again when it is back", async () => {
   const { sandbox, id } = await create();
-  await fleet.call("POST", `/v1/sandboxes/${id}/pause`);
+  await fleet.client.sandboxes.pause(id);
   const dir = join(fleet.fleet.dir, "hosts/host-1/vm", id);
   const elsewhere = join(fleet.fleet.dir, `taken-${id}`);
   await fleet.fleet.kill("host-1");
   await rename(dir, elsewhere);
   await fleet.fleet.startComponent("host-1");
   await finding("it is missing", ({ sandbox_id, kind }) => sandbox_id === id && kind === "missing");
-  const missing = await until("the sandbox says so", async () =>
-    (await view(id))["condition"] === undefined ? undefined : await view(id),
+  const missing = await fleet.untilSandbox(
+    "the sandbox says so",
+    id,
+    ({ condition }) => condition !== undefined,
   );
   expect(missing).toMatchObject({
     status: "paused",
     condition: "host_lost_sandbox",
     condition_reason: expect.stringMatching(/host-1/),
   });
-  expect(await fleet.call("POST", `/v1/hosts/host-1/findings/${id}/discard`)).toMatchObject({
-    status: 409,
-  });
+  await expect(fleet.client.hosts.discard("host-1", id)).rejects.toMatchObject({ status: 409 });
 
   await fleet.fleet.kill("host-1");
   await rename(elsewhere, dir);
   await fleet.fleet.startComponent("host-1");
-  await until(
+  await fleet.untilSandbox(
     "it is well again",
-    async () => (await view(id))["condition"] === undefined,
+    id,
+    ({ condition }) => condition === undefined,
     LIMIT_MS,
   );
-  expect((await fleet.call("POST", `/v1/sandboxes/${id}/resume`)).body).toMatchObject({
-    status: "running",
-  });
-  expect(
-    (await fleet.guest(sandbox, "/execute", { language: "python", code: "print(x)" })).body,
-  ).toMatchObject({ stdout: "42\n" });
-  const facts = (
-    (await fleet.call("GET", `/v1/sandboxes/${id}/events`)).body["data"] as Body[]
-  ).map(({ fact }) => fact);
+  expect(await fleet.client.sandboxes.resume(id)).toMatchObject({ status: "running" });
+  expect(await runCode(sandbox, "print(x)")).toMatchObject({ stdout: "42\n" });
+  const facts = (await fleet.events(id)).map(({ fact }) => fact);
   expect(facts.filter((fact) => fact === "missing_on_host" || fact === "found_on_host")).toEqual([
     "missing_on_host",
     "found_on_host",

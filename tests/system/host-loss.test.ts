@@ -8,8 +8,11 @@ import { join } from "node:path";
 import { listVmProcesses, type VmProcess } from "@torpor/fleet";
 import { isAlive, stateOf } from "@torpor/service/processes";
 import {
+  type CreateSandboxBody,
   relay,
   type Relay,
+  runCode,
+  type SandboxResource,
   simulatedVcpusRun,
   startTestFleet,
   type TestFleet,
@@ -40,8 +43,7 @@ afterEach(async () => {
     fleet.fleet.signal(name, "SIGCONT");
     await fleet.fleet.startComponent(name);
   }
-  const left = (await fleet.call("GET", "/v1/sandboxes")).body["data"] as Body[];
-  for (const sandbox of left) await fleet.call("DELETE", `/v1/sandboxes/${String(sandbox["id"])}`);
+  await fleet.deleteSandboxes();
   await allReady();
 });
 afterAll(async () => {
@@ -49,93 +51,61 @@ afterAll(async () => {
   await fleet[Symbol.asyncDispose]();
 });
 
-type Body = Record<string, unknown>;
-interface Event {
-  fact: string;
-  cause?: { code: string; message: string };
-}
-const pathOf = (sandbox: Body) => `/v1/sandboxes/${String(sandbox["id"])}`;
-const get = async (sandbox: Body) => (await fleet.call("GET", pathOf(sandbox))).body;
-const post = (sandbox: Body, verb: string) => fleet.call("POST", `${pathOf(sandbox)}/${verb}`);
-const run = async (sandbox: Body, code: string) =>
-  (await fleet.guest(sandbox, "/execute", { language: "python", code })).body;
-const events = async (sandbox: Body) =>
-  (await fleet.call("GET", `${pathOf(sandbox)}/events`)).body["data"] as Event[];
-const event = (sandbox: Body, fact: string) =>
+const get = ({ id }: SandboxResource) => fleet.client.sandboxes.get(id);
+const event = ({ id }: SandboxResource, fact: string) =>
   until(
     `the event ${fact}`,
-    async () => (await events(sandbox)).findLast((one) => one.fact === fact),
+    async () => (await fleet.events(id)).findLast((one) => one.fact === fact),
     LIMIT_MS,
   );
-const hosts = async () =>
-  (await fleet.call("GET", "/v1/hosts")).body["data"] as {
-    id: string;
-    state: string;
-    has_fence: boolean;
-  }[];
 const hostIs = (id: string, state: string) =>
-  until(
-    `${id} is ${state}`,
-    async () => (await hosts()).some((host) => host.id === id && host.state === state),
-    LIMIT_MS,
-  );
+  fleet.untilHost(`${id} is ${state}`, id, (host) => host.state === state, LIMIT_MS);
 const allReady = () =>
   until(
     "all hosts are ready, with fences",
     async () =>
-      (await hosts()).filter((host) => host.state === "ready" && host.has_fence).length === 3,
+      (await fleet.hosts()).filter((host) => host.state === "ready" && host.has_fence).length === 3,
     LIMIT_MS,
   );
 const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
-async function create(body: Body = {}): Promise<Body> {
-  const answer = await fleet.call("POST", "/v1/sandboxes", {
-    body: { template_name: "code-interpreter", ...body },
-  });
-  expect(answer.status, JSON.stringify(answer.body)).toBe(201);
-  return answer.body;
-}
-
-async function pauseStored(sandbox: Body): Promise<void> {
-  expect((await post(sandbox, "pause")).status).toBe(200);
-  await until(
-    "it is replicated",
-    async () => (await get(sandbox))["durability"] === "replicated",
-    LIMIT_MS,
-  );
+async function pauseStored({ id }: SandboxResource): Promise<void> {
+  await fleet.client.sandboxes.pause(id);
+  const isStored = (seen: SandboxResource) => seen.durability === "replicated";
+  await fleet.untilSandbox("it is replicated", id, isStored, LIMIT_MS);
 }
 
 /** Returns a running sandbox with `x` from before its newest snapshot, and `y` from after it. */
 async function runsOnAfterPause(
-  body: Body = { on_host_loss: "restore" },
-): Promise<{ sandbox: Body; hostId: string; vmm: VmProcess }> {
-  const sandbox = await create(body);
-  await run(sandbox, "x = 42");
+  body: CreateSandboxBody = { on_host_loss: "restore" },
+): Promise<{ sandbox: SandboxResource; hostId: string; vmm: VmProcess }> {
+  const sandbox = await fleet.createSandbox(body);
+  await runCode(sandbox, "x = 42");
   await pauseStored(sandbox);
-  expect((await post(sandbox, "resume")).status).toBe(200);
-  await run(sandbox, "y = 43");
-  const hostId = String((await get(sandbox))["node_id"]);
+  await fleet.client.sandboxes.resume(sandbox.id);
+  await runCode(sandbox, "y = 43");
+  const { node_id: hostId = "" } = await get(sandbox);
   return { sandbox, hostId, vmm: await vmmOf(sandbox, hostId) };
 }
 
-async function vmmOf(sandbox: Body, hostId: string): Promise<VmProcess> {
+async function vmmOf(sandbox: SandboxResource, hostId: string): Promise<VmProcess> {
   const all = await listVmProcesses(fleet.fleet.dir);
-  const vmm = all.find((one) => one.sandboxId === sandbox["id"] && one.hostId === hostId);
-  if (vmm === undefined) throw new Error(`${hostId} has no VMM of ${String(sandbox["id"])}`);
+  const vmm = all.find((one) => one.sandboxId === sandbox.id && one.hostId === hostId);
+  if (vmm === undefined) throw new Error(`${hostId} has no VMM of ${sandbox.id}`);
   return vmm;
 }
 
-const frozenFile = (hostId: string, sandbox: Body) =>
-  join(fleet.fleet.dir, "hosts", hostId, "fence/frozen", `${String(sandbox["id"])}.json`);
-const readFrozen = async (hostId: string, sandbox: Body) =>
+const frozenFile = (hostId: string, sandbox: SandboxResource) =>
+  join(fleet.fleet.dir, "hosts", hostId, "fence/frozen", `${sandbox.id}.json`);
+const readFrozen = async (hostId: string, sandbox: SandboxResource) =>
   JSON.parse(await readFile(frozenFile(hostId, sandbox), "utf8")) as {
     pid: number;
     frozenAt: string;
     frozenAtBootMs: number;
   };
-const isFrozen = (hostId: string, sandbox: Body) =>
+const isFrozen = (hostId: string, sandbox: SandboxResource) =>
   until(
-    `${String(sandbox["id"])} is frozen on ${hostId}`,
+    `${sandbox.id} is frozen on ${hostId}`,
     () => readFrozen(hostId, sandbox).catch(() => undefined),
     LIMIT_MS,
   );
@@ -181,24 +151,22 @@ async function lose(hostId: string, how: Loss): Promise<() => Promise<void>> {
 
 async function isRestoredOnce(how: Loss): Promise<void> {
   const { sandbox, hostId, vmm } = await runsOnAfterPause();
-  const waits = await create();
+  const waits = await fleet.createSandbox();
   const comeBack = await lose(hostId, how);
   const frozen = await isFrozen(hostId, sandbox);
   expect(frozen.pid).toBe(vmm.pid);
-  const moved = await until(
+  const moved = await fleet.untilSandbox(
     "it runs on another host",
-    async () => {
-      const seen = await get(sandbox);
-      return seen["status"] === "running" && seen["node_id"] !== hostId ? seen : undefined;
-    },
+    sandbox.id,
+    (seen) => seen.status === "running" && seen.node_id !== hostId,
     LIMIT_MS,
   );
-  const replacement = await vmmOf(sandbox, String(moved["node_id"]));
+  const replacement = await vmmOf(sandbox, moved.node_id ?? "");
   // Both times count from the boot. The start of a process is known to the hundredth of a second.
   expect(Number(replacement.startTime) * 10 - frozen.frozenAtBootMs).toBeGreaterThan(0);
   expect(stateOf(vmm)).toBe("T");
-  expect(await run(sandbox, "print(x)")).toMatchObject({ stdout: "42\n" });
-  expect((await run(sandbox, "print(y)"))["stderr"]).toContain("NameError");
+  expect(await runCode(sandbox, "print(x)")).toMatchObject({ stdout: "42\n" });
+  expect((await runCode(sandbox, "print(y)")).stderr).toContain("NameError");
   const told = await event(sandbox, "host_lost");
   expect(told.cause).toMatchObject({
     code: "HOST_LOST",
@@ -208,8 +176,8 @@ async function isRestoredOnce(how: Loss): Promise<void> {
   await comeBack();
   await hostIs(hostId, "ready");
   await until("the old VM is ended", () => !isAlive(vmm), LIMIT_MS);
-  expect(await get(sandbox)).toMatchObject({ status: "running", node_id: moved["node_id"] });
-  expect(await run(sandbox, "print(x)")).toMatchObject({ stdout: "42\n" });
+  expect(await get(sandbox)).toMatchObject({ status: "running", node_id: moved.node_id });
+  expect(await runCode(sandbox, "print(x)")).toMatchObject({ stdout: "42\n" });
   expect(await get(waits)).toMatchObject({ status: "running" });
 }
 
@@ -229,17 +197,17 @@ describe("on_host_loss: restore", () => {
     await isFrozen(hostId, sandbox);
     fleet.fleet.signal(hostId, "SIGCONT");
     await until("it goes on", () => stateOf(vmm) !== "T", LIMIT_MS);
-    expect(await run(sandbox, "print(y)")).toMatchObject({ stdout: "43\n" });
+    expect(await runCode(sandbox, "print(y)")).toMatchObject({ stdout: "43\n" });
     await sleep(SOME_LEASES_MS);
     expect(await get(sandbox)).toMatchObject({ status: "running", node_id: hostId });
-    expect((await events(sandbox)).map(({ fact }) => fact)).not.toContain("host_lost");
+    expect((await fleet.events(sandbox.id)).map(({ fact }) => fact)).not.toContain("host_lost");
     expect(isAlive(vmm)).toBe(true);
   });
 
   test("without a snapshot in the store it waits for its host, frozen, says so, and goes on where it stood", async () => {
-    const sandbox = await create({ on_host_loss: "restore" });
-    await run(sandbox, "x = 42");
-    const hostId = String(sandbox["node_id"]);
+    const sandbox = await fleet.createSandbox({ on_host_loss: "restore" });
+    await runCode(sandbox, "x = 42");
+    const { node_id: hostId = "" } = sandbox;
     const vmm = await vmmOf(sandbox, hostId);
     await fleet.fleet.kill(hostId);
     expect((await event(sandbox, "restore_impossible")).cause?.code).toBe("NOTHING_TO_RESTORE");
@@ -248,21 +216,17 @@ describe("on_host_loss: restore", () => {
     await fleet.fleet.startComponent(hostId);
     await until("it goes on", () => stateOf(vmm) !== "T", LIMIT_MS);
     await hostIs(hostId, "ready");
-    expect(await run(sandbox, "print(x)")).toMatchObject({ stdout: "42\n" });
+    expect(await runCode(sandbox, "print(x)")).toMatchObject({ stdout: "42\n" });
   });
 
   test("without its fence a host gets none of them, says so, and what it has is left alone when it is lost", async () => {
     const { sandbox, hostId, vmm } = await runsOnAfterPause();
     await fleet.fleet.kill(`${hostId}-fence`);
-    await until(
-      "the API says so",
-      async () => (await hosts()).some((host) => host.id === hostId && !host.has_fence),
-      LIMIT_MS,
-    );
+    await fleet.untilHost("the API says so", hostId, (host) => !host.has_fence, LIMIT_MS);
     const health = (await fetch(fleet.fleet.component(hostId).healthUrl ?? "")).json();
     expect(await health).toMatchObject({ fence: { isAlive: false } });
     for (let made = 0; made < 3; made += 1)
-      expect((await create({ on_host_loss: "restore" }))["node_id"]).not.toBe(hostId);
+      expect((await fleet.createSandbox({ on_host_loss: "restore" })).node_id).not.toBe(hostId);
     await fleet.fleet.kill(hostId);
     expect((await event(sandbox, "restore_impossible")).cause?.code).toBe("HOST_NOT_FENCED");
     expect(stateOf(vmm)).not.toBe("T");
@@ -270,7 +234,7 @@ describe("on_host_loss: restore", () => {
     await fleet.fleet.startComponent(hostId);
     await hostIs(hostId, "ready");
     await until("it goes on, or never stood", () => stateOf(vmm) !== "T", LIMIT_MS);
-    expect(await run(sandbox, "print(y)")).toMatchObject({ stdout: "43\n" });
+    expect(await runCode(sandbox, "print(y)")).toMatchObject({ stdout: "43\n" });
   });
 });
 
@@ -287,21 +251,21 @@ test("on_host_loss: wait goes on beside an agent that is gone, and is there when
   expect(stateOf(vmm)).not.toBe("T");
   await fleet.fleet.startComponent(hostId);
   await hostIs(hostId, "ready");
-  expect(await run(sandbox, "print(y)")).toMatchObject({ stdout: "43\n" });
+  expect(await runCode(sandbox, "print(y)")).toMatchObject({ stdout: "43\n" });
 });
 
 test("a paused sandbox whose snapshot is in the store is resumed elsewhere when its origin is lost, and the copy there is discarded afterwards", async () => {
-  const sandbox = await create();
-  await run(sandbox, "x = 42");
+  const sandbox = await fleet.createSandbox();
+  await runCode(sandbox, "x = 42");
   await pauseStored(sandbox);
-  const origin = String((await get(sandbox))["node_id"]);
+  const { node_id: origin = "" } = await get(sandbox);
   await fleet.fleet.kill(origin);
   await hostIs(origin, "lost");
-  expect(await post(sandbox, "resume")).toMatchObject({ status: 200 });
-  expect((await get(sandbox))["node_id"]).not.toBe(origin);
-  expect(await run(sandbox, "print(x)")).toMatchObject({ stdout: "42\n" });
+  await fleet.client.sandboxes.resume(sandbox.id);
+  expect((await get(sandbox)).node_id).not.toBe(origin);
+  expect(await runCode(sandbox, "print(x)")).toMatchObject({ stdout: "42\n" });
   await fleet.fleet.startComponent(origin);
-  const copy = join(fleet.fleet.dir, "hosts", origin, "vm", String(sandbox["id"]), "vm.json");
+  const copy = join(fleet.fleet.dir, "hosts", origin, "vm", sandbox.id, "vm.json");
   await until(
     "the copy is discarded",
     () =>
@@ -311,7 +275,7 @@ test("a paused sandbox whose snapshot is in the store is resumed elsewhere when 
       ),
     LIMIT_MS,
   );
-  expect(await run(sandbox, "print(x)")).toMatchObject({ stdout: "42\n" });
+  expect(await runCode(sandbox, "print(x)")).toMatchObject({ stdout: "42\n" });
 });
 
 test("all that while no sandbox ran twice at once", () => {

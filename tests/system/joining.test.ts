@@ -16,11 +16,17 @@ import { authorityFiles } from "@torpor/fleet";
 import { Authority, createRequest } from "@torpor/identity/authority";
 import { identityIn } from "@torpor/identity";
 import { claimPort, claimPorts } from "@torpor/service";
-import { ROOT, startTestFleet, type TestFleet, until } from "@torpor/testkit";
+import {
+  type Client,
+  ROOT,
+  type SandboxResource,
+  startTestFleet,
+  type TestFleet,
+  until,
+} from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { followAdmissions } from "./support/nats-users.ts";
 
-type Body = Record<string, unknown>;
 const HOST = "newcomer";
 const LABELS = { place: "new" };
 const LIMIT_MS = 60_000;
@@ -37,14 +43,12 @@ afterAll(async () => {
   await fleet[Symbol.asyncDispose]();
 });
 
-async function makeToken(given: Body = {}): Promise<string> {
-  const { status, body } = await fleet.call("POST", "/v1/host-tokens", { body: given });
-  expect(status, JSON.stringify(body)).toBe(201);
-  return String(body["secret"]);
-}
+type NewToken = Parameters<Client["admissions"]["createToken"]>[0];
+const makeToken = async (given: NewToken = {}) =>
+  (await fleet.client.admissions.createToken(given)).secret;
 
 /** Sends requests that the host's own join program does not send. */
-async function askToJoin(token: string, hostId: string, given: Body = {}) {
+async function askToJoin(token: string, hostId: string, given: object = {}) {
   const { requestPem } = await createRequest();
   const body = {
     token,
@@ -76,11 +80,10 @@ function startJoin(tokenFile: string): { lines: () => string; ended: Promise<num
   return { lines: () => said, ended: once(child, "close").then(([code]) => Number(code)) };
 }
 
-const host = async (hostId: string) => (await fleet.call("GET", `/v1/hosts/${hostId}`)).body;
-const admissionOf = async (hostId: string) => {
-  const { body } = await fleet.call("GET", "/v1/host-admissions?limit=1000");
-  return (body["data"] as Body[]).find((one) => one["host_id"] === hostId);
-};
+const isBack = () =>
+  fleet.untilHost("it is back", HOST, ({ state }) => state === "ready", LIMIT_MS);
+const admissionOf = async (hostId: string) =>
+  (await Array.fromAsync(fleet.client.admissions.list())).find((one) => one.host_id === hostId);
 
 describe("who may join", () => {
   test("nobody without a token that is good, and what is wrong with a request is said", async () => {
@@ -113,10 +116,10 @@ describe("who may join", () => {
   });
 
   test("tokens, admissions and revocations are an operator's", async () => {
-    const { body } = await fleet.call("POST", "/v1/keys", {
-      body: { name: "tenant", scopes: ["read", "lifecycle", "exec"] },
+    const { secret: apiKey } = await fleet.client.keys.create({
+      name: "tenant",
+      scopes: ["read", "lifecycle", "exec"],
     });
-    const apiKey = String(body["secret"]);
     for (const [method, path] of [
       ["POST", "/v1/host-tokens"],
       ["GET", "/v1/host-tokens"],
@@ -129,10 +132,8 @@ describe("who may join", () => {
   });
 
   test("what joined, and what was refused, is in the audit log", async () => {
-    const { body } = await fleet.call("GET", "/v1/audit?limit=100");
-    const noted = (body["data"] as Body[]).filter(
-      (entry) => entry["path"] === "/v1/host-admissions",
-    );
+    const entries = await Array.fromAsync(fleet.client.audit.list());
+    const noted = entries.filter(({ path }) => path === "/v1/host-admissions");
     expect(noted).toEqual(
       expect.arrayContaining([
         expect.objectContaining({ status: 201, resource: "first-of-all", requested_by: null }),
@@ -159,7 +160,7 @@ async function certifyBriefly(requestFile: string): Promise<string> {
   return (await authority.certify(requestPem ?? "", subject)) ?? "";
 }
 
-let sandbox: Body;
+let sandbox: SandboxResource;
 
 describe("a host", { timeout: 4 * LIMIT_MS }, () => {
   test("joins by its program, gets a certificate of its own, and carries a sandbox", async () => {
@@ -177,8 +178,7 @@ describe("a host", { timeout: 4 * LIMIT_MS }, () => {
     const certificate = new X509Certificate(await readFile(settings["TLS_CERT_FILE"] ?? ""));
     expect(identityIn(certificate.subjectAltName)).toEqual({ role: "host", hostId: HOST });
     await startHost(settings);
-    const create = { template_name: "code-interpreter", placement: { labels: LABELS } };
-    sandbox = (await fleet.call("POST", "/v1/sandboxes", { body: create })).body;
+    sandbox = await fleet.createSandbox({ placement: { labels: LABELS } });
     expect(sandbox, JSON.stringify(sandbox)).toMatchObject({ status: "running", node_id: HOST });
     expect((await fleet.guest(sandbox, "/info")).status).toBe(200);
   });
@@ -200,7 +200,7 @@ describe("a host", { timeout: 4 * LIMIT_MS }, () => {
     expect(await admissionOf(HOST)).toMatchObject({
       certificate_expires_at: new Date(validTo).toISOString(),
     });
-    await until("it is back", async () => (await host(HOST))["state"] === "ready", LIMIT_MS);
+    await isBack();
     expect((await fleet.guest(sandbox, "/info")).status).toBe(200);
   });
 
@@ -222,25 +222,19 @@ describe("a host", { timeout: 4 * LIMIT_MS }, () => {
     await starting;
     agent.env = rest;
     await fleet.fleet.startComponent(HOST);
-    await until("it is back", async () => (await host(HOST))["state"] === "ready", LIMIT_MS);
+    await isBack();
   });
 
   test("HA3: that is revoked is cut off, and lost; the others go on, and it is let in again with a token of its own", async () => {
-    const { body: other } = await fleet.call("POST", "/v1/sandboxes", {
-      body: { template_name: "code-interpreter" },
+    const other = await fleet.createSandbox();
+    expect(await fleet.client.admissions.revoke(HOST)).toMatchObject({
+      revoked_at: expect.any(String),
+      nats_public_keys: [],
     });
-    const revoked = await fleet.call("DELETE", `/v1/host-admissions/${HOST}`);
-    expect(revoked).toMatchObject({
-      status: 200,
-      body: { revoked_at: expect.any(String), nats_public_keys: [] },
-    });
-    await until("it is lost", async () => (await host(HOST))["state"] === "lost", LIMIT_MS);
+    await fleet.untilHost("it is lost", HOST, ({ state }) => state === "lost", LIMIT_MS);
     await followAdmissions(fleet);
-    expect((await host("host-1"))["state"]).toBe("ready");
-    const { status } = await fleet.call("POST", `/v1/sandboxes/${String(other["id"])}/pause`, {
-      body: {},
-    });
-    expect(status).toBe(200);
+    expect((await fleet.client.hosts.get("host-1")).state).toBe("ready");
+    await fleet.client.sandboxes.pause(other.id);
     // A revoked host joins only with a token that names the host, whatever keys it has.
     const tokenFile = join(dir, "token");
     await writeFile(tokenFile, await makeToken());
@@ -262,7 +256,7 @@ describe("a host", { timeout: 4 * LIMIT_MS }, () => {
     });
     await fleet.fleet.kill(HOST);
     await fleet.fleet.startComponent(HOST);
-    await until("it is back", async () => (await host(HOST))["state"] === "ready", LIMIT_MS);
+    await isBack();
   });
 });
 

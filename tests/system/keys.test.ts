@@ -6,35 +6,35 @@ import { execFile } from "node:child_process";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { APIError, Sandbox } from "@hopx-ai/sdk";
-import { type ApiAnswer, ROOT, startTestFleet, type TestFleet, until } from "@torpor/testkit";
+import {
+  type ApiAnswer,
+  type Client,
+  ROOT,
+  type SandboxResource,
+  startTestFleet,
+  type TestFleet,
+  until,
+} from "@torpor/testkit";
 import postgres from "postgres";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
 type Body = Record<string, unknown>;
-interface Made {
-  id: number;
-  secret: string;
-}
-
 const run = promisify(execFile);
 let fleet: TestFleet;
-let sandbox: Body;
+let sandbox: SandboxResource;
 beforeAll(async () => {
   fleet = await startTestFleet({ hosts: 1, schedulers: 1 });
-  const body = { template_name: "code-interpreter", preview_access: "token" };
-  sandbox = (await fleet.call("POST", "/v1/sandboxes", { body })).body;
+  sandbox = await fleet.createSandbox({ preview_access: "token" });
 });
 afterAll(async () => {
   await fleet[Symbol.asyncDispose]();
 });
 
+type NewKey = Parameters<Client["keys"]["create"]>[0];
 let made = 0;
-async function makeKey(scopes: string[], given: Body = {}, apiKey = fleet.apiKey): Promise<Made> {
+async function makeKey(scopes: NewKey["scopes"], given: Partial<NewKey> = {}) {
   made += 1;
-  const body = { name: `key ${made}`, scopes, ...given };
-  const answer = await fleet.call("POST", "/v1/keys", { body, apiKey });
-  expect(answer.status, JSON.stringify(answer.body)).toBe(201);
-  return { id: Number(answer.body["id"]), secret: String(answer.body["secret"]) };
+  return await fleet.client.keys.create({ name: `key ${made}`, scopes, ...given });
 }
 const as = (apiKey: string) => (method: string, path: string, body?: unknown) =>
   fleet.call(method, path, { apiKey, ...(body === undefined ? {} : { body }) });
@@ -48,7 +48,7 @@ const use = (token: string) => executeWith({ authorization: `Bearer ${token}` })
 /** Status of the same call with an API key. */
 const execute = (apiKey: string) => executeWith({ "x-api-key": apiKey });
 async function executeWith(credentials: Record<string, string>): Promise<number> {
-  const response = await fetch(new URL("/execute", String(sandbox["public_host"])), {
+  const response = await fetch(new URL("/execute", sandbox.public_host), {
     method: "POST",
     headers: { ...credentials, "content-type": "application/json" },
     body: JSON.stringify({ code: "print(1)", language: "python" }),
@@ -56,10 +56,8 @@ async function executeWith(credentials: Record<string, string>): Promise<number>
   await response.arrayBuffer();
   return response.status;
 }
-const keyOf = async (id: number, by = fleet.apiKey) => {
-  const { body } = await as(by)("GET", "/v1/keys?limit=1000");
-  return (body["data"] as Body[]).find((key) => key["id"] === id);
-};
+const keyOf = async (id: number) =>
+  (await Array.fromAsync(fleet.client.keys.list())).find((key) => key.id === id);
 const refused = (what: string, apiKey: string) =>
   until(`${what} is refused`, async () => {
     const { status, body } = await as(apiKey)("GET", "/v1/sandboxes");
@@ -71,8 +69,7 @@ const refused = (what: string, apiKey: string) =>
 describe("a tenant's key", () => {
   test("has nothing to do with hosts, organizations, and other tenants", async () => {
     const call = as((await makeKey(["read", "lifecycle", "exec"])).secret);
-    const before = (await fleet.call("GET", "/v1/hosts")).body["data"];
-    expect(before).toMatchObject([{ id: "host-1", state: "ready" }]);
+    expect(await fleet.hosts()).toMatchObject([{ id: "host-1", state: "ready" }]);
     const answers: ApiAnswer[] = [
       await call("GET", "/v1/hosts"),
       await call("GET", "/v1/hosts/host-1"),
@@ -82,22 +79,22 @@ describe("a tenant's key", () => {
       await call("POST", "/v1/hosts/host-1/retire"),
       await call("POST", "/v1/hosts/host-1/drain", { max_parallel: 1 }),
       await call("POST", "/v1/hosts/host-1/drain/abort"),
-      await call("POST", `/v1/hosts/host-1/findings/${String(sandbox["id"])}/discard`),
+      await call("POST", `/v1/hosts/host-1/findings/${sandbox.id}/discard`),
       await call("GET", "/v1/organizations"),
       await call("POST", "/v1/organizations", { name: "mine" }),
       await call("GET", "/v1/keys?organization=nobody"),
       await call("POST", "/v1/keys", { name: "n", scopes: ["read"], organization: "nobody" }),
     ];
     for (const answer of answers) expect(answer).toMatchObject(missing("operator"));
-    const { body } = await fleet.call("GET", "/v1/hosts/host-1");
-    expect(body, "nothing was done to the host").toMatchObject({ state: "ready", drain: null });
+    const host = await fleet.client.hosts.get("host-1");
+    expect(host, "nothing was done to the host").toMatchObject({ state: "ready", drain: null });
     expect((await call("GET", "/v1/sandboxes")).status).toBe(200);
   });
 
   test("makes keys that can do no more than itself, and sees those of its organization only", async () => {
     const name = "acme";
-    const organization = await fleet.call("POST", "/v1/organizations", { body: { name } });
-    expect(organization).toMatchObject({ status: 201, body: { object: "organization", name } });
+    const organization = await fleet.client.organizations.create(name);
+    expect(organization).toMatchObject({ object: "organization", name });
     const theirs = await makeKey(["read", "lifecycle"], { organization: name });
     const call = as(theirs.secret);
     const other = await makeKey(["read"]);
@@ -166,8 +163,8 @@ test("a read key reads, and creates, changes and deletes nothing; the SDK hands 
     await call("POST", "/v1/keys", { name: "n", scopes: ["read"] }),
   ])
     expect(answer).toMatchObject(missing("lifecycle"));
-  const { body } = await fleet.call("GET", pathOf(sandbox));
-  expect(body).toMatchObject({ status: "running", auto_resume: false, timeout_seconds: null });
+  const seen = await fleet.client.sandboxes.get(sandbox.id);
+  expect(seen).toMatchObject({ status: "running", auto_resume: false, timeout_seconds: null });
   expect((await call("GET", "/v1/sandboxes")).body["data"]).toHaveLength(1);
 
   const options = { template: "code-interpreter", apiKey: secret, baseURL: fleet.url };
@@ -211,18 +208,17 @@ test("a key in the form e2b_<hex> works like any, on the API and at the edge, an
 
 describe("a sandbox's tokens end", () => {
   const tokenOf = async (apiKey: string) =>
-    String((await as(apiKey)("POST", `${pathOf(sandbox)}/token/refresh`)).body["auth_token"]);
+    (await fleet.clientOf(apiKey).sandboxes.refreshToken(sandbox.id)).auth_token;
 
   test("at once when they are revoked, all of them; new ones are good", async () => {
     const { secret } = await makeKey(["exec"]);
-    const [token, first] = [await tokenOf(secret), String(sandbox["auth_token"])];
+    const [token, first] = [await tokenOf(secret), String(sandbox.auth_token)];
     expect([await use(token), await use(first)]).toEqual([200, 200]);
     const revoked = await as(secret)("POST", `${pathOf(sandbox)}/token/revoke`);
     expect(revoked).toMatchObject({ status: 200, body: { token_generation: 1 } });
     expect([await use(token), await use(first)]).toEqual([401, 401]);
     expect(await use(await tokenOf(secret))).toBe(200);
-    const { body } = await fleet.call("GET", `${pathOf(sandbox)}/events?limit=1000`);
-    expect((body["data"] as Body[]).map(({ fact }) => fact)).toContain("tokens_revoked");
+    expect((await fleet.events(sandbox.id)).map(({ fact }) => fact)).toContain("tokens_revoked");
     const stranger = await makeKey(["read"]);
     expect(await as(stranger.secret)("POST", `${pathOf(sandbox)}/token/revoke`)).toMatchObject({
       status: 403,
@@ -236,8 +232,8 @@ describe("a sandbox's tokens end", () => {
     const [revoked, rotated] = [await makeKey(["exec"]), await makeKey(["exec"])];
     const [theirs, kept] = [await tokenOf(revoked.secret), await tokenOf(rotated.secret)];
     expect([await use(theirs), await use(kept)]).toEqual([200, 200]);
-    expect((await fleet.call("POST", `/v1/keys/${rotated.id}/rotate`)).status).toBe(201);
-    expect((await fleet.call("DELETE", `/v1/keys/${revoked.id}`)).status).toBe(200);
+    await fleet.client.keys.rotate(rotated.id);
+    await fleet.client.keys.revoke(revoked.id);
     await until("its token is refused", async () => (await use(theirs)) === 401);
     await refused("a rotated key", rotated.secret);
     expect(await use(kept)).toBe(200);
@@ -249,10 +245,9 @@ describe("a key ends", () => {
     const { id, secret } = await makeKey(["read", "exec"]);
     expect((await as(secret)("GET", "/v1/sandboxes")).status).toBe(200);
     expect(await execute(secret)).toBe(200);
-    const revoked = await fleet.call("DELETE", `/v1/keys/${id}`);
-    expect(revoked).toMatchObject({ status: 200, body: { id, status: "revoked" } });
-    const again = await fleet.call("DELETE", `/v1/keys/${id}`);
-    expect(again.body["revoked_at"]).toBe(revoked.body["revoked_at"]);
+    const revoked = await fleet.client.keys.revoke(id);
+    expect(revoked).toMatchObject({ id, status: "revoked" });
+    expect((await fleet.client.keys.revoke(id)).revoked_at).toBe(revoked.revoked_at);
     await refused("a revoked key", secret);
     await until("the edge refuses it too", async () => (await execute(secret)) === 401);
     expect(await fleet.call("POST", `/v1/keys/${id}/rotate`)).toMatchObject({
@@ -304,7 +299,7 @@ test("the last use of a key is noted, also one at the edge, and a secret is in n
   await as(api.secret)("GET", "/v1/sandboxes");
   await execute(edge.secret);
   for (const { id } of [api, edge])
-    await until("the use is noted", async () => (await keyOf(id))?.["last_used_at"] !== null);
+    await until("the use is noted", async () => (await keyOf(id))?.last_used_at !== null);
   expect(await keyOf(unused.id)).toMatchObject({ last_used_at: null });
   const sql = postgres(fleet.fleet.state.databaseUrl, { max: 1 });
   const rows = await sql`SELECT t::text AS row FROM api_keys t`;
@@ -325,16 +320,16 @@ test("the audit log has what was done, by which key and from where, and what was
   const path = "/v1/sandboxes/guessed?token=hidden";
   await fleet.call("GET", path, { apiKey: "guess", headers: { "x-forwarded-for": "192.0.2.1" } });
 
-  const entries = async (query: string) =>
-    (await fleet.call("GET", `/v1/audit?${query}`)).body["data"] as Body[];
+  const entries = async (filter: { requested_by?: string } = {}) =>
+    await Array.fromAsync(fleet.client.audit.list(filter));
   const by = { requested_by: `api-key:${id}`, address: "127.0.0.1" };
   const refused = { status: 403, code: "SCOPE_MISSING" };
-  expect(await entries(`requested_by=api-key:${id}`), "newest first").toMatchObject([
+  expect(await entries({ requested_by: `api-key:${id}` }), "newest first").toMatchObject([
     { ...by, method: "GET", path: "/v1/hosts", ...refused },
     { ...by, method: "POST", path: "/v1/hosts/host-1/cordon", ...refused },
     { ...by, method: "POST", path: `${pathOf(sandbox)}/token/refresh`, status: 200, code: null },
   ]);
-  const made = (await entries("limit=1000")).find(({ resource }) => resource === String(id));
+  const made = (await entries()).find(({ resource }) => resource === String(id));
   expect(made, "the key was made").toMatchObject({
     requested_by: "api-key:1",
     method: "POST",
@@ -343,13 +338,13 @@ test("the audit log has what was done, by which key and from where, and what was
   });
   // The edge responds before its audit entries are written.
   const atTheEdge = await until("the edge's entry is there", async () => {
-    const [entry] = await entries(`requested_by=api-key:${lifecycle.id}`);
+    const [entry] = await entries({ requested_by: `api-key:${lifecycle.id}` });
     return entry;
   });
-  const at = { path: "edge:7777", resource: sandbox["id"], address: "127.0.0.1" };
+  const at = { path: "edge:7777", resource: sandbox.id, address: "127.0.0.1" };
   expect(atTheEdge).toMatchObject({ method: "POST", ...at, ...refused });
-  const all = await entries("limit=1000");
-  expect(all.find((entry) => entry["path"] === "/v1/sandboxes/guessed")).toMatchObject({
+  const all = await entries();
+  expect(all.find((entry) => entry.path === "/v1/sandboxes/guessed")).toMatchObject({
     requested_by: null,
     forwarded_for: "192.0.2.1",
     status: 401,
@@ -415,14 +410,13 @@ test("./torpor key and ./torpor org make, show, rotate and revoke", async () => 
 
 describe("quotas of an organization", () => {
   test("are set by operators, told in headers and refusals, and free what they held", async () => {
-    const made = await fleet.call("POST", "/v1/organizations", { body: { name: "small" } });
-    const path = `/v1/organizations/${String(made.body["id"])}/quotas`;
+    const { id } = await fleet.client.organizations.create("small");
+    const path = `/v1/organizations/${id}/quotas`;
     const call = as((await makeKey(["read", "lifecycle"], { organization: "small" })).secret);
     const limits = { running_sandboxes: 1, sandboxes: 2 };
-    const set = await fleet.call("PUT", path, { body: limits });
-    expect(set).toMatchObject({
-      status: 200,
-      body: { limits: { ...limits, vcpu: null }, used: { sandboxes: 0, running_sandboxes: 0 } },
+    expect(await fleet.client.organizations.setQuotas(id, limits)).toMatchObject({
+      limits: { ...limits, vcpu: null },
+      used: { sandboxes: 0, running_sandboxes: 0 },
     });
     for (const body of [{ vcpu: -1 }, { cpu: 1 }, { vcpu: 1.5 }])
       expect(await fleet.call("PUT", path, { body })).toMatchObject({

@@ -7,7 +7,14 @@ import { randomBytes } from "node:crypto";
 import { dirname, join } from "node:path";
 import { promisify } from "node:util";
 import { Sandbox } from "@hopx-ai/sdk";
-import { startTestFleet, type TestFleet } from "@torpor/testkit";
+import {
+  readGuestFile,
+  runCode,
+  type SandboxResource,
+  startTestFleet,
+  type TestFleet,
+  writeGuestFile,
+} from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
 let fleet: TestFleet;
@@ -18,58 +25,44 @@ afterAll(async () => {
   await fleet[Symbol.asyncDispose]();
 });
 
-type Body = Record<string, unknown>;
-const create = async (body: Body = {}): Promise<Body> => {
-  const answer = await fleet.call("POST", "/v1/sandboxes", {
-    body: { template_name: "code-interpreter", ...body },
-  });
-  expect(answer.status, JSON.stringify(answer.body)).toBe(201);
-  return answer.body;
-};
-const post = (sandbox: Body, verb: string, headers: Record<string, string> = {}) =>
-  fleet.call("POST", `/v1/sandboxes/${String(sandbox["id"])}/${verb}`, { headers });
-const get = (sandbox: Body) => fleet.call("GET", `/v1/sandboxes/${String(sandbox["id"])}`);
-const remove = (sandbox: Body) => fleet.call("DELETE", `/v1/sandboxes/${String(sandbox["id"])}`);
-const run = async (sandbox: Body, code: string) =>
-  (await fleet.guest(sandbox, "/execute", { language: "python", code })).body;
+const post = ({ id }: SandboxResource, verb: string, headers: Record<string, string> = {}) =>
+  fleet.call("POST", `/v1/sandboxes/${id}/${verb}`, { headers });
+const get = ({ id }: SandboxResource) => fleet.client.sandboxes.get(id);
+const remove = ({ id }: SandboxResource) => fleet.client.sandboxes.delete(id);
 
 describe("a sandbox's life", () => {
   test("create answers when it runs, with everything that a client needs to reach it", async () => {
-    const sandbox = await create({ metadata: { team: "search" } });
+    const sandbox = await fleet.createSandbox({ metadata: { team: "search" } });
     expect(sandbox).toMatchObject({
       object: "sandbox",
       status: "running",
       template_name: "code-interpreter",
       metadata: { team: "search" },
     });
-    expect(sandbox["public_host"]).toMatch(/^http:\/\/127\.\d+\.\d+\.\d+:\d+$/);
-    expect(await run(sandbox, "x = 42")).toMatchObject({ success: true });
+    expect(sandbox.public_host).toMatch(/^http:\/\/127\.\d+\.\d+\.\d+:\d+$/);
+    expect(await runCode(sandbox, "x = 42")).toMatchObject({ success: true });
     await remove(sandbox);
   });
 
   test("memory survives pause and resume; files survive stop and start, memory does not", async () => {
-    const sandbox = await create();
-    await run(sandbox, "x = 42");
-    await fleet.guest(sandbox, "/files/write", { path: "/workspace/note", content: "kept" });
-    expect((await post(sandbox, "pause")).body).toMatchObject({ status: "paused" });
-    expect((await get(sandbox)).body).toMatchObject({
-      status: "paused",
-      snapshot: { generation: 1 },
-    });
-    expect((await post(sandbox, "resume")).body).toMatchObject({ status: "running" });
-    expect(await run(sandbox, "print(x)")).toMatchObject({ stdout: "42\n" });
-    expect((await post(sandbox, "stop")).body).toMatchObject({ status: "stopped" });
-    expect((await post(sandbox, "start")).body).toMatchObject({ status: "running" });
-    expect(String((await run(sandbox, "print(x)"))["stderr"])).toContain("NameError");
-    expect((await fleet.guest(sandbox, "/files/read?path=/workspace/note")).body).toMatchObject({
-      content: "kept",
-    });
+    const sandbox = await fleet.createSandbox();
+    await runCode(sandbox, "x = 42");
+    await writeGuestFile(sandbox, "/workspace/note", "kept");
+    const { sandboxes } = fleet.client;
+    expect(await sandboxes.pause(sandbox.id)).toMatchObject({ status: "paused" });
+    expect(await get(sandbox)).toMatchObject({ status: "paused", snapshot: { generation: 1 } });
+    expect(await sandboxes.resume(sandbox.id)).toMatchObject({ status: "running" });
+    expect(await runCode(sandbox, "print(x)")).toMatchObject({ stdout: "42\n" });
+    expect(await sandboxes.stop(sandbox.id)).toMatchObject({ status: "stopped" });
+    expect(await sandboxes.start(sandbox.id)).toMatchObject({ status: "running" });
+    expect((await runCode(sandbox, "print(x)")).stderr).toContain("NameError");
+    expect(await readGuestFile(sandbox, "/workspace/note")).toBe("kept");
     await remove(sandbox);
   });
 
   test("no table, log or file of the database, the NATS server or a host has its environment variables in plain text", async () => {
     const secret = `hunter2-${randomBytes(16).toString("hex")}`;
-    const sandbox = await create({ env_vars: { TOKEN: secret } });
+    const sandbox = await fleet.createSandbox({ env_vars: { TOKEN: secret } });
     const logs = dirname(fleet.fleet.state.components[0]?.log ?? "");
     const readable = async (dir: string) =>
       await promisify(execFile)("grep", ["-rlF", secret, dir]).then(
@@ -85,31 +78,30 @@ describe("a sandbox's life", () => {
   });
 
   test("S6: a file written just before a pause is there after pause, stop and start", async () => {
-    const sandbox = await create();
-    await fleet.guest(sandbox, "/files/write", { path: "/workspace/late", content: "just now" });
-    await post(sandbox, "pause");
-    expect((await post(sandbox, "stop")).body).toMatchObject({ status: "stopped" });
-    await post(sandbox, "start");
-    expect((await fleet.guest(sandbox, "/files/read?path=/workspace/late")).body).toMatchObject({
-      content: "just now",
-    });
+    const sandbox = await fleet.createSandbox();
+    await writeGuestFile(sandbox, "/workspace/late", "just now");
+    await fleet.client.sandboxes.pause(sandbox.id);
+    expect(await fleet.client.sandboxes.stop(sandbox.id)).toMatchObject({ status: "stopped" });
+    await fleet.client.sandboxes.start(sandbox.id);
+    expect(await readGuestFile(sandbox, "/workspace/late")).toBe("just now");
     await remove(sandbox);
   });
 
   test("a deleted sandbox is not found, for its owner and at its edge", async () => {
-    const sandbox = await create();
-    expect((await remove(sandbox)).status).toBe(200);
-    const gone = await get(sandbox);
-    expect(gone.status).toBe(404);
-    expect(gone.body).toMatchObject({ code: "SANDBOX_NOT_FOUND" });
-    expect(String(gone.body["message"])).toContain("not found");
-    expect((await remove(sandbox)).status).toBe(404);
+    const sandbox = await fleet.createSandbox();
+    await remove(sandbox);
+    await expect(get(sandbox)).rejects.toMatchObject({
+      status: 404,
+      code: "SANDBOX_NOT_FOUND",
+      message: expect.stringContaining("not found"),
+    });
+    await expect(remove(sandbox)).rejects.toMatchObject({ status: 404 });
   });
 });
 
 describe("repeats and mismatches", () => {
   test("S31: a transition to where the sandbox is already is joined, not refused", async () => {
-    const sandbox = await create();
+    const sandbox = await fleet.createSandbox();
     expect(await post(sandbox, "resume")).toMatchObject({
       status: 200,
       body: { status: "running" },
@@ -124,7 +116,7 @@ describe("repeats and mismatches", () => {
   });
 
   test("S31: concurrent identical requests share one operation", async () => {
-    const sandbox = await create();
+    const sandbox = await fleet.createSandbox();
     const answers = await Promise.all(Array.from({ length: 8 }, () => post(sandbox, "pause")));
     expect(answers.map(({ status }) => status)).toEqual(Array.from({ length: 8 }, () => 200));
     const operations = new Set(
@@ -135,34 +127,35 @@ describe("repeats and mismatches", () => {
   });
 
   test("S51: resume of a stopped sandbox is a 409 that says what is allowed", async () => {
-    const sandbox = await create();
-    await post(sandbox, "stop");
-    const refused = await post(sandbox, "resume");
-    expect(refused.status).toBe(409);
-    expect(refused.body).toMatchObject({
+    const sandbox = await fleet.createSandbox();
+    await fleet.client.sandboxes.stop(sandbox.id);
+    await expect(fleet.client.sandboxes.resume(sandbox.id)).rejects.toMatchObject({
+      status: 409,
       code: "CONFLICT",
-      details: { current_state: "stopped", requested: "resume" },
+      details: {
+        current_state: "stopped",
+        requested: "resume",
+        allowed: expect.arrayContaining(["start"]),
+      },
     });
-    expect((refused.body["details"] as { allowed: string[] }).allowed).toContain("start");
     await remove(sandbox);
   });
 
   test("S22, S24: pause and resume asked for at the same time: both end, and the last word is resume's", async () => {
-    const sandbox = await create();
-    await run(sandbox, "x = 42");
+    const sandbox = await fleet.createSandbox();
+    await runCode(sandbox, "x = 42");
     const [paused, resumed] = await Promise.all([post(sandbox, "pause"), post(sandbox, "resume")]);
     for (const answer of [paused, resumed]) expect([200, 409]).toContain(answer.status);
-    expect((await post(sandbox, "resume")).status).toBe(200);
-    expect(await run(sandbox, "print(x)")).toMatchObject({ stdout: "42\n" });
+    await fleet.client.sandboxes.resume(sandbox.id);
+    expect(await runCode(sandbox, "print(x)")).toMatchObject({ stdout: "42\n" });
     await remove(sandbox);
   });
 
   test("S10, S11, S18: a delete is accepted in every state and ends what is under way", async () => {
     for (const verb of ["pause", "stop"]) {
-      const sandbox = await create();
-      const [, deleted] = await Promise.all([post(sandbox, verb), remove(sandbox)]);
-      expect(deleted.status).toBe(200);
-      expect((await get(sandbox)).status).toBe(404);
+      const sandbox = await fleet.createSandbox();
+      await Promise.all([post(sandbox, verb), remove(sandbox)]);
+      await expect(get(sandbox)).rejects.toMatchObject({ status: 404 });
     }
   });
 });
@@ -187,7 +180,7 @@ describe("requests that can be repeated, or that do not wait", () => {
         status: 422,
         body: { code: "IDEMPOTENCY_KEY_REUSED" },
       });
-    await remove(answers[0]?.body ?? {});
+    await fleet.client.sandboxes.delete(String(answers[0]?.body["id"]));
   });
 
   test("a key that is used again after its sandbox was deleted is told so, whatever it was sent with", async () => {
@@ -219,31 +212,26 @@ describe("requests that can be repeated, or that do not wait", () => {
   });
 
   test("CS3: a create is repeated after its template was deleted, and answered as before; a new one is refused", async () => {
-    const { body: known } = await fleet.call("GET", "/v1/templates/code-interpreter");
-    const facts = {
-      image_sha256: known["image_sha256"],
-      default_resources: { vcpu: 1, memory_mb: 64, disk_mb: 16 },
-    };
-    const template = await fleet.call("POST", "/v1/templates", {
-      body: { name: "passing", ...facts },
-    });
-    expect(template.status, JSON.stringify(template.body)).toBe(201);
+    const { templates } = fleet.client;
+    const { image_sha256 = "" } = await templates.get("code-interpreter");
+    const default_resources = { vcpu: 1, memory_mb: 64, disk_mb: 16 };
+    await templates.create({ name: "passing", image_sha256, default_resources });
     const body = { template_name: "passing" };
     const make = (key: string) =>
       fleet.call("POST", "/v1/sandboxes", { body, headers: { "idempotency-key": key } });
     const made = await make("template-1");
     expect(made.status).toBe(201);
-    expect((await fleet.call("DELETE", "/v1/templates/passing")).status).toBe(200);
+    await templates.delete("passing");
     expect(await make("template-1")).toMatchObject({ status: 201, body: { id: made.body["id"] } });
     expect(await make("template-2")).toMatchObject({
       status: 404,
       body: { code: "TEMPLATE_NOT_FOUND" },
     });
-    await remove(made.body);
+    await fleet.client.sandboxes.delete(String(made.body["id"]));
   });
 
   test("Prefer: respond-async answers 202 with the operation, which ends", async () => {
-    const sandbox = await create();
+    const sandbox = await fleet.createSandbox();
     const accepted = await post(sandbox, "pause", { prefer: "respond-async" });
     expect(accepted.status).toBe(202);
     const location = accepted.headers.get("location") ?? "";
@@ -251,7 +239,7 @@ describe("requests that can be repeated, or that do not wait", () => {
     await expect
       .poll(async () => (await fleet.call("GET", location)).body["status"], { timeout: 60_000 })
       .toBe("succeeded");
-    expect((await get(sandbox)).body).toMatchObject({ status: "paused" });
+    expect(await get(sandbox)).toMatchObject({ status: "paused" });
     await remove(sandbox);
   });
 });
@@ -274,12 +262,12 @@ describe("the official SDK, unmodified", () => {
 
 describe("the edge", () => {
   test("ED2: one sandbox's token is refused by every other, and no token by each", async () => {
-    const [one, other] = [await create(), await create()];
-    const stranger = await fleet.guest({ ...one, auth_token: other["auth_token"] }, "/execute", {
+    const [one, other] = [await fleet.createSandbox(), await fleet.createSandbox()];
+    const stranger = await fleet.guest({ ...one, auth_token: other.auth_token ?? "" }, "/execute", {
       code: "print(1)",
     });
     expect(stranger).toMatchObject({ status: 401, body: { code: "INVALID_TOKEN" } });
-    const nobody = await fetch(new URL("/execute", String(one["public_host"])), {
+    const nobody = await fetch(new URL("/execute", one.public_host), {
       method: "POST",
       body: "{}",
     });
@@ -288,8 +276,8 @@ describe("the edge", () => {
   });
 
   test("ED3: a sandbox that does not run is a 409 at once, not a wait", async () => {
-    const sandbox = await create();
-    await post(sandbox, "pause");
+    const sandbox = await fleet.createSandbox();
+    await fleet.client.sandboxes.pause(sandbox.id);
     const answer = await fleet.guest(sandbox, "/execute", { language: "python", code: "print(1)" });
     expect(answer).toMatchObject({
       status: 409,
@@ -299,10 +287,10 @@ describe("the edge", () => {
   });
 
   test("DP1: the host's own control calls cannot be made by a client", async () => {
-    const sandbox = await create();
+    const sandbox = await fleet.createSandbox();
     const answer = await fleet.guest(sandbox, "/_torpor/shutdown", {});
     expect(answer.status).toBe(404);
-    expect((await get(sandbox)).body).toMatchObject({ status: "running" });
+    expect(await get(sandbox)).toMatchObject({ status: "running" });
     await remove(sandbox);
   });
 });

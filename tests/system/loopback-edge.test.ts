@@ -12,7 +12,15 @@ import { join } from "node:path";
 import { text } from "node:stream/consumers";
 import { promisify } from "node:util";
 import { claimPort, residentBytes } from "@torpor/service";
-import { ROOT, startTestFleet, tempDir, type TestFleet, until } from "@torpor/testkit";
+import {
+  ROOT,
+  runCode,
+  type SandboxResource,
+  startTestFleet,
+  tempDir,
+  type TestFleet,
+  until,
+} from "@torpor/testkit";
 import postgres from "postgres";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
@@ -28,13 +36,7 @@ async function listen(port: number, host: string): Promise<Server | undefined> {
   });
 }
 
-async function create(fleet: TestFleet, body: Body = {}): Promise<Body> {
-  const asked = { template_name: "code-interpreter", ...body };
-  const answer = await fleet.call("POST", "/v1/sandboxes", { body: asked });
-  expect(answer.status, JSON.stringify(answer.body)).toBe(201);
-  return answer.body;
-}
-const addressOf = (sandbox: Body) => new URL(String(sandbox["public_host"])).hostname;
+const addressOf = (sandbox: SandboxResource) => new URL(sandbox.public_host).hostname;
 
 describe("of a fleet", () => {
   let fleet: TestFleet;
@@ -49,7 +51,7 @@ describe("of a fleet", () => {
 
   test("each gateway has one listener for the agents of all sandboxes", async () => {
     for (const _ of [1, 2, 3]) {
-      const { status } = await fleet.guest(await create(fleet), "/health");
+      const { status } = await fleet.guest(await fleet.createSandbox(), "/health");
       expect(status).toBe(200);
     }
     const port = edgePort().toString(16).toUpperCase().padStart(4, "0");
@@ -75,8 +77,8 @@ describe("of a fleet", () => {
   );
 
   test("a deleted sandbox's address is answered in the same way", async () => {
-    const sandbox = await create(fleet);
-    await fleet.call("DELETE", `/v1/sandboxes/${String(sandbox["id"])}`);
+    const sandbox = await fleet.createSandbox();
+    await fleet.client.sandboxes.delete(sandbox.id);
     const answer = await fleet.guest(sandbox, "/health");
     expect([answer.status, answer.body["code"]]).toEqual([404, "SANDBOX_NOT_FOUND"]);
   });
@@ -100,12 +102,9 @@ describe("of a fleet", () => {
     await once(app.listen(0, "127.0.0.1"), "listening");
     const { port } = await claimPort();
     const before = await listen(port, "127.0.0.1");
-    const sandbox = await create(fleet);
+    const sandbox = await fleet.createSandbox();
     const { port: inGuest } = app.address() as AddressInfo;
-    await fleet.guest(sandbox, "/execute", {
-      language: "python",
-      code: `port_${port} = ${inGuest}`,
-    });
+    await runCode(sandbox, `port_${port} = ${inGuest}`);
     const said = async (host: string) => await text(createConnection({ host, port }));
     const preview = `http://${addressOf(sandbox)}:${port}`;
     const served = await until("it is served", () => fetch(preview).catch(() => undefined));
@@ -180,11 +179,11 @@ describe("a gateway that cannot have what it is asked for", () => {
 describe("many sandboxes that stand still", () => {
   const stands = async (count: number) => {
     await using fleet = await startTestFleet({ hosts: 1, schedulers: 1 });
-    const sandbox = await create(fleet);
+    const sandbox = await fleet.createSandbox();
     await using sql = closing(
       postgres(fleet.fleet.state.databaseUrl, { max: 1, onnotice: () => {} }),
     );
-    await copyPaused(sql.sql, String(sandbox["id"]), count);
+    await copyPaused(sql.sql, sandbox.id, count);
     await sql.sql`ANALYZE sandboxes`;
     const name = "gateway-1";
     await fleet.fleet.kill(name);
@@ -192,10 +191,9 @@ describe("many sandboxes that stand still", () => {
     await fleet.fleet.startComponent(name);
     expect((await fleet.guest(sandbox, "/health")).status).toBe(200);
     const servedMs = Math.round(performance.now() - startedAt);
-    const path = `/v1/sandboxes/${String(sandbox["id"])}`;
     for (let times = 0; times < 5; times += 1)
-      for (const verb of ["pause", "resume"])
-        expect((await fleet.call("POST", `${path}/${verb}`)).status).toBe(200);
+      for (const verb of ["pause", "resume"] as const)
+        await fleet.client.sandboxes[verb](sandbox.id);
     const paused = { public_host: `http://127.128.0.2:${fleet.fleet.state.edgePort}` };
     expect((await fleet.guest(paused, "/health")).body).toMatchObject({
       code: "CONFLICT",

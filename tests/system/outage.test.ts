@@ -8,7 +8,10 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { listVmProcesses } from "@torpor/fleet";
 import { signalProcess } from "@torpor/service";
 import {
+  insist,
   relay,
+  runCode,
+  type SandboxResource,
   simulatedVcpusRun,
   startTestFleet,
   type TestFleet,
@@ -16,7 +19,6 @@ import {
   VmmAuditor,
 } from "@torpor/testkit";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { insist } from "./support/insist.ts";
 
 const HOSTS = 3;
 const SANDBOXES = 5;
@@ -27,11 +29,9 @@ const OUTAGE_MS = LEASE_MS + MARGIN_MS + 1_000;
 const AFTER_MS = LEASE_MS + MARGIN_MS + 1_000;
 const LIMIT_MS = 90_000;
 
-type Body = Record<string, unknown>;
-
 let fleet: TestFleet;
 let auditor: VmmAuditor;
-let sandboxes: Body[];
+let sandboxes: SandboxResource[];
 beforeAll(async () => {
   const schedulerEnv = { LEASE_MS: String(LEASE_MS), HOST_LOSS_MARGIN_MS: String(MARGIN_MS) };
   fleet = await startTestFleet({ hosts: HOSTS, schedulers: 2, schedulerEnv });
@@ -48,52 +48,44 @@ afterAll(async () => {
   await fleet[Symbol.asyncDispose]();
 });
 
-const pathOf = (sandbox: Body) => `/v1/sandboxes/${String(sandbox["id"])}`;
-async function call(method: string, path: string, body?: unknown): Promise<Body> {
-  const answer = await insist(
-    () => fleet.call(method, path, body === undefined ? {} : { body }),
-    LIMIT_MS,
-  );
-  expect(answer.status, `${method} ${path}: ${JSON.stringify(answer.body)}`).toBeLessThan(300);
-  return answer.body;
+const hosts = () => insist(() => fleet.hosts(), LIMIT_MS);
+const isHealthy = (host: Awaited<ReturnType<typeof hosts>>[number]) =>
+  host.state === "ready" && host.has_fence;
+const factsOf = async ({ id }: SandboxResource) =>
+  (await insist(() => fleet.events(id), LIMIT_MS)).map(({ fact }) => fact);
+async function noHostWasLost(): Promise<void> {
+  for (const { id } of await hosts()) {
+    const { data } = await insist(() => fleet.client.hosts.events(id), LIMIT_MS);
+    expect(
+      data.map(({ fact }) => fact),
+      id,
+    ).not.toContain("lost");
+  }
 }
-interface Host {
-  id: string;
-  state: string;
-  has_fence: boolean;
-}
-const hosts = async () => (await call("GET", "/v1/hosts"))["data"] as Host[];
-const isHealthy = (host: Host) => host.state === "ready" && host.has_fence;
-const factsOf = async (path: string) =>
-  ((await call("GET", `${path}/events`))["data"] as { fact: string }[]).map(({ fact }) => fact);
-const run = (sandbox: Body, code: string) =>
-  fleet.guest(sandbox, "/execute", { language: "python", code });
 
 /** Returns a running sandbox with `y` from after its newest snapshot, which is stored. */
-async function runsOnAfterPause(): Promise<Body> {
-  const sandbox = await call("POST", "/v1/sandboxes", {
-    template_name: "code-interpreter",
-    on_host_loss: "restore",
-  });
-  await call("POST", `${pathOf(sandbox)}/pause?wait_for=replicated`);
-  await call("POST", `${pathOf(sandbox)}/resume`);
-  const written = await run(sandbox, "y = 43");
-  expect(written.status, JSON.stringify(written.body)).toBe(200);
+async function runsOnAfterPause(): Promise<SandboxResource> {
+  const { sandboxes } = fleet.client;
+  const created = () => fleet.createSandbox({ on_host_loss: "restore" });
+  const sandbox = await insist(created, LIMIT_MS);
+  await insist(() => sandboxes.pause(sandbox.id, { waitFor: "replicated" }), LIMIT_MS);
+  await insist(() => sandboxes.resume(sandbox.id), LIMIT_MS);
+  await runCode(sandbox, "y = 43");
   return sandbox;
 }
 
-/** The sandbox continues with its memory once its host has a lease again. */
-async function goesOn(sandbox: Body): Promise<void> {
-  const printed = await until(
-    `${String(sandbox["id"])} answers`,
-    async () => {
-      const answer = await run(sandbox, "print(y)").catch(() => undefined);
-      return answer?.status === 200 ? answer.body : undefined;
-    },
+/** Polls until the agent of the sandbox answers. Returns what it has of `y`. */
+const printed = (sandbox: SandboxResource) =>
+  until(
+    `${sandbox.id} answers`,
+    () => runCode(sandbox, "print(y)").catch(() => undefined),
     LIMIT_MS,
   );
-  expect(printed).toMatchObject({ stdout: "43\n" });
-  expect(await factsOf(pathOf(sandbox))).not.toContain("host_lost");
+
+/** The sandbox continues with its memory once its host has a lease again. */
+async function goesOn(sandbox: SandboxResource): Promise<void> {
+  expect(await printed(sandbox)).toMatchObject({ stdout: "43\n" });
+  expect(await factsOf(sandbox)).not.toContain("host_lost");
 }
 
 async function away(
@@ -116,8 +108,7 @@ test.each([
   async (_, names) => {
     await away([...names]);
     for (const sandbox of sandboxes) await goesOn(sandbox);
-    for (const host of await hosts())
-      expect(await factsOf(`/v1/hosts/${host.id}`), host.id).not.toContain("lost");
+    await noHostWasLost();
   },
 );
 
@@ -158,15 +149,14 @@ test("a scheduler that has the bus and no database keeps no question from the ot
   await sleep(2 * AFTER_MS);
   await mend();
   for (const sandbox of sandboxes) await goesOn(sandbox);
-  for (const host of await hosts())
-    expect(await factsOf(`/v1/hosts/${host.id}`), host.id).not.toContain("lost");
+  await noHostWasLost();
 });
 
 test("a host that dies in an outage is lost after it, and it alone: what it ran is restored, the rest goes on", async () => {
   const placed = await Promise.all(
     sandboxes.map(async (sandbox) => ({
       sandbox,
-      hostId: String((await call("GET", pathOf(sandbox)))["node_id"]),
+      hostId: (await insist(() => fleet.client.sandboxes.get(sandbox.id), LIMIT_MS)).node_id,
     })),
   );
   const victim = placed[0]?.hostId ?? "";
@@ -182,20 +172,18 @@ test("a host that dies in an outage is lost after it, and it alone: what it ran 
     }
     await until(
       "it is restored",
-      async () => (await factsOf(pathOf(sandbox))).includes("host_lost"),
+      async () => (await factsOf(sandbox)).includes("host_lost"),
       LIMIT_MS,
     );
     await until(
       "it runs elsewhere",
-      async () => (await call("GET", pathOf(sandbox)))["status"] === "running",
+      async () => {
+        const seen = await insist(() => fleet.client.sandboxes.get(sandbox.id), LIMIT_MS);
+        return seen.status === "running";
+      },
       LIMIT_MS,
     );
-    const answered = async () => {
-      const answer = await run(sandbox, "print(y)").catch(() => undefined);
-      return answer?.status === 200 ? answer : undefined;
-    };
-    const answer = await until("it answers", answered, LIMIT_MS);
-    expect(String(answer.body["stderr"])).toContain("NameError");
+    expect((await printed(sandbox)).stderr).toContain("NameError");
   }
 });
 

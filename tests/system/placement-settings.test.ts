@@ -16,22 +16,13 @@ afterAll(async () => {
 });
 
 test("with binpack and an overcommit of 1.5, two vCPUs take three sandboxes before another host gets one", async () => {
-  const hosts = await fleet.call("GET", "/v1/hosts");
-  expect(hosts.body["data"]).toMatchObject([{ capacity: { vcpu: 3 } }, { capacity: { vcpu: 3 } }]);
+  expect(await fleet.hosts()).toMatchObject([{ capacity: { vcpu: 3 } }, { capacity: { vcpu: 3 } }]);
   const placed: unknown[] = [];
-  for (let made = 0; made < 4; made += 1) {
-    const created = await fleet.call("POST", "/v1/sandboxes", {
-      body: { template_name: "code-interpreter" },
-    });
-    expect(created.status, JSON.stringify(created.body)).toBe(201);
-    placed.push(created.body["node_id"]);
-  }
+  for (let made = 0; made < 4; made += 1) placed.push((await fleet.createSandbox()).node_id);
   expect(new Set(placed.slice(0, 3)).size).toBe(1);
   expect(placed[3]).not.toBe(placed[0]);
-  const dryRun = await fleet.call("POST", "/v1/placements/dry-run", {
-    body: { template_name: "code-interpreter" },
-  });
-  expect(dryRun.body).toMatchObject({
+  const dryRun = await fleet.client.sandboxes.dryRun({ template_name: "code-interpreter" });
+  expect(dryRun).toMatchObject({
     policy: "binpack",
     host_id: placed[3],
     candidate_count: 1,

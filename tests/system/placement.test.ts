@@ -3,7 +3,13 @@
  * choice; on three different hosts.
  */
 import { setTimeout as sleep } from "node:timers/promises";
-import { startTestFleet, type TestFleet, until } from "@torpor/testkit";
+import {
+  type CreateSandboxBody,
+  startTestFleet,
+  type TestFleet,
+  undefinedIfRefused,
+  until,
+} from "@torpor/testkit";
 import postgres from "postgres";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 
@@ -29,9 +35,7 @@ afterAll(async () => {
   await fleet[Symbol.asyncDispose]();
 });
 afterEach(async () => {
-  const { body } = await fleet.call("GET", "/v1/sandboxes");
-  for (const { id } of body["data"] as { id: string }[])
-    await fleet.call("DELETE", `/v1/sandboxes/${id}`);
+  await fleet.deleteSandboxes();
   // A tombstone reserves its capacity until its host has confirmed the clean-up. Without the wait,
   // the next test would see one host fuller than another.
   await until(
@@ -41,22 +45,12 @@ afterEach(async () => {
   await sleep(NEW_PICTURE_MS);
 });
 
-const create = (placement: unknown, prefer = "wait=30") =>
-  fleet.call("POST", "/v1/sandboxes", {
-    body: { template_name: "code-interpreter", placement },
-    headers: { prefer },
-  });
-const dryRun = (body: object) => fleet.call("POST", "/v1/placements/dry-run", { body });
-const transition = (id: unknown, verb: string, prefer = "wait=30") =>
-  fleet.call("POST", `/v1/sandboxes/${String(id)}/${verb}`, { headers: { prefer } });
-const shown = async (id: unknown) => (await fleet.call("GET", `/v1/sandboxes/${String(id)}`)).body;
+const create = (placement: CreateSandboxBody["placement"], waitSeconds = 30) =>
+  fleet.createSandbox(placement === undefined ? {} : { placement }, { waitSeconds });
+const WAITS = { waitSeconds: 30 };
 
 test("hosts show the labels that they were given", async () => {
-  const { body } = await fleet.call("GET", "/v1/hosts");
-  const labels = (body["data"] as { id: string; labels: object }[]).map((host) => [
-    host.id,
-    host.labels,
-  ]);
+  const labels = (await fleet.hosts()).map((host) => [host.id, host.labels]);
   expect(labels).toEqual([
     ["host-1", { zone: "a", gpu: "t4" }],
     ["host-2", { zone: "b", gpu: "a100", rack: "r-1" }],
@@ -65,66 +59,65 @@ test("hosts show the labels that they were given", async () => {
 });
 
 test("a sandbox runs where its labels are, is shown with them, and comes back there", async () => {
+  const { sandboxes } = fleet.client;
   const placement = { labels: { zone: "b", gpu: "a100" } };
   const created = await create(placement);
-  expect(created).toMatchObject({ status: 201, body: { node_id: "host-2", placement } });
-  const { id } = created.body;
-  for (const verb of ["pause", "resume", "stop", "start"])
-    expect((await transition(id, verb)).status, verb).toBe(200);
-  expect(await shown(id)).toMatchObject({ node_id: "host-2", placement });
-  const listed = await fleet.call("GET", "/v1/sandboxes");
-  expect(listed.body["data"]).toMatchObject([{ placement }]);
+  expect(created).toMatchObject({ node_id: "host-2", placement });
+  const { id } = created;
+  for (const verb of ["pause", "resume", "stop", "start"] as const)
+    await sandboxes[verb](id, WAITS);
+  expect(await sandboxes.get(id)).toMatchObject({ node_id: "host-2", placement });
+  expect(await Array.fromAsync(sandboxes.list())).toMatchObject([{ placement }]);
 });
 
 test("a sandbox that asks for nothing is shown without a placement", async () => {
   for (const placement of [undefined, null, {}, { labels: {} }]) {
     const created = await create(placement);
-    expect(created.status, JSON.stringify(created.body)).toBe(201);
-    expect(created.body).not.toHaveProperty("placement");
-    await fleet.call("DELETE", `/v1/sandboxes/${String(created.body["id"])}`);
+    expect(created).not.toHaveProperty("placement");
+    await fleet.client.sandboxes.delete(created.id);
   }
 });
 
 test("a resume elsewhere keeps to the labels: the host that has them too, or none", async () => {
+  const { sandboxes, hosts } = fleet.client;
   const [both, alone] = [
     await create({ labels: { zone: "b" } }),
     await create({ labels: { gpu: "t4" } }),
   ];
-  const home = String(both.body["node_id"]);
+  const { node_id: home = "" } = both;
   const other = home === "host-2" ? "host-3" : "host-2";
-  for (const { body } of [both, alone])
-    expect((await transition(body["id"], "pause")).status).toBe(200);
-  for (const hostId of [home, "host-1"])
-    expect((await fleet.call("POST", `/v1/hosts/${hostId}/cordon`)).status).toBe(200);
+  for (const { id } of [both, alone]) await sandboxes.pause(id, WAITS);
+  for (const hostId of [home, "host-1"]) await hosts.cordon(hostId);
   try {
-    expect((await dryRun({ sandbox_id: both.body["id"] })).body).toMatchObject({
+    expect(await sandboxes.dryRun({ sandbox_id: both.id })).toMatchObject({
       host_id: other,
       candidate_count: 1,
     });
-    expect((await transition(both.body["id"], "resume")).status).toBe(200);
-    expect(await shown(both.body["id"])).toMatchObject({ node_id: other });
-    const refused = await transition(alone.body["id"], "resume", "wait=8");
-    expect(refused).toMatchObject({
+    await sandboxes.resume(both.id, WAITS);
+    expect(await sandboxes.get(both.id)).toMatchObject({ node_id: other });
+    await expect(sandboxes.resume(alone.id, { waitSeconds: 8 })).rejects.toMatchObject({
       status: 429,
-      body: { code: "RESOURCE_LIMIT_ERROR", details: { hosts: 3 } },
+      code: "RESOURCE_LIMIT_ERROR",
+      details: { hosts: 3, reasons: { labels: 1, host_not_ready: 2 } },
     });
-    expect(refused.body).toMatchObject({ details: { reasons: { labels: 1, host_not_ready: 2 } } });
-    expect(await shown(alone.body["id"])).toMatchObject({ status: "paused" });
+    expect(await sandboxes.get(alone.id)).toMatchObject({ status: "paused" });
   } finally {
-    for (const hostId of [home, "host-1"]) await fleet.call("POST", `/v1/hosts/${hostId}/uncordon`);
+    for (const hostId of [home, "host-1"]) await hosts.uncordon(hostId);
   }
 });
 
 test("S50: sandboxes of one anti-affinity key are on hosts of their own; one too many is a 429 that says so, and the operation too", async () => {
-  const made = await Promise.all(Array.from({ length: 3 }, () => create({ anti_affinity: "web" })));
-  expect(made.map(({ body }) => String(body["node_id"])).toSorted()).toEqual([
+  const { sandboxes } = fleet.client;
+  const web = { anti_affinity: "web" };
+  const made = await Promise.all(Array.from({ length: 3 }, () => create(web)));
+  expect(made.map(({ node_id }) => String(node_id)).toSorted()).toEqual([
     "host-1",
     "host-2",
     "host-3",
   ]);
-  expect(made[0]?.body).toMatchObject({ placement: { anti_affinity: "web" } });
+  expect(made[0]).toMatchObject({ placement: web });
   expect(
-    (await dryRun({ template_name: "code-interpreter", placement: { anti_affinity: "web" } })).body,
+    await sandboxes.dryRun({ template_name: "code-interpreter", placement: web }),
   ).toMatchObject({
     host_id: null,
     score: null,
@@ -132,47 +125,48 @@ test("S50: sandboxes of one anti-affinity key are on hosts of their own; one too
     reasons: { anti_affinity: 3 },
     message: "None of 3 hosts can take it: 3 have a sandbox of the same anti-affinity key.",
   });
-  const refused = await create({ anti_affinity: "web" }, "wait=8");
+  const refused = await fleet.call("POST", "/v1/sandboxes", {
+    body: { template_name: "code-interpreter", placement: web },
+    headers: { prefer: "wait=8" },
+  });
   expect(refused).toMatchObject({
     status: 429,
-    body: { code: "RESOURCE_LIMIT_ERROR", details: { reasons: { anti_affinity: 3 } } },
+    body: {
+      code: "RESOURCE_LIMIT_ERROR",
+      message: expect.stringMatching(/3 have a sandbox of the same anti-affinity key/),
+      details: { reasons: { anti_affinity: 3 } },
+    },
   });
-  expect(String(refused.body["message"])).toMatch(/3 have a sandbox of the same anti-affinity key/);
-  const { operation_id: operationId } = refused.body["details"] as { operation_id: string };
-  const operation = await fleet.call("GET", `/v1/operations/${operationId}`);
-  expect(operation.body).toMatchObject({
+  const { details } = refused.body as { details: { operation_id: string } };
+  expect(await fleet.client.operations.get(details.operation_id)).toMatchObject({
     status: "failed",
     explain: { hosts: 3, reasons: { anti_affinity: 3 } },
   });
-  expect((await create({ anti_affinity: "db" })).status).toBe(201);
+  await create({ anti_affinity: "db" });
 });
 
 test("S51: the last host with a sandbox's labels, or without another of its key, is not drained, and the answer says why as placement does", async () => {
+  const { sandboxes, hosts } = fleet.client;
   const labelled = await create({ labels: { gpu: "t4" } });
-  const drain = () => fleet.call("POST", "/v1/hosts/host-1/drain", { body: { max_parallel: 1 } });
-  const refused = async () => {
-    const { status, body } = await drain();
-    expect(body).toMatchObject({ code: "CONFLICT" });
-    expect(status).toBe(409);
-    return body;
-  };
+  const isRefused = async (expected: object, what?: string) =>
+    await expect(hosts.drain("host-1", { max_parallel: 1 }), what).rejects.toMatchObject({
+      status: 409,
+      code: "CONFLICT",
+      ...expected,
+    });
   const byLabels = { sandboxes: 1, hosts: 2, reasons: { labels: 2 } };
-  expect(await refused()).toMatchObject({
+  await isRefused({
     message: expect.stringMatching(/1 sandbox has nowhere to go.*2 have not the labels gpu=t4/),
     details: { stranded: [byLabels] },
   });
-  expect((await transition(labelled.body["id"], "pause")).status).toBe(200);
-  expect(await refused(), "paused too").toMatchObject({ details: { stranded: [byLabels] } });
-  await fleet.call("DELETE", `/v1/sandboxes/${String(labelled.body["id"])}`);
-  for (let count = 0; count < 3; count += 1)
-    expect((await create({ anti_affinity: "web" })).status).toBe(201);
-  expect(await refused()).toMatchObject({
+  await sandboxes.pause(labelled.id, WAITS);
+  await isRefused({ details: { stranded: [byLabels] } }, "paused too");
+  await sandboxes.delete(labelled.id);
+  for (let count = 0; count < 3; count += 1) await create({ anti_affinity: "web" });
+  await isRefused({
     details: { stranded: [{ sandboxes: 1, hosts: 2, reasons: { anti_affinity: 2 } }] },
   });
-  expect((await fleet.call("GET", "/v1/hosts/host-1")).body).toMatchObject({
-    state: "ready",
-    drain: null,
-  });
+  expect(await hosts.get("host-1")).toMatchObject({ state: "ready", drain: null });
 });
 
 describe("a dry run", () => {
@@ -182,53 +176,52 @@ describe("a dry run", () => {
       placement: { labels: { zone: "b" } },
       metadata: { a: "b" },
     };
-    const answer = await dryRun(body);
+    const answer = await fleet.client.sandboxes.dryRun(body);
     expect(answer).toMatchObject({
-      status: 200,
-      body: {
-        object: "placement",
-        policy: "local-first",
-        hosts: 3,
-        candidate_count: 2,
-        reasons: { labels: 1 },
-      },
+      object: "placement",
+      policy: "local-first",
+      hosts: 3,
+      candidate_count: 2,
+      reasons: { labels: 1 },
     });
-    expect(answer.body["candidates"]).toHaveLength(2);
-    expect(answer.body["candidates"]).toMatchObject([
-      { host_id: answer.body["host_id"], score: answer.body["score"], is_local: false },
+    expect(answer.candidates).toHaveLength(2);
+    expect(answer.candidates).toMatchObject([
+      { host_id: answer.host_id, score: answer.score, is_local: false },
       {},
     ]);
     const [left] =
       await sql`SELECT count(*)::int AS living FROM sandboxes WHERE state NOT IN ('deleting', 'deleted')`;
     expect(left?.["living"]).toBe(0);
-    expect((await create(body.placement)).body["node_id"]).toBe(answer.body["host_id"]);
+    expect((await create(body.placement)).node_id).toBe(answer.host_id);
   });
 
   test("says where a paused or stopped sandbox would come back; one that runs is placed already", async () => {
-    const { body } = await create({ labels: { gpu: "t4" } });
-    const { id } = body;
-    expect(await dryRun({ sandbox_id: id })).toMatchObject({
+    const { sandboxes } = fleet.client;
+    const { id } = await create({ labels: { gpu: "t4" } });
+    await expect(sandboxes.dryRun({ sandbox_id: id })).rejects.toMatchObject({
       status: 409,
-      body: { code: "CONFLICT", details: { current_state: "running" } },
+      code: "CONFLICT",
+      details: { current_state: "running" },
     });
-    for (const verb of ["pause", "stop"]) {
-      await transition(id, verb);
-      const answer = await dryRun({ sandbox_id: id });
-      expect(answer).toMatchObject({
-        status: 200,
-        body: { host_id: "host-1", candidates: [{ host_id: "host-1", is_local: true }] },
+    for (const verb of ["pause", "stop"] as const) {
+      await sandboxes[verb](id, WAITS);
+      expect(await sandboxes.dryRun({ sandbox_id: id })).toMatchObject({
+        host_id: "host-1",
+        candidates: [{ host_id: "host-1", is_local: true }],
       });
     }
   });
 
   test("is a 503 while no scheduler answers, and an answer again afterwards", async () => {
-    const ask = () => dryRun({ template_name: "code-interpreter" });
+    const ask = () => fleet.client.sandboxes.dryRun({ template_name: "code-interpreter" });
     for (const name of ["scheduler-1", "scheduler-2"]) await fleet.fleet.kill(name);
-    const silent = await ask();
-    expect(silent).toMatchObject({ status: 503, body: { code: "SERVICE_UNAVAILABLE" } });
-    expect(silent.headers.get("retry-after")).toBe("1");
+    await expect(ask()).rejects.toMatchObject({
+      status: 503,
+      code: "SERVICE_UNAVAILABLE",
+      retryAfterSeconds: 1,
+    });
     for (const name of ["scheduler-1", "scheduler-2"]) await fleet.fleet.startComponent(name);
-    await until("an answer again", async () => (await ask()).status === 200);
+    await until("an answer again", () => ask().catch(undefinedIfRefused));
   });
 });
 
@@ -316,56 +309,45 @@ describe("what no host could ever take is refused at once, with what there is; n
   test("a size that is larger than any host", async () => {
     await sql`UPDATE templates SET memory_mib = 257`;
     try {
-      const answer = await create(undefined);
-      expect(answer).toMatchObject({
+      await expect(create(undefined)).rejects.toMatchObject({
         status: 400,
-        body: { code: "INVALID_REQUEST", details: { fields: [{ field: "template_name" }] } },
+        code: "INVALID_REQUEST",
+        message: expect.stringMatching(
+          /257 MiB of memory.*more than any host has in all.*256 MiB of memory.*smaller template/,
+        ),
+        details: { fields: [{ field: "template_name" }] },
       });
-      expect(String(answer.body["message"])).toMatch(
-        /257 MiB of memory.*more than any host has in all.*256 MiB of memory.*smaller template/,
-      );
     } finally {
       await sql`UPDATE templates SET memory_mib = 64`;
     }
   });
 
   test("a template is what an operator says: it goes to hosts that hold its image, and to no others", async () => {
-    const [{ image_sha256: image }] = (await fleet.call("GET", "/v1/templates")).body["data"] as [
-      { image_sha256: string },
-    ];
+    const { sandboxes, templates, hosts } = fleet.client;
+    const { image_sha256: image = "" } = await templates.get("code-interpreter");
     const size = { vcpu: 1, memory_mb: 64, disk_mb: 16 };
     const other = { name: "other", image_sha256: "b".repeat(64), default_resources: size };
-    expect(await fleet.call("POST", "/v1/templates", { body: other })).toMatchObject({
-      status: 201,
-      body: { id: "other", display_name: "other" },
-    });
-    expect(await fleet.call("POST", "/v1/templates", { body: other })).toMatchObject({
-      status: 409,
-      body: { code: "CONFLICT" },
-    });
-    const unplaceable = await dryRun({ template_name: "other" });
-    expect(unplaceable.body).toMatchObject({ candidates: [], reasons: { image_missing: 3 } });
-    expect(unplaceable.body["message"]).toMatch(/3 do not have its image bbbbbbbbbbbb/);
+    expect(await templates.create(other)).toMatchObject({ id: "other", display_name: "other" });
+    await expect(templates.create(other)).rejects.toMatchObject({ status: 409, code: "CONFLICT" });
+    const unplaceable = await sandboxes.dryRun({ template_name: "other" });
+    expect(unplaceable).toMatchObject({ candidates: [], reasons: { image_missing: 3 } });
+    expect(unplaceable.message).toMatch(/3 do not have its image bbbbbbbbbbbb/);
     const change = { image_sha256: image, default_resources: { memory_mb: 65 } };
-    const changed = await fleet.call("PATCH", "/v1/templates/other", { body: change });
-    expect(changed).toMatchObject({
-      status: 200,
-      body: { image_sha256: image, default_resources: { vcpu: 1, memory_mb: 65 } },
+    expect(await templates.update("other", change)).toMatchObject({
+      image_sha256: image,
+      default_resources: { vcpu: 1, memory_mb: 65 },
     });
-    const created = await fleet.call("POST", "/v1/sandboxes", { body: { template_name: "other" } });
-    expect(created).toMatchObject({
-      status: 201,
-      body: { template_name: "other", status: "running" },
+    const created = await sandboxes.create({ template_name: "other" });
+    expect(created).toMatchObject({ template_name: "other", status: "running" });
+    expect(await hosts.get("host-1")).toMatchObject({
+      templates: ["code-interpreter", "other"],
+      image_findings: [],
     });
-    const { body } = await fleet.call("GET", "/v1/hosts/host-1");
-    expect(body).toMatchObject({ templates: ["code-interpreter", "other"], image_findings: [] });
-    expect(await fleet.call("DELETE", "/v1/templates/other")).toMatchObject({
-      status: 200,
-      body: { deleted: true },
-    });
-    expect(await dryRun({ template_name: "other" })).toMatchObject({ status: 404 });
-    expect(await transition(created.body["id"], "stop")).toMatchObject({ status: 200 });
-    expect(await transition(created.body["id"], "start")).toMatchObject({ status: 200 });
+    expect(await templates.delete("other")).toMatchObject({ deleted: true });
+    const gone = sandboxes.dryRun({ template_name: "other" });
+    await expect(gone).rejects.toMatchObject({ status: 404 });
+    await sandboxes.stop(created.id, WAITS);
+    await sandboxes.start(created.id, WAITS);
   });
 
   test.each([
@@ -374,6 +356,9 @@ describe("what no host could ever take is refused at once, with what there is; n
     ["an unknown sandbox", { sandbox_id: "1795490791hbb922t4" }, 404, "SANDBOX_NOT_FOUND"],
     ["a sandbox id that is none", { sandbox_id: 7 }, 400, "INVALID_REQUEST"],
   ])("a dry run of %s", async (_, body, status, code) => {
-    expect(await dryRun(body)).toMatchObject({ status, body: { code } });
+    expect(await fleet.call("POST", "/v1/placements/dry-run", { body })).toMatchObject({
+      status,
+      body: { code },
+    });
   });
 });

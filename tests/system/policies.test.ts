@@ -4,7 +4,15 @@
  */
 import { readdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { startTestFleet, type TestFleet, until } from "@torpor/testkit";
+import {
+  type CreateSandboxBody,
+  runCode,
+  type SandboxResource,
+  startTestFleet,
+  type TestFleet,
+  undefinedIfRefused,
+  until,
+} from "@torpor/testkit";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 
 /** Sandboxes that fit on the one host at once. */
@@ -22,60 +30,27 @@ afterAll(async () => {
 });
 
 afterEach(async () => {
-  const left = (await fleet.call("GET", "/v1/sandboxes")).body["data"] as Body[];
-  await Promise.all(left.map((sandbox) => fleet.call("DELETE", pathOf(sandbox))));
+  await fleet.deleteSandboxes();
 });
 
-type Body = Record<string, unknown>;
-const pathOf = (sandbox: Body) => `/v1/sandboxes/${String(sandbox["id"])}`;
-const create = async (body: Body = {}): Promise<Body> => {
-  const answer = await fleet.call("POST", "/v1/sandboxes", {
-    body: { template_name: "code-interpreter", ...body },
-  });
-  expect(answer.status, JSON.stringify(answer.body)).toBe(201);
-  return answer.body;
-};
-const get = async (sandbox: Body) => (await fleet.call("GET", pathOf(sandbox))).body;
-const post = (sandbox: Body, verb: string) => fleet.call("POST", `${pathOf(sandbox)}/${verb}`);
-const patch = (sandbox: Body, body: Body) => fleet.call("PATCH", pathOf(sandbox), { body });
-const execute = (sandbox: Body, code: string) =>
-  fleet.guest(sandbox, "/execute", { language: "python", code });
-const run = async (sandbox: Body, code: string) => {
-  const answer = await execute(sandbox, code);
-  expect(answer.status, JSON.stringify(answer.body)).toBe(200);
-  return answer.body;
-};
+const get = ({ id }: SandboxResource) => fleet.client.sandboxes.get(id);
+const pause = ({ id }: SandboxResource) => fleet.client.sandboxes.pause(id);
 /** Runs code in a sandbox that the system tries to pause at the same time. */
-const runBetweenPauses = (sandbox: Body, code: string) =>
-  until(`${code} is run`, async () => (await execute(sandbox, code)).status === 200, 60_000);
-const statusIs = (sandbox: Body, status: string) =>
-  until(`status ${status}`, async () => (await get(sandbox))["status"] === status, 30_000);
-interface Event {
-  fact: string;
-  cause?: { code: string };
-  operation_id?: string;
-}
-const events = async (sandbox: Body) =>
-  (await fleet.call("GET", `${pathOf(sandbox)}/events`)).body["data"] as Event[];
+const runBetweenPauses = (sandbox: SandboxResource, code: string) =>
+  until(`${code} is run`, () => runCode(sandbox, code).catch(undefinedIfRefused), 60_000);
+const statusIs = ({ id }: SandboxResource, status: string) =>
+  fleet.untilSandbox(`status ${status}`, id, (seen) => seen.status === status, 30_000);
 
 describe("settings", () => {
   test("S9, S32: policies and metadata are off by default, settable, changeable, and kept over pause, resume, stop and start", async () => {
-    expect(await create()).toMatchObject({
+    expect(await fleet.createSandbox()).toMatchObject({
       auto_pause: null,
       auto_resume: false,
       preview_access: "public",
       preview_host: "original",
       on_host_loss: "wait",
     });
-    const sandbox = await create({
-      auto_pause: { idle_seconds: 600 },
-      auto_resume: true,
-      preview_access: "token",
-      preview_host: "localhost",
-      on_host_loss: "restore",
-      metadata: { a: "1", b: "2" },
-    });
-    const policies = {
+    const policies: CreateSandboxBody = {
       auto_pause: { idle_seconds: 600 },
       auto_resume: true,
       preview_access: "token",
@@ -83,90 +58,93 @@ describe("settings", () => {
       on_host_loss: "restore",
       metadata: { a: "1", b: "2" },
     };
+    const { sandboxes } = fleet.client;
+    const sandbox = await fleet.createSandbox(policies);
     expect(sandbox).toMatchObject(policies);
-    for (const verb of ["pause", "resume", "stop", "start"]) {
-      expect((await post(sandbox, verb)).status).toBe(200);
+    for (const verb of ["pause", "resume", "stop", "start"] as const) {
+      await sandboxes[verb](sandbox.id);
       expect(await get(sandbox)).toMatchObject(policies);
     }
-    const patched = await patch(sandbox, { auto_pause: null, metadata: { b: null, c: "3" } });
-    expect(patched).toMatchObject({
-      status: 200,
-      body: { auto_pause: null, auto_resume: true, preview_access: "token" },
+    const patched = await sandboxes.patch(sandbox.id, {
+      auto_pause: null,
+      metadata: { b: null, c: "3" },
     });
-    expect(patched.body["metadata"]).toEqual({ a: "1", c: "3" });
-    await post(sandbox, "pause");
-    expect(
-      (await patch(sandbox, { auto_resume: false, preview_access: "public", on_host_loss: "wait" }))
-        .body,
-    ).toMatchObject({
+    expect(patched).toMatchObject({ auto_pause: null, auto_resume: true, preview_access: "token" });
+    expect(patched.metadata).toEqual({ a: "1", c: "3" });
+    await pause(sandbox);
+    const less = { auto_resume: false, preview_access: "public", on_host_loss: "wait" } as const;
+    expect(await sandboxes.patch(sandbox.id, less)).toMatchObject({
       status: "paused",
       auto_resume: false,
       on_host_loss: "wait",
     });
-    expect((await patch({ id: "1795490791hbb922t4" }, { auto_resume: true })).status).toBe(404);
+    const unknown = sandboxes.patch("1795490791hbb922t4", { auto_resume: true });
+    await expect(unknown).rejects.toMatchObject({ status: 404 });
   });
 });
 
 describe("auto-pause", () => {
   test("S23: an idle sandbox is paused by the system, and not again right after it was resumed", async () => {
-    const sandbox = await create();
-    await run(sandbox, "x = 42");
-    await patch(sandbox, { auto_pause: { idle_seconds: 4 } });
+    const sandbox = await fleet.createSandbox();
+    await runCode(sandbox, "x = 42");
+    await fleet.client.sandboxes.patch(sandbox.id, { auto_pause: { idle_seconds: 4 } });
     await statusIs(sandbox, "paused");
     const pausedBy =
-      (await events(sandbox)).findLast(({ fact }) => fact === "paused")?.operation_id ?? "";
-    expect((await fleet.call("GET", `/v1/operations/${pausedBy}`)).body).toMatchObject({
+      (await fleet.events(sandbox.id)).findLast(({ fact }) => fact === "paused")?.operation_id ??
+      "";
+    expect(await fleet.client.operations.get(pausedBy)).toMatchObject({
       requested_by: "system:auto-pause",
       kind: "pause",
     });
     const resumedAtMs = Date.now();
-    await post(sandbox, "resume");
-    expect(await run(sandbox, "print(x)")).toMatchObject({ stdout: "42\n" });
+    await fleet.client.sandboxes.resume(sandbox.id);
+    expect(await runCode(sandbox, "print(x)")).toMatchObject({ stdout: "42\n" });
     await statusIs(sandbox, "paused");
     expect(Date.now() - resumedAtMs).toBeGreaterThanOrEqual(4_000);
     // No pause was even tried: the resume had reset the idle clock.
-    expect((await events(sandbox)).map(({ cause }) => cause?.code)).not.toContain("SANDBOX_ACTIVE");
+    expect((await fleet.events(sandbox.id)).map(({ cause }) => cause?.code)).not.toContain(
+      "SANDBOX_ACTIVE",
+    );
   });
 
   test("S54, S25: work inside the guest stops the pause before anything is frozen; the sandbox runs on, and a pause that its user asks for is carried out all the same", async () => {
-    const sandbox = await create();
-    await run(sandbox, "active_executions = 1");
-    await patch(sandbox, { auto_pause: { idle_seconds: 1 } });
+    const sandbox = await fleet.createSandbox();
+    await runCode(sandbox, "active_executions = 1");
+    await fleet.client.sandboxes.patch(sandbox.id, { auto_pause: { idle_seconds: 1 } });
     const refused = await until(
       "a pause is given up",
-      async () => (await events(sandbox)).find(({ cause }) => cause?.code === "SANDBOX_ACTIVE"),
+      async () =>
+        (await fleet.events(sandbox.id)).find(({ cause }) => cause?.code === "SANDBOX_ACTIVE"),
       30_000,
     );
-    const operation = await fleet.call("GET", `/v1/operations/${refused.operation_id}`);
-    expect(operation.body).toMatchObject({
+    const operation = await fleet.client.operations.get(refused.operation_id ?? "");
+    expect(operation).toMatchObject({
       status: "cancelled",
       error: { code: "SANDBOX_ACTIVE" },
     });
-    expect(operation.body["timings_ms"]).not.toHaveProperty("freeze_and_sync");
+    expect(operation.timings_ms).not.toHaveProperty("freeze_and_sync");
     expect(await get(sandbox)).toMatchObject({ status: "running" });
     // The user's pause joins the next conditional pause, while the host still finds out that the
     // condition does not hold.
     await runBetweenPauses(sandbox, "activity_delay_ms = 1000");
-    await until(
-      "another is under way",
-      async () => (await get(sandbox))["operation"] !== undefined,
-    );
-    expect(await post(sandbox, "pause")).toMatchObject({ status: 200, body: { status: "paused" } });
-    expect((await post(sandbox, "resume")).status).toBe(200);
+    const isUnderWay = ({ operation: one }: SandboxResource) => one !== undefined;
+    await fleet.untilSandbox("another is under way", sandbox.id, isUnderWay);
+    expect(await pause(sandbox)).toMatchObject({ status: "paused" });
+    await fleet.client.sandboxes.resume(sandbox.id);
     await runBetweenPauses(sandbox, "active_executions = 0");
     await statusIs(sandbox, "paused");
   });
 });
 
 test("a page that comes back right after each pause: the pauses come later and later, and the sandbox's events say why", async () => {
-  const sandbox = await create({ auto_pause: { idle_seconds: 2 }, auto_resume: true });
+  const sandbox = await fleet.createSandbox({ auto_pause: { idle_seconds: 2 }, auto_resume: true });
   for (let at = 0; at < 3; at += 1) {
     await statusIs(sandbox, "paused");
-    await run(sandbox, "x = 1");
+    await runCode(sandbox, "x = 1");
   }
   const told = await until(
     "the next pause is delayed",
-    async () => (await events(sandbox)).find(({ fact }) => fact === "auto_pause_delayed"),
+    async () => (await fleet.events(sandbox.id)).find(({ fact }) => fact === "auto_pause_delayed"),
     30_000,
   );
   expect(told.cause).toMatchObject({
@@ -177,52 +155,50 @@ test("a page that comes back right after each pause: the pauses come later and l
 });
 
 describe("auto-resume", () => {
-  const resumes = async (sandbox: Body) => {
+  const resumes = async (sandbox: SandboxResource) => {
     const ids = new Set(
-      (await events(sandbox))
+      (await fleet.events(sandbox.id))
         .filter(({ fact }) => fact === "resume_assigned")
         .map((event) => event.operation_id),
     );
-    return await Promise.all(
-      [...ids].map(async (id) => (await fleet.call("GET", `/v1/operations/${String(id)}`)).body),
-    );
+    return await Promise.all([...ids].map((id = "") => fleet.client.operations.get(id)));
   };
 
   test("S31, WK1: requests to a paused sandbox wait while one operation resumes it, and go on as if nothing had been", async () => {
-    const sandbox = await create({ auto_resume: true });
-    await run(sandbox, "x = 42");
-    await post(sandbox, "pause");
-    const answers = await Promise.all(Array.from({ length: 12 }, () => run(sandbox, "print(x)")));
-    expect(answers.map((answer) => answer["stdout"])).toEqual(
-      Array.from({ length: 12 }, () => "42\n"),
+    const sandbox = await fleet.createSandbox({ auto_resume: true });
+    await runCode(sandbox, "x = 42");
+    await pause(sandbox);
+    const answers = await Promise.all(
+      Array.from({ length: 12 }, () => runCode(sandbox, "print(x)")),
     );
+    expect(answers.map(({ stdout }) => stdout)).toEqual(Array.from({ length: 12 }, () => "42\n"));
     const [resume, ...others] = await resumes(sandbox);
     expect(others).toEqual([]);
     expect(resume).toMatchObject({ status: "succeeded", requested_by: "system:auto-resume" });
     // It goes home, so it began with the statement that accepted it (decision 42).
-    expect(resume?.["started_at"]).toBe(resume?.["created_at"]);
+    expect(resume?.started_at).toBe(resume?.created_at);
   });
 
   test("S22: a request that comes while the sandbox is being paused is answered too", async () => {
-    const sandbox = await create({ auto_resume: true });
-    await run(sandbox, "x = 42");
-    const paused = post(sandbox, "pause");
+    const sandbox = await fleet.createSandbox({ auto_resume: true });
+    await runCode(sandbox, "x = 42");
+    const paused = fleet.call("POST", `/v1/sandboxes/${sandbox.id}/pause`);
     await until("the pause is under way", async () =>
-      (await events(sandbox)).some(({ fact }) => fact === "pause_assigned"),
+      (await fleet.events(sandbox.id)).some(({ fact }) => fact === "pause_assigned"),
     );
-    expect(await run(sandbox, "print(x)")).toMatchObject({ stdout: "42\n" });
+    expect(await runCode(sandbox, "print(x)")).toMatchObject({ stdout: "42\n" });
     expect([200, 409]).toContain((await paused).status);
   });
 
   test("WK3: who may not pass does not wake it, and neither does a stopped sandbox start", async () => {
-    const sandbox = await create({ auto_resume: true });
-    await post(sandbox, "pause");
+    const sandbox = await fleet.createSandbox({ auto_resume: true });
+    await pause(sandbox);
     const stranger = await fleet.guest({ ...sandbox, auth_token: "guess" }, "/execute", {
       code: "print(x)",
     });
     expect(stranger.status).toBe(401);
     expect(await get(sandbox)).toMatchObject({ status: "paused" });
-    await post(sandbox, "stop");
+    await fleet.client.sandboxes.stop(sandbox.id);
     expect(await fleet.guest(sandbox, "/info")).toMatchObject({
       status: 409,
       body: { code: "SANDBOX_STOPPED" },
@@ -231,9 +207,9 @@ describe("auto-resume", () => {
   });
 
   test("S34, S50: a resume that cannot be is an answer with the reason, never a wait without end: 429 without capacity, 409 without a snapshot", async () => {
-    const sandbox = await create({ auto_resume: true });
-    await post(sandbox, "pause");
-    const dir = join(fleet.fleet.dir, "hosts/host-1/vm", String(sandbox["id"]));
+    const sandbox = await fleet.createSandbox({ auto_resume: true });
+    await pause(sandbox);
+    const dir = join(fleet.fleet.dir, "hosts/host-1/vm", sandbox.id);
     const images = (await readdir(dir))
       .filter((name) => /^snap\.\d+$/.test(name))
       .map((name) => join(name, "memory"));
@@ -242,11 +218,11 @@ describe("auto-resume", () => {
     const answer = await fleet.guest(sandbox, "/info");
     expect(answer).toMatchObject({ status: 409, body: { code: "SNAPSHOT_INVALID" } });
     expect(await get(sandbox)).toMatchObject({ status: "paused" });
-    await fleet.call("DELETE", pathOf(sandbox));
+    await fleet.client.sandboxes.delete(sandbox.id);
 
-    const crowded = await create({ auto_resume: true });
-    await post(crowded, "pause");
-    await Promise.all(Array.from({ length: PLACES }, () => create()));
+    const crowded = await fleet.createSandbox({ auto_resume: true });
+    await pause(crowded);
+    await Promise.all(Array.from({ length: PLACES }, () => fleet.createSandbox()));
     expect(await fleet.guest(crowded, "/info")).toMatchObject({
       status: 429,
       body: { code: "RESOURCE_LIMIT_ERROR" },

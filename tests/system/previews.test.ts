@@ -19,7 +19,14 @@ import { connect as connectTls } from "node:tls";
 import { promisify } from "node:util";
 import { Sandbox } from "@hopx-ai/sdk";
 import { claimPort } from "@torpor/service";
-import { startTestFleet, tempDir, type TestFleet, until } from "@torpor/testkit";
+import {
+  runCode,
+  type SandboxResource,
+  startTestFleet,
+  tempDir,
+  type TestFleet,
+  until,
+} from "@torpor/testkit";
 import postgres from "postgres";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { WebSocket, WebSocketServer } from "ws";
@@ -62,20 +69,6 @@ afterAll(() => {
   app.close();
 });
 
-async function create(fleet: TestFleet, body: Body = {}): Promise<Body> {
-  const answer = await fleet.call("POST", "/v1/sandboxes", {
-    body: { template_name: "code-interpreter", ...body },
-  });
-  expect(answer.status, JSON.stringify(answer.body)).toBe(201);
-  return answer.body;
-}
-const post = (fleet: TestFleet, sandbox: Body, verb: string) =>
-  fleet.call("POST", `/v1/sandboxes/${String(sandbox["id"])}/${verb}`);
-
-/** Deletes the sandbox, because other tests need its room on the host. */
-const remove = (fleet: TestFleet, sandbox: Body) =>
-  fleet.call("DELETE", `/v1/sandboxes/${String(sandbox["id"])}`);
-
 /** Sends one request; the connection may go to another address than that of the URL. */
 async function send(
   url: string,
@@ -116,24 +109,13 @@ describe("on loopback addresses", () => {
     await fleet[Symbol.asyncDispose]();
   });
 
-  const listenInside = (sandbox: Body, guestPort: number, isOpen = true) =>
-    fleet.guest(sandbox, "/execute", {
-      language: "python",
-      code: `port_${guestPort} = ${isOpen ? (app.address() as AddressInfo).port : 0}`,
-    });
-  const makeKey = async () => {
-    const { body } = await fleet.call("POST", "/v1/keys", {
-      body: { name: "a user", scopes: ["read", "exec"] },
-    });
-    return { id: Number(body["id"]), secret: String(body["secret"]) };
-  };
-  const urlOf = (sandbox: Body) =>
-    `http://${new URL(String(sandbox["public_host"])).hostname}:${port}`;
-  const isServed = async (sandbox: Body) => {
-    const socket = createConnection({
-      host: new URL(String(sandbox["public_host"])).hostname,
-      port,
-    });
+  const listenInside = (sandbox: SandboxResource, guestPort: number, isOpen = true) =>
+    runCode(sandbox, `port_${guestPort} = ${isOpen ? (app.address() as AddressInfo).port : 0}`);
+  const makeKey = () => fleet.client.keys.create({ name: "a user", scopes: ["read", "exec"] });
+  const urlOf = (sandbox: SandboxResource) =>
+    `http://${new URL(sandbox.public_host).hostname}:${port}`;
+  const isServed = async (sandbox: SandboxResource) => {
+    const socket = createConnection({ host: new URL(sandbox.public_host).hostname, port });
     return await once(socket, "connect")
       .then(
         () => true,
@@ -143,7 +125,7 @@ describe("on loopback addresses", () => {
   };
 
   test("a port is served while something listens on it, by HTTP and WebSocket, both streamed; the application gets the client's own credentials", async () => {
-    const sandbox = await create(fleet);
+    const sandbox = await fleet.createSandbox();
     expect(await isServed(sandbox)).toBe(false);
     await listenInside(sandbox, port);
     await until("the port is served", () => isServed(sandbox));
@@ -183,7 +165,7 @@ describe("on loopback addresses", () => {
   });
 
   test("headers up to 64 KiB pass both ways; what is larger, or no HTTP, is told with JSON and a request id", async () => {
-    const sandbox = await create(fleet);
+    const sandbox = await fleet.createSandbox();
     await listenInside(sandbox, port);
     await until("the port is served", () => isServed(sandbox));
     const url = urlOf(sandbox);
@@ -202,7 +184,7 @@ describe("on loopback addresses", () => {
       },
     });
     const api = `${fleet.url}/v1/sandboxes`;
-    for (const where of [url, String(sandbox["public_host"]), api]) {
+    for (const where of [url, sandbox.public_host, api]) {
       expect(await send(where, long(70)), where).toMatchObject({
         status: 431,
         headers: { "x-request-id": expect.stringMatching(/^req_/) },
@@ -218,9 +200,9 @@ describe("on loopback addresses", () => {
   });
 
   test("a host whose address is none costs its own sandboxes alone", async () => {
-    const [mine, other] = [await create(fleet), await create(fleet)];
+    const [mine, other] = [await fleet.createSandbox(), await fleet.createSandbox()];
     const sql = postgres(fleet.fleet.state.databaseUrl, { max: 1, onnotice: () => {} });
-    const id = String(other["id"]);
+    const { id } = other;
     const [row] = await sql`SELECT host_id FROM sandboxes WHERE id = ${id}`;
     try {
       // The previous version accepted such a registration; this version checks the address.
@@ -230,9 +212,9 @@ describe("on loopback addresses", () => {
         lease_expires_at: "infinity",
       })})).* FROM hosts h WHERE h.id = ${row?.["host_id"]}`;
       await sql`UPDATE sandboxes SET host_id = 'odd' WHERE id = ${id}`;
-      const refused = await send(new URL("/execute", String(other["public_host"])).href, {
+      const refused = await send(new URL("/execute", other.public_host).href, {
         method: "POST",
-        headers: { authorization: `Bearer ${String(other["auth_token"])}` },
+        headers: { authorization: `Bearer ${other.auth_token}` },
       });
       expect(refused).toMatchObject({ status: 503, body: { code: "SERVICE_UNAVAILABLE" } });
       await listenInside(mine, port);
@@ -245,7 +227,7 @@ describe("on loopback addresses", () => {
   });
 
   test("preview_access: with `token` nobody passes without one, and the application does not see it", async () => {
-    const sandbox = await create(fleet, { preview_access: "token" });
+    const sandbox = await fleet.createSandbox({ preview_access: "token" });
     await listenInside(sandbox, port);
     await until("the port is served", () => isServed(sandbox));
     expect(await send(urlOf(sandbox))).toMatchObject({
@@ -259,31 +241,24 @@ describe("on loopback addresses", () => {
       /401/,
     );
     const passed = await send(urlOf(sandbox), {
-      headers: { authorization: `Bearer ${String(sandbox["auth_token"])}` },
+      headers: { authorization: `Bearer ${sandbox.auth_token}` },
     });
     expect(passed.status).toBe(200);
     expect(JSON.stringify(passed.body)).not.toContain("authorization");
-    await fleet.call("PATCH", `/v1/sandboxes/${String(sandbox["id"])}`, {
-      body: { preview_access: "public" },
-    });
+    await fleet.client.sandboxes.patch(sandbox.id, { preview_access: "public" });
     expect((await send(urlOf(sandbox))).status).toBe(200);
     // The agent's port is not a preview.
-    expect(
-      (await send(`${String(sandbox["public_host"])}/execute`, { method: "POST" })).status,
-    ).toBe(401);
+    expect((await send(`${sandbox.public_host}/execute`, { method: "POST" })).status).toBe(401);
   });
 
   test("preview_access: a browser passes by a link, whose cookie is for this preview and this sandbox's pages alone", async () => {
-    const sandbox = await create(fleet, { preview_access: "token" });
+    const sandbox = await fleet.createSandbox({ preview_access: "token" });
     await listenInside(sandbox, port);
     await until("the port is served", () => isServed(sandbox));
-    const links = `/v1/sandboxes/${String(sandbox["id"])}/preview-links`;
-    const made = await fleet.call("POST", links, { body: { port, path: "/a?b=c" } });
-    expect(made).toMatchObject({
-      status: 201,
-      body: { object: "preview_link", port, sandbox_id: sandbox["id"] },
-    });
-    const url = String(made.body["url"]);
+    const { sandboxes } = fleet.client;
+    const made = await sandboxes.previewLink(sandbox.id, { port, path: "/a?b=c" });
+    expect(made).toMatchObject({ object: "preview_link", port, sandbox_id: sandbox.id });
+    const { url } = made;
     expect(url).toMatch(`${urlOf(sandbox)}/a?b=c&torpor_preview=`);
     expect(await send(`${urlOf(sandbox)}/a?torpor_preview=guess`)).toMatchObject({
       status: 401,
@@ -315,19 +290,19 @@ describe("on loopback addresses", () => {
     const strange = { cookie, origin: "http://127.64.0.9:3000" };
     expect(await send(urlOf(sandbox), { headers: strange })).toMatchObject({ status: 401 });
     await expect(once(new WebSocket(ws, { headers: strange }), "open")).rejects.toThrow(/401/);
-    const agent = `${String(sandbox["public_host"])}/execute`;
+    const agent = `${sandbox.public_host}/execute`;
     expect(await send(agent, { method: "POST", headers: { cookie } })).toMatchObject({
       status: 401,
     });
-    expect((await fleet.call("POST", links, { body: { port: 7777 } })).body).toMatchObject({
+    await expect(sandboxes.previewLink(sandbox.id, { port: 7777 })).rejects.toMatchObject({
       code: "INVALID_REQUEST",
       message: expect.stringMatching(/^port is the sandbox's agent/),
     });
-    await remove(fleet, sandbox);
+    await fleet.client.sandboxes.delete(sandbox.id);
   });
 
   test("preview_access: a page's preflights reach the application, and its WebSockets bring the token as a sub-protocol", async () => {
-    const sandbox = await create(fleet, { preview_access: "token", auto_resume: true });
+    const sandbox = await fleet.createSandbox({ preview_access: "token", auto_resume: true });
     await listenInside(sandbox, port);
     await until("the port is served", () => isServed(sandbox));
     const preflight = { origin: "https://page.example", "access-control-request-method": "POST" };
@@ -340,7 +315,7 @@ describe("on loopback addresses", () => {
     expect((await ask({ origin: preflight.origin })).status).toBe(401);
     expect((await ask({ ...preflight, "content-length": "1" })).status).toBe(401);
     const ws = urlOf(sandbox).replace("http", "ws");
-    const token = `torpor.token.${String(sandbox["auth_token"])}`;
+    const token = `torpor.token.${sandbox.auth_token}`;
     const plain = new WebSocket(ws, [token]);
     expect(await echoed(plain)).toBe("echo hi");
     expect(plain.protocol).toBe(token);
@@ -348,30 +323,22 @@ describe("on loopback addresses", () => {
     expect(await echoed(named)).toBe("echo hi");
     expect(named.protocol).toBe("chat");
     await expect(once(new WebSocket(ws, ["torpor.token.guess"]), "open")).rejects.toThrow(/401/);
-    await post(fleet, sandbox, "pause");
+    await fleet.client.sandboxes.pause(sandbox.id);
     // A preflight does not identify its sender, so it wakes no sandbox.
     expect(await ask(preflight)).toMatchObject({ status: 409, body: { code: "CONFLICT" } });
-    await remove(fleet, sandbox);
+    await fleet.client.sandboxes.delete(sandbox.id);
   });
 
   test("what was opened with a token, cookie or key ends within seconds when that is revoked; what others opened goes on", async () => {
-    const sandbox = await create(fleet, { preview_access: "token" });
+    const sandbox = await fleet.createSandbox({ preview_access: "token" });
     const [mine, theirs] = [await makeKey(), await makeKey()];
     await listenInside(sandbox, port);
     await until("the port is served", () => isServed(sandbox));
     const refreshed = async (apiKey: string) =>
-      String(
-        (
-          await fleet.call("POST", `/v1/sandboxes/${String(sandbox["id"])}/token/refresh`, {
-            apiKey,
-          })
-        ).body["auth_token"],
-      );
-    const links = `/v1/sandboxes/${String(sandbox["id"])}/preview-links`;
+      (await fleet.clientOf(apiKey).sandboxes.refreshToken(sandbox.id)).auth_token;
     const cookieBy = async (apiKey: string) => {
-      const opened = await send(
-        String((await fleet.call("POST", links, { apiKey, body: { port } })).body["url"]),
-      );
+      const { url } = await fleet.clientOf(apiKey).sandboxes.previewLink(sandbox.id, { port });
+      const opened = await send(url);
       return opened.headers["set-cookie"]?.[0]?.split(";", 1)[0] ?? "";
     };
     const ended = new Set<string>();
@@ -405,22 +372,22 @@ describe("on loopback addresses", () => {
     const hasEnded = (...names: string[]) =>
       until(`${names.join(", ")} ended`, () => names.every((name) => ended.has(name)));
 
-    await fleet.call("DELETE", `/v1/keys/${mine.id}`);
+    await fleet.client.keys.revoke(mine.id);
     await hasEnded("got with my key", "my key itself", "a browser with my link");
     expect(ended.size, [...ended].join(", ")).toBe(3);
     byTheirs.send("hi");
     expect(String((await once(byTheirs, "message"))[0])).toBe("echo hi");
-    await fleet.call("POST", `/v1/sandboxes/${String(sandbox["id"])}/token/revoke`);
+    await fleet.client.sandboxes.revokeTokens(sandbox.id);
     await hasEnded("got with theirs", "a browser");
     expect(ended.has("their key itself")).toBe(false);
     app.emit("go on");
     await hasEnded("their key itself");
     for (const socket of [byMine, byTheirs, byMyCookie, byCookie]) socket.terminate();
-    await remove(fleet, sandbox);
+    await fleet.client.sandboxes.delete(sandbox.id);
   });
 
   test("preview_host: the application is called localhost where the sandbox says so, and what it redirects to is reached", async () => {
-    const sandbox = await create(fleet, { preview_host: "localhost" });
+    const sandbox = await fleet.createSandbox({ preview_host: "localhost" });
     await listenInside(sandbox, port);
     await until("the port is served", () => isServed(sandbox));
     const local = { host: `localhost:${port}`, origin: `http://localhost:${port}` };
@@ -432,21 +399,22 @@ describe("on loopback addresses", () => {
     expect((await send(`${urlOf(sandbox)}/moved`)).headers.location).toBe(
       `${urlOf(sandbox)}/there`,
     );
-    await fleet.call("PATCH", `/v1/sandboxes/${String(sandbox["id"])}`, {
-      body: { preview_host: "original" },
-    });
+    await fleet.client.sandboxes.patch(sandbox.id, { preview_host: "original" });
     expect((await send(urlOf(sandbox))).body["headers"]).toMatchObject({
       host: new URL(urlOf(sandbox)).host,
     });
-    await remove(fleet, sandbox);
+    await fleet.client.sandboxes.delete(sandbox.id);
   });
 
   test("LP1: previews end with the run, unless traffic may wake the sandbox: then they stay, and wake it", async () => {
-    const [plain, waking] = [await create(fleet), await create(fleet, { auto_resume: true })];
+    const [plain, waking] = [
+      await fleet.createSandbox(),
+      await fleet.createSandbox({ auto_resume: true }),
+    ];
     for (const sandbox of [plain, waking]) {
       await listenInside(sandbox, port);
       await until("the port is served", () => isServed(sandbox));
-      await post(fleet, sandbox, "pause");
+      await fleet.client.sandboxes.pause(sandbox.id);
     }
     await until("the port is closed", async () => !(await isServed(plain)));
     expect(
@@ -455,24 +423,20 @@ describe("on loopback addresses", () => {
       status: 200,
       body: { body: "still here" },
     });
-    expect((await fleet.call("GET", `/v1/sandboxes/${String(waking["id"])}`)).body).toMatchObject({
-      status: "running",
-    });
-    await post(fleet, waking, "pause");
+    expect(await fleet.client.sandboxes.get(waking.id)).toMatchObject({ status: "running" });
+    await fleet.client.sandboxes.pause(waking.id);
     const probe = (headers: Record<string, string> = {}) =>
-      send(`${String(waking["public_host"])}/health`, { headers });
+      send(`${waking.public_host}/health`, { headers });
     for (const headers of [{}, { authorization: "Bearer wrong" }, { "x-api-key": "wrong" }])
       expect(await probe(headers)).toMatchObject({ status: 409, body: { code: "CONFLICT" } });
-    expect((await fleet.call("GET", `/v1/sandboxes/${String(waking["id"])}`)).body).toMatchObject({
-      status: "paused",
-    });
-    const authorization = `Bearer ${String(waking["auth_token"])}`;
+    expect(await fleet.client.sandboxes.get(waking.id)).toMatchObject({ status: "paused" });
+    const authorization = `Bearer ${waking.auth_token}`;
     expect((await probe({ authorization })).status).toBe(200);
-    await post(fleet, waking, "pause");
+    await fleet.client.sandboxes.pause(waking.id);
     expect(await echoed(new WebSocket(urlOf(waking).replace("http", "ws")))).toBe("echo hi");
-    await post(fleet, plain, "resume");
+    await fleet.client.sandboxes.resume(plain.id);
     await until("the port is served again", () => isServed(plain));
-    await post(fleet, waking, "stop");
+    await fleet.client.sandboxes.stop(waking.id);
     await until("the port is closed", async () => !(await isServed(waking)));
   });
 });
@@ -549,11 +513,9 @@ describe("below a domain", () => {
     });
     expect(await echoed(socket)).toBe("echo hi");
     expect((await sendTo(`${publicHost}/execute`, { method: "POST" })).status).toBe(401);
-    const { body: link } = await fleet.call("POST", `/v1/sandboxes/${id}/preview-links`, {
-      body: { port: 3000 },
-    });
-    expect(link["url"]).toMatch(`${preview}?torpor_preview=`);
-    const [cookie] = (await sendTo(String(link["url"]))).headers["set-cookie"] ?? [];
+    const link = await fleet.client.sandboxes.previewLink(id, { port: 3000 });
+    expect(link.url).toMatch(`${preview}?torpor_preview=`);
+    const [cookie] = (await sendTo(link.url)).headers["set-cookie"] ?? [];
     expect(cookie).toMatch(
       /^__Host-torpor-preview-3000=[^;]+; Max-Age=43200; Path=\/; HttpOnly; SameSite=Lax; Secure$/,
     );
@@ -570,10 +532,10 @@ describe("below a domain", () => {
   });
 
   test("a sandbox is served under its own region alone", async () => {
-    const sandbox = await create(fleet);
-    const host = `7777-${String(sandbox["id"])}.elsewhere.vms.hopx.dev`;
+    const sandbox = await fleet.createSandbox();
+    const host = `7777-${sandbox.id}.elsewhere.vms.hopx.dev`;
     expect(await sendTo(`https://${host}/health`)).toMatchObject({ status: 404 });
-    expect(await sendTo(`${String(sandbox["public_host"])}/health`)).toMatchObject({ status: 200 });
+    expect(await sendTo(`${sandbox.public_host}/health`)).toMatchObject({ status: 200 });
   });
 
   test("a renewed certificate is taken up without a restart", async () => {

@@ -6,7 +6,7 @@ import { createHash } from "node:crypto";
 import { once } from "node:events";
 import { connect } from "node:net";
 import { RateLimitError, Sandbox } from "@hopx-ai/sdk";
-import { startTestFleet, type TestFleet, until } from "@torpor/testkit";
+import { type SandboxResource, startTestFleet, type TestFleet, until } from "@torpor/testkit";
 import postgres from "postgres";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
@@ -15,7 +15,7 @@ const CONNECTIONS = 20;
 const AT_ONCE = 3;
 const GUESSES = 4;
 let fleet: TestFleet;
-let sandbox: Record<string, unknown>;
+let sandbox: SandboxResource;
 beforeAll(async () => {
   fleet = await startTestFleet({
     hosts: 1,
@@ -28,12 +28,8 @@ beforeAll(async () => {
       GUESSES_PER_MINUTE: String(GUESSES),
     },
   });
-  sandbox = (
-    await fleet.call("POST", "/v1/sandboxes", {
-      body: { template_name: "code-interpreter" },
-      apiKey: await anotherKey("creator"),
-    })
-  ).body;
+  const creator = fleet.clientOf(await anotherKey("creator"));
+  sandbox = await creator.sandboxes.create({ template_name: "code-interpreter" });
 });
 afterAll(async () => {
   await fleet[Symbol.asyncDispose]();
@@ -102,7 +98,7 @@ test("over the budget: 429 with Retry-After, for this key alone; the JS SDK thro
 
 test("connections that say nothing are closed for newer ones of their address, at the API and at the edge", async () => {
   const apiKey = await anotherKey("among many");
-  for (const url of [fleet.url, String(sandbox["public_host"])]) {
+  for (const url of [fleet.url, sandbox.public_host]) {
     const { hostname, port } = new URL(url);
     const idle = Array.from({ length: 3 * CONNECTIONS }, () =>
       connect(Number(port), hostname).on("error", () => {}),
@@ -112,7 +108,7 @@ test("connections that say nothing are closed for newer ones of their address, a
       await until("those over the limit are closed", async () => closed() >= 2 * CONNECTIONS);
       for (const socket of idle) socket.resume();
       expect((await fleet.call("GET", "/v1/templates", { apiKey })).status).toBe(200);
-      expect((await fetch(`${String(sandbox["public_host"])}/health`)).status).toBe(200);
+      expect((await fetch(`${sandbox.public_host}/health`)).status).toBe(200);
       expect(closed()).toBeLessThanOrEqual(2 * CONNECTIONS + 2);
     } finally {
       for (const socket of idle) socket.destroy();

@@ -5,10 +5,17 @@
  * connection or a 5xx, as the SDKs do, and take every other response as final.
  */
 import { listVmProcesses } from "@torpor/fleet";
-import { startTestFleet, type TestFleet, until } from "@torpor/testkit";
+import {
+  insist,
+  insistOnDelete,
+  runCode,
+  type SandboxResource,
+  startTestFleet,
+  type TestFleet,
+  until,
+} from "@torpor/testkit";
 import postgres from "postgres";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { insist } from "./support/insist.ts";
 
 const CLIENTS = 4;
 const LEFT_EACH = 2;
@@ -16,7 +23,6 @@ const MEMORY_MIB = 64;
 /** Rounds of each client before the first program is restarted. */
 const WARM_UP_ROUNDS = 1;
 
-type Body = Record<string, unknown>;
 type Verb = "pause" | "resume" | "delete";
 
 let fleet: TestFleet;
@@ -32,7 +38,7 @@ afterAll(async () => {
 
 /** A sandbox as its client knows it, and the number of acknowledged requests. */
 interface Known {
-  sandbox: Body;
+  sandbox: SandboxResource;
   state: "running" | "paused" | "deleted";
   value: number;
   acknowledged: Record<Verb, number>;
@@ -59,7 +65,7 @@ class Client {
         await this.move(known, "pause");
         if (turn === 1 && this.rounds % 2 === 0) break;
         await this.move(known, "resume");
-        await this.check(known);
+        await check(known);
       }
       const old = this.known.filter(({ state }) => state !== "deleted").slice(0, -LEFT_EACH);
       for (const one of old) await this.move(one, "delete");
@@ -68,13 +74,8 @@ class Client {
 
   private async create(): Promise<Known> {
     const key = `client-${this.number}-${this.known.length}`;
-    const body = { template_name: "code-interpreter" };
-    const made = await insist(() =>
-      fleet.call("POST", "/v1/sandboxes", { body, headers: { "idempotency-key": key } }),
-    );
-    expectAnswer("create", made, { status: 201 });
     const known: Known = {
-      sandbox: made.body,
+      sandbox: await insist(() => fleet.createSandbox({}, { idempotencyKey: key })),
       state: "running",
       value: 0,
       acknowledged: { pause: 0, resume: 0, delete: 0 },
@@ -85,38 +86,25 @@ class Client {
 
   private async set(known: Known): Promise<void> {
     known.value += 1;
-    const answer = await execute(known, `x = ${known.value}`);
-    expectAnswer("execute", answer, { status: 200 });
+    await execute(known, `x = ${known.value}`);
   }
 
   private async move(known: Known, verb: Verb): Promise<void> {
-    const path = `/v1/sandboxes/${String(known.sandbox["id"])}`;
-    const answer = await insist(() =>
-      verb === "delete" ? fleet.call("DELETE", path) : fleet.call("POST", `${path}/${verb}`),
-    );
+    const { id } = known.sandbox;
     // A delete that is repeated after a broken connection may find the sandbox already deleted.
-    const isGone = verb === "delete" && answer.status === 404;
-    if (!isGone) expectAnswer(verb, answer, { status: 200 });
+    if (verb === "delete") await insistOnDelete(fleet, id);
+    else await insist(() => fleet.client.sandboxes[verb](id));
     known.acknowledged[verb] += 1;
     known.state = { pause: "paused", resume: "running", delete: "deleted" }[verb] as Known["state"];
   }
-
-  async check(known: Known): Promise<void> {
-    const answer = await execute(known, "print(x)");
-    expectAnswer("execute", answer, { status: 200, body: { stdout: `${known.value}\n` } });
-  }
 }
 
-function expectAnswer(
-  what: string,
-  answer: { status: number; body: Body },
-  expected: object,
-): void {
-  expect(answer, `${what}: ${JSON.stringify(answer.body)}`).toMatchObject(expected);
-}
+const execute = ({ sandbox }: Known, code: string) => insist(() => runCode(sandbox, code));
 
-const execute = ({ sandbox }: Known, code: string) =>
-  insist(() => fleet.guest(sandbox, "/execute", { language: "python", code }));
+async function check(known: Known): Promise<void> {
+  const printed = await execute(known, "print(x)");
+  expect(printed, JSON.stringify(printed)).toMatchObject({ stdout: `${known.value}\n` });
+}
 
 test("S33, S37, S39: a rolling restart of the whole fleet under load loses nothing that was acknowledged, and leaves nothing stuck or double", async () => {
   const before = new Map(
@@ -166,7 +154,7 @@ test("S33, S37, S39: a rolling restart of the whole fleet under load loses nothi
   await inTheDatabase(known);
   await onTheHosts(known);
   for (const client of clients)
-    for (const one of client.known) if (one.state === "running") await client.check(one);
+    for (const one of client.known) if (one.state === "running") await check(one);
 }, 300_000);
 
 /**
@@ -185,7 +173,7 @@ async function inTheDatabase(known: Known[]): Promise<void> {
   const byId = (one: { id: unknown }, other: { id: unknown }) =>
     String(one.id).localeCompare(String(other.id));
   const expected = known.map(({ sandbox, state, acknowledged }) => ({
-    id: sandbox["id"],
+    id: sandbox.id,
     state,
     pauses: acknowledged.pause,
     resumes: acknowledged.resume,
@@ -199,9 +187,7 @@ async function inTheDatabase(known: Known[]): Promise<void> {
  * sandboxes.
  */
 async function onTheHosts(known: Known[]): Promise<void> {
-  const running = known
-    .filter(({ state }) => state === "running")
-    .map(({ sandbox }) => String(sandbox["id"]));
+  const running = known.filter(({ state }) => state === "running").map(({ sandbox }) => sandbox.id);
   await until("one VM for each that runs", async () => {
     const vms = (await listVmProcesses(fleet.fleet.dir)).map(({ sandboxId }) => sandboxId);
     return JSON.stringify(vms.toSorted()) === JSON.stringify(running.toSorted());

@@ -6,16 +6,20 @@ import { readFileSync } from "node:fs";
 import { createServer, request as httpRequest, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
-import { startTestFleet, type TestFleet, until } from "@torpor/testkit";
+import {
+  insist,
+  runCode,
+  type SandboxResource,
+  startTestFleet,
+  type TestFleet,
+  until,
+} from "@torpor/testkit";
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
-import { insist } from "./support/insist.ts";
 
 const DRAIN_DELAY_MS = 8_000;
 const SHUTDOWN_GRACE_MS = 20_000;
 const GATEWAYS = ["gateway-1", "gateway-2"];
 const NATS = ["nats-1", "nats-2", "nats-3"];
-
-type Body = Record<string, unknown>;
 
 let fleet: TestFleet;
 beforeAll(async () => {
@@ -36,17 +40,8 @@ afterAll(async () => {
   await fleet[Symbol.asyncDispose]();
 });
 
-const pathOf = (sandbox: Body) => `/v1/sandboxes/${String(sandbox["id"])}`;
-async function create(key: string): Promise<Body> {
-  const body = { template_name: "code-interpreter" };
-  const made = await insist(() =>
-    fleet.call("POST", "/v1/sandboxes", { body, headers: { "idempotency-key": key } }),
-  );
-  expect(made.status, JSON.stringify(made.body)).toBe(201);
-  return made.body;
-}
-const execute = (sandbox: Body, code: string) =>
-  insist(() => fleet.guest(sandbox, "/execute", { language: "python", code }));
+const create = (key: string) => insist(() => fleet.createSandbox({}, { idempotencyKey: key }));
+const execute = (sandbox: SandboxResource, code: string) => insist(() => runCode(sandbox, code));
 
 interface Fresh {
   status: number;
@@ -129,9 +124,7 @@ test("ED1: two gateways take the connections of one port in turn; kill -9 of one
   // The gateway that did not create the sandbox serves it, too.
   await until("both gateways serve the sandbox", async () => {
     const reports = await Promise.all(
-      GATEWAYS.map(
-        async (_, at) => await insisted(`${String(sandbox["public_host"])}/health?${at}`),
-      ),
+      GATEWAYS.map(async (_, at) => await insisted(`${sandbox.public_host}/health?${at}`)),
     );
     return reports.every(({ status }) => status === 200);
   });
@@ -143,9 +136,9 @@ test("ED1: two gateways take the connections of one port in turn; kill -9 of one
     ).toBe(200);
     // A response is logged a moment after it is sent.
     await until("the other one has answered it", () => answeredBy("gateway-2", id));
-    expect((await insisted(`${String(sandbox["public_host"])}/health`)).status).toBe(200);
+    expect((await insisted(`${sandbox.public_host}/health`)).status).toBe(200);
   }
-  expect((await execute(sandbox, "print(x)")).body).toMatchObject({ stdout: "42\n" });
+  expect(await execute(sandbox, "print(x)")).toMatchObject({ stdout: "42\n" });
   await fleet.fleet.startComponent("gateway-1");
   await bothAnswer("after");
 });
@@ -154,7 +147,7 @@ test("GD1, GD2: a gateway that is asked to stop says so first, then answers what
   await using slow = await slowServer();
   const sandbox = await create("drain");
   await execute(sandbox, `port_9000 = ${slow.port}`);
-  const preview = `${String(sandbox["public_host"]).replace(/:\d+$/, "")}:9000/`;
+  const preview = `${sandbox.public_host.replace(/:\d+$/, "")}:9000/`;
   await fleet.fleet.kill("gateway-2");
   await until(
     "its preview is served",
@@ -228,19 +221,17 @@ async function survives(tag: string, happens: () => Promise<void>): Promise<void
   const sandboxes = await Promise.all([0, 1].map((at) => create(`${tag}-${at}`)));
   for (const [at, sandbox] of sandboxes.entries()) await execute(sandbox, `x = ${at}`);
   const lives = sandboxes.map(async (sandbox) => {
-    for (const verb of ["pause", "resume"]) {
-      const answer = await insist(() => fleet.call("POST", `${pathOf(sandbox)}/${verb}`));
-      expect(answer.status, `${verb}: ${JSON.stringify(answer.body)}`).toBe(200);
-    }
+    for (const verb of ["pause", "resume"] as const)
+      await insist(() => fleet.client.sandboxes[verb](sandbox.id));
   });
   const another = create(`${tag}-another`);
   await sleep(50);
   await happens();
   await Promise.all(lives);
   for (const [at, sandbox] of sandboxes.entries())
-    expect((await execute(sandbox, "print(x)")).body).toMatchObject({ stdout: `${at}\n` });
+    expect(await execute(sandbox, "print(x)")).toMatchObject({ stdout: `${at}\n` });
   for (const sandbox of [...sandboxes, await another])
-    expect((await insist(() => fleet.call("DELETE", pathOf(sandbox)))).status).toBe(200);
+    await insist(() => fleet.client.sandboxes.delete(sandbox.id));
 }
 
 /** Leader of the cluster, other than `other`, as the running servers report it. */

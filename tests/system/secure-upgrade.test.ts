@@ -7,10 +7,16 @@ import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { publicKeyOf } from "@torpor/bus";
 import { natsUserOf, tlsFilesOf, type NatsUser } from "@torpor/fleet";
-import { startTestFleet, type TestFleet, until } from "@torpor/testkit";
+import {
+  insist,
+  readGuestFile,
+  startTestFleet,
+  type TestFleet,
+  until,
+  writeGuestFile,
+} from "@torpor/testkit";
 import postgres from "postgres";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { insist } from "./support/insist.ts";
 import { reloadNats, writeNats } from "./support/nats-users.ts";
 
 type Env = Record<string, string>;
@@ -23,11 +29,6 @@ let fleet: TestFleet;
 let sql: postgres.Sql;
 /** Environment of each program as the fleet planned it. */
 const planned = new Map<string, Env>();
-/** Repeats requests as the SDKs do: a restart of the gateway breaks its connections. */
-const send = {
-  call: (...request: Parameters<TestFleet["call"]>) => insist(() => fleet.call(...request)),
-  guest: (...request: Parameters<TestFleet["guest"]>) => insist(() => fleet.guest(...request)),
-};
 const secretFile = (name: string) => join(fleet.fleet.dir, "secrets", name);
 const url = (scheme: string) => fleet.fleet.state.natsUrl.replaceAll("tls:", scheme);
 
@@ -88,7 +89,7 @@ async function users(given: { keys: string[]; passwords: string[] }): Promise<Na
 async function ready(hostId: string): Promise<void> {
   await until(
     `${hostId} is ready`,
-    async () => (await send.call("GET", `/v1/hosts/${hostId}`)).body["state"] === "ready",
+    async () => (await insist(() => fleet.client.hosts.get(hostId))).state === "ready",
     LIMIT_MS,
   );
 }
@@ -113,22 +114,20 @@ test(
     for (const hostId of HOSTS) await ready(hostId);
     // Hosts of 0.1.0 register no key for tickets.
     await sql`UPDATE hosts SET ticket_key = NULL`;
-    const sandbox = (
-      await send.call("POST", "/v1/sandboxes", { body: { template_name: "code-interpreter" } })
-    ).body;
+    // Requests are repeated as the SDKs do: a restart of the gateway breaks its connections.
+    const sandbox = await insist(() => fleet.createSandbox());
     expect(sandbox).toMatchObject({ status: "running" });
-    const hostId = String(sandbox["node_id"]);
+    const hostId = sandbox.node_id ?? "";
     const [neighbour = ""] = HOSTS.filter((one) => one !== hostId);
-    await send.guest(sandbox, "/files/write", { path: "/workspace/a", content: "kept" });
-    const isThere = async () =>
-      (await send.guest(sandbox, "/files/read?path=/workspace/a")).body["content"];
+    await insist(() => writeGuestFile(sandbox, "/workspace/a", "kept"));
+    const isThere = () => insist(() => readGuestFile(sandbox, "/workspace/a"));
     const pidOf = async () => {
       const { healthUrl = "" } = fleet.fleet.component(hostId);
       // A connection from before a restart of the agent breaks.
       const look = async () =>
         (await fetch(healthUrl)).json() as Promise<{ vms: { sandboxId: string; pid?: number }[] }>;
       const { vms } = await until("the host says what runs", () => look().catch(() => undefined));
-      return vms.find((vm) => vm.sandboxId === sandbox["id"])?.pid;
+      return vms.find((vm) => vm.sandboxId === sandbox.id)?.pid;
     };
     const pid = await pidOf();
     expect(pid).toBeGreaterThan(0);
@@ -160,8 +159,8 @@ test(
     );
     expect(await addressOf(neighbour)).toMatch(/^http:/);
     await goesOn();
-    await send.call("POST", `/v1/sandboxes/${String(sandbox["id"])}/pause`, { body: {} });
-    await send.call("POST", `/v1/sandboxes/${String(sandbox["id"])}/resume`, { body: {} });
+    await insist(() => fleet.client.sandboxes.pause(sandbox.id));
+    await insist(() => fleet.client.sandboxes.resume(sandbox.id));
     expect(await isThere()).toBe("kept");
     await restartWith(neighbour, withIdentity(neighbour));
     await ready(neighbour);
@@ -175,9 +174,6 @@ test(
     for (const one of HOSTS) await ready(one);
     await reloadNats(fleet);
     expect(await isThere()).toBe("kept");
-    const stop = await send.call("POST", `/v1/sandboxes/${String(sandbox["id"])}/stop`, {
-      body: {},
-    });
-    expect(stop.status).toBe(200);
+    await insist(() => fleet.client.sandboxes.stop(sandbox.id));
   },
 );

@@ -7,7 +7,12 @@
  * medians of many pairs decide, and attackers keep to a rate. The limit allows for the processor
  * time of the attackers' own processes.
  */
-import { startTestFleet, type TestFleet } from "@torpor/testkit";
+import {
+  type CreateSandboxBody,
+  type SandboxResource,
+  startTestFleet,
+  type TestFleet,
+} from "@torpor/testkit";
 import postgres from "postgres";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import {
@@ -20,12 +25,10 @@ import { BY_CLIENTS } from "./support/attacks-of-clients.ts";
 import { ON_HOSTS } from "./support/attacks-of-hosts.ts";
 import { Neighbour, noticedIn, watchDuring } from "./support/neighbour.ts";
 import {
-  type AttackBody,
   controlBus,
   HONEST_HOST,
   hostBus,
   HOSTILE_HOST,
-  pathOf,
   type Target,
   type Try,
 } from "./support/target.ts";
@@ -42,14 +45,18 @@ beforeAll(async () => {
   started.defer(() => sql.end());
   const [host, control] = [await hostBus(fleet), await controlBus(fleet)];
   started.defer(async () => void (await Promise.all([host.close(), control.close()])));
-  await fleet.call("POST", "/v1/organizations", { body: { name: "others" } });
-  const key = { name: "theirs", organization: "others", scopes: ["read", "lifecycle", "exec"] };
-  const tenantKey = String((await fleet.call("POST", "/v1/keys", { body: key })).body["secret"]);
-  await fleet.call("POST", `/v1/hosts/${HONEST_HOST}/cordon`);
+  const { organizations, keys, hosts } = fleet.client;
+  await organizations.create("others");
+  const { secret: tenantKey } = await keys.create({
+    name: "theirs",
+    organization: "others",
+    scopes: ["read", "lifecycle", "exec"],
+  });
+  await hosts.cordon(HONEST_HOST);
   const ownOfHost = await createOn(HOSTILE_HOST);
-  await fleet.call("POST", `/v1/hosts/${HONEST_HOST}/uncordon`);
-  await fleet.call("POST", `/v1/hosts/${HOSTILE_HOST}/cordon`);
-  const create = (body?: AttackBody) => createOn(HONEST_HOST, body);
+  await hosts.uncordon(HONEST_HOST);
+  await hosts.cordon(HOSTILE_HOST);
+  const create = (body?: CreateSandboxBody) => createOn(HONEST_HOST, body);
   shared = { fleet, sql, host, control, tenantKey, ownOfHost, create };
 });
 afterAll(async () => {
@@ -57,32 +64,30 @@ afterAll(async () => {
 });
 
 /** Creates a sandbox on that host; the other host is cordoned. */
-async function createOn(hostId: string, body: AttackBody = {}): Promise<AttackBody> {
-  const given = { template_name: "code-interpreter", ...body };
-  const answer = await fleet.call("POST", "/v1/sandboxes", { body: given });
-  expect(answer.status, JSON.stringify(answer.body)).toBe(201);
-  expect(answer.body).toMatchObject({ node_id: hostId });
-  return answer.body;
+async function createOn(hostId: string, body?: CreateSandboxBody): Promise<SandboxResource> {
+  const sandbox = await fleet.createSandbox(body);
+  expect(sandbox).toMatchObject({ node_id: hostId });
+  return sandbox;
 }
 
 async function comesToNothing(attempt: Try): Promise<void> {
   const sandbox = await shared.create();
   const { url, apiKey } = fleet;
-  await using neighbour = new Neighbour({ url, apiKey, id: String(sandbox["id"]) });
+  await using neighbour = new Neighbour({ url, apiKey, id: sandbox.id });
   // The first window is a warm-up.
   await neighbour.window();
   const target = { ...shared, sandbox };
   const tried = await attempt(target);
   const pairs = await watchDuring(neighbour, (signal) => tried.during(signal), PAIRS);
   await tried.check();
-  const { body } = await fleet.call("GET", `/v1/hosts/${HONEST_HOST}/events?limit=1000`);
-  const lost = (body["data"] as AttackBody[]).filter(({ fact }) => fact === "lost");
+  const { data } = await fleet.client.hosts.events(HONEST_HOST, { limit: 1000 });
+  const lost = data.filter(({ fact }) => fact === "lost");
   expect(lost, "no lease is lost").toEqual([]);
   const { get, transition, atMost } = noticedIn(pairs);
   const told = `of ${pairs.length} pairs, ${JSON.stringify(pairs.slice(-3))}`;
   expect(get, `times as long for a GET, ${told}`).toBeLessThanOrEqual(atMost);
   expect(transition, `times as long for a transition, ${told}`).toBeLessThanOrEqual(atMost);
-  expect((await fleet.call("DELETE", pathOf(sandbox))).status).toBe(200);
+  await fleet.client.sandboxes.delete(sandbox.id);
 }
 
 type Named = { attack: string; outcome: string; isOrdinary?: boolean };

@@ -9,6 +9,7 @@ import {
   type HostNetwork,
   hostNetworkProblem,
   makeHostNetwork,
+  python,
   startVmFleet,
   type TestFleet,
   until,
@@ -71,28 +72,21 @@ describe.skipIf(whyNot !== undefined)("a resume", () => {
   });
 
   test("breaks what went outside, and nothing inside", async () => {
-    const { status, body: sandbox } = await fleet.call("POST", "/v1/sandboxes", {
-      body: { template_name: "code-interpreter", internet_access: true },
-    });
-    expect(status, JSON.stringify(sandbox)).toBe(201);
-    const python = async (code: string) => {
-      const { body } = await fleet.guest(sandbox, "/execute", { code });
-      expect(body["success"], JSON.stringify(body)).toBe(true);
-      return String(body["stdout"]).trim();
-    };
-    await python(READERS);
-    expect(await python("print(outcomes)")).toBe("{}");
-    for (const verb of ["pause", "resume"])
-      expect(
-        (await fleet.call("POST", `/v1/sandboxes/${String(sandbox["id"])}/${verb}`)).status,
-      ).toBe(200);
-    await until("they are broken", async () => (await python("print(len(outcomes))")) === "3");
-    await python("for connection in accepted: connection.send(b'alive')");
+    const sandbox = await fleet.createSandbox({ internet_access: true });
+    await python(sandbox, READERS);
+    expect(await python(sandbox, "print(outcomes)")).toBe("{}");
+    await fleet.client.sandboxes.pause(sandbox.id);
+    await fleet.client.sandboxes.resume(sandbox.id);
+    await until(
+      "they are broken",
+      async () => (await python(sandbox, "print(len(outcomes))")) === "3",
+    );
+    await python(sandbox, "for connection in accepted: connection.send(b'alive')");
     await until(
       "those inside are read",
-      async () => (await python("print(len(outcomes))")) === "5",
+      async () => (await python(sandbox, "print(len(outcomes))")) === "5",
     );
-    expect(JSON.parse(await python("print(json.dumps(outcomes))"))).toEqual({
+    expect(JSON.parse(await python(sandbox, "print(json.dumps(outcomes))"))).toEqual({
       half: "ConnectionAbortedError",
       inside: "alive",
       inside6: "alive",

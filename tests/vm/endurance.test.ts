@@ -8,10 +8,9 @@ import { spawnSync } from "node:child_process";
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { listVmProcesses } from "@torpor/fleet";
-import { startVmFleet, type TestFleet, until } from "@torpor/testkit";
+import { python, startVmFleet, type TestFleet, until } from "@torpor/testkit";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
-type Body = Record<string, unknown>;
 const CYCLES = Number(process.env["TORPOR_TEST_CYCLES"] ?? 6);
 const CHURN = Number(process.env["TORPOR_TEST_CHURN"] ?? 10);
 const WORKERS = Math.min(10, Math.ceil(CHURN / 5));
@@ -52,17 +51,6 @@ const allocatedBytes = () =>
     .split("\n")
     .reduce((sum, line) => sum + Number(line.split("\t")[0]), 0);
 const processes = async () => (await listVmProcesses(fleet.fleet.dir)).length;
-const create = async (): Promise<Body> => {
-  const answer = await fleet.call("POST", "/v1/sandboxes", {
-    body: { template_name: "code-interpreter" },
-  });
-  expect(answer.status, JSON.stringify(answer.body)).toBe(201);
-  return answer.body;
-};
-const remove = (sandbox: Body) => fleet.call("DELETE", `/v1/sandboxes/${String(sandbox["id"])}`);
-const python = async (sandbox: Body, code: string) =>
-  String((await fleet.guest(sandbox, "/execute", { code })).body["stdout"]).trim();
-
 const PREPARE = [
   "import hashlib, os, subprocess",
   "buffer = bytearray(os.urandom(64 * 1024 * 1024))",
@@ -76,20 +64,22 @@ test(
   `S1, S4, S6, S17, S45: ${CYCLES} pauses and resumes of one sandbox: memory and files are the same after each, and the host keeps nothing`,
   { timeout: 120_000 + CYCLES * CYCLE_LIMIT_MS, tags: ["exhaustive"] },
   async () => {
-    const sandbox = await create();
-    const path = `/v1/sandboxes/${String(sandbox["id"])}`;
+    const sandbox = await fleet.createSandbox();
+    const { id } = sandbox;
+    const { sandboxes } = fleet.client;
     const before = await python(sandbox, PREPARE);
     expect(before).toMatch(/^[0-9a-f]{64} [0-9a-f]{64}$/);
     let first: { openFiles: number; pausedBytes: number } | undefined;
     for (let cycle = 1; cycle <= CYCLES; cycle += 1) {
-      expect((await fleet.call("POST", `${path}/pause`)).body, `pause ${cycle}`).toMatchObject({
+      expect(await sandboxes.pause(id), `pause ${cycle}`).toMatchObject({
         status: "paused",
       });
       expect(await processes()).toBe(0);
       // The copy to the store continues after the pause, and holds files open until its end.
-      await until(
+      await fleet.untilSandbox(
         "the copy in the store",
-        async () => (await fleet.call("GET", path)).body["durability"] === "replicated",
+        id,
+        ({ durability }) => durability === "replicated",
         CYCLE_LIMIT_MS,
       );
       first ??= { openFiles: openFiles(), pausedBytes: allocatedBytes() };
@@ -99,7 +89,7 @@ test(
         () => allocatedBytes() < limit,
         CYCLE_LIMIT_MS,
       );
-      expect((await fleet.call("POST", `${path}/resume`)).body, `resume ${cycle}`).toMatchObject({
+      expect(await sandboxes.resume(id), `resume ${cycle}`).toMatchObject({
         status: "running",
       });
       expect(await processes()).toBe(1);
@@ -109,7 +99,7 @@ test(
       "no more open files than after the first pause",
       () => openFiles() <= (first?.openFiles ?? 0) + 4,
     );
-    await remove(sandbox);
+    await sandboxes.delete(id);
     await until("the end of its process", async () => (await processes()) === 0);
   },
 );
@@ -123,9 +113,9 @@ test(
     const work = async () => {
       while (left > 0) {
         left -= 1;
-        const sandbox = await create();
+        const sandbox = await fleet.createSandbox();
         expect(await python(sandbox, "print(6 * 7)")).toBe("42");
-        expect((await remove(sandbox)).status).toBeLessThan(300);
+        await fleet.client.sandboxes.delete(sandbox.id);
       }
     };
     await Promise.all(Array.from({ length: WORKERS }, work));

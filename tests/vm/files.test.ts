@@ -5,17 +5,14 @@
 import { createHash, randomBytes } from "node:crypto";
 import { listVmProcesses } from "@torpor/fleet";
 import { signalProcess } from "@torpor/service";
-import { startVmFleet, type TestFleet, until } from "@torpor/testkit";
+import { type SandboxResource, shell, startVmFleet, type TestFleet } from "@torpor/testkit";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
-type Body = Record<string, unknown>;
-
 let fleet: TestFleet;
-let sandbox: Body;
+let sandbox: SandboxResource;
 beforeAll(async () => {
   fleet = await startVmFleet({ hosts: 1, schedulers: 1 });
-  const request = { body: { template_name: "code-interpreter" } };
-  sandbox = (await fleet.call("POST", "/v1/sandboxes", request)).body;
+  sandbox = await fleet.createSandbox();
 });
 afterAll(async () => {
   await fleet[Symbol.asyncDispose]();
@@ -27,13 +24,13 @@ const BYTES = randomBytes(3_000_000);
 
 /** Returns "200", or the status, code and message of an error. */
 async function call(method: string, path: string, body?: string | FormData): Promise<string> {
-  const response = await fetch(new URL(path, String(sandbox["public_host"])), {
+  const response = await fetch(new URL(path, sandbox.public_host), {
     method,
-    headers: { authorization: `Bearer ${String(sandbox["auth_token"])}` },
+    headers: { authorization: `Bearer ${sandbox.auth_token}` },
     ...(body === undefined ? {} : { body }),
     signal: AbortSignal.timeout(60_000),
   });
-  const { code, message } = (await response.json()) as Body;
+  const { code, message } = (await response.json()) as { code?: string; message?: string };
   return response.ok ? "200" : [response.status, code, message].map(String).join(" ");
 }
 
@@ -42,7 +39,10 @@ const write = (path: string, content: string) =>
 const makeDirectory = (path: string) => call("POST", "/files/mkdir", JSON.stringify({ path }));
 const remove = (path: string) => call("DELETE", `/files/remove?path=${encodeURIComponent(path)}`);
 const list = async (path: string) =>
-  (await fleet.guest(sandbox, `/files/list?path=${path}`)).body["files"] as Body[];
+  (await fleet.guest(sandbox, `/files/list?path=${path}`)).body["files"] as {
+    name: string;
+    path: string;
+  }[];
 
 async function upload(path: string, bytes: Buffer): Promise<string> {
   const form = new FormData();
@@ -51,21 +51,16 @@ async function upload(path: string, bytes: Buffer): Promise<string> {
   return await call("POST", "/files/upload", form);
 }
 
-async function shell(command: string): Promise<string[]> {
-  const { body } = await fleet.guest(sandbox, "/commands/run", { command, timeout: 60 });
-  return String(body["stdout"]).trim().split("\n");
-}
+const run = (command: string) => shell(sandbox, command, 60);
 
 async function killAndStart(): Promise<void> {
-  const id = String(sandbox["id"]);
+  const { id } = sandbox;
   const vmms = await listVmProcesses(fleet.fleet.dir);
   const vmm = vmms.find(({ sandboxId }) => sandboxId === id);
   if (vmm === undefined) throw new Error("the sandbox has no VMM process");
   signalProcess(vmm, "SIGKILL");
-  const view = async () => (await fleet.call("GET", `/v1/sandboxes/${id}`)).body;
-  await until("the stop", async () => (await view())["status"] === "stopped", 60_000);
-  const started = await fleet.call("POST", `/v1/sandboxes/${id}/start`);
-  expect(started.body, JSON.stringify(started.body)).toMatchObject({ status: "running" });
+  await fleet.untilSandbox("the stop", id, ({ status }) => status === "stopped", 60_000);
+  expect(await fleet.client.sandboxes.start(id)).toMatchObject({ status: "running" });
 }
 
 const sha256 = (bytes: string | Buffer) => createHash("sha256").update(bytes).digest("hex");
@@ -82,7 +77,7 @@ test("a VM that is killed right after an answer has lost nothing that it said", 
   await killAndStart();
   expect(answers).toEqual(answers.map(() => "200"));
   const names = "over a/b/new.txt /home/new/upload.bin";
-  expect(await shell(`sha256sum ${names}; ls -d made/deep removed`)).toEqual([
+  expect((await run(`sha256sum ${names}; ls -d made/deep removed`)).split("\n")).toEqual([
     `${sha256(LONG)}  over`,
     `${sha256(LONG)}  a/b/new.txt`,
     `${sha256(BYTES)}  /home/new/upload.bin`,
@@ -92,9 +87,9 @@ test("a VM that is killed right after an answer has lost nothing that it said", 
 
 test("a full disk is the same answer to every call that needs room", async () => {
   const free = "$(df --output=avail -B1 /workspace | tail -1)";
-  await shell(`fallocate -l $((${free} - 8388608)) full; dd if=/dev/zero of=rest bs=64k`);
+  await run(`fallocate -l $((${free} - 8388608)) full; dd if=/dev/zero of=rest bs=64k`);
   // Directories take the last free blocks.
-  await shell(`python3 -c "import os\nfor i in range(10**6): os.mkdir(f'many{i}')"`);
+  await run(`python3 -c "import os\nfor i in range(10**6): os.mkdir(f'many{i}')"`);
   const full = "400 FILE_OPERATION_FAILED the disk is full; remove something first";
   expect(await makeDirectory("new/deep/er")).toBe(full);
   expect(await write("new/file", LONG)).toBe(full);
@@ -109,12 +104,10 @@ test(
   async () => {
     const nest = "import os\nfor _ in range(3000):\n  os.mkdir('n'); os.chdir('n')";
     const cafe = "$(printf 'caf\\351')";
-    await shell(
-      `mkdir odd; cd odd; python3 -c "${nest}"; mkdir "${cafe}"; touch "${cafe}/${cafe}"`,
-    );
+    await run(`mkdir odd; cd odd; python3 -c "${nest}"; mkdir "${cafe}"; touch "${cafe}/${cafe}"`);
     const entries = await list("odd");
     expect(entries.map(({ name }) => name)).toEqual(["caf\uf0e9", "n"]);
-    for (const { path } of entries) expect(await remove(String(path))).toBe("200");
+    for (const { path } of entries) expect(await remove(path)).toBe("200");
     expect(await list("odd")).toEqual([]);
   },
 );

@@ -6,7 +6,14 @@ import { execFile } from "node:child_process";
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
-import { startVmFleet, type TestFleet, until } from "@torpor/testkit";
+import {
+  python,
+  type SandboxResource,
+  shell,
+  startVmFleet,
+  type TestFleet,
+  until,
+} from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
 const run = promisify(execFile);
@@ -17,27 +24,14 @@ beforeAll(async () => {
 });
 afterAll(async () => await fleet[Symbol.asyncDispose]());
 
-type Body = Record<string, unknown>;
-const create = async (): Promise<Body> => {
-  const answer = await fleet.call("POST", "/v1/sandboxes", {
-    body: { template_name: "code-interpreter" },
-  });
-  expect(answer.status, JSON.stringify(answer.body)).toBe(201);
-  return answer.body;
+type Verb = "pause" | "resume" | "stop" | "start";
+const STATUS_AFTER = { pause: "paused", resume: "running", stop: "stopped", start: "running" };
+const operation = async ({ id }: SandboxResource, verb: Verb) => {
+  const { status } = await fleet.client.sandboxes[verb](id);
+  expect(status).toBe(STATUS_AFTER[verb]);
 };
-const operation = async (sandbox: Body, verb: string) => {
-  const { body } = await fleet.call("POST", `/v1/sandboxes/${String(sandbox["id"])}/${verb}`);
-  expect(body["status"], JSON.stringify(body)).toMatch(/^(running|paused|stopped)$/);
-};
-const post = async (sandbox: Body, path: string, body: Body) =>
+const post = async (sandbox: SandboxResource, path: string, body: object) =>
   (await fleet.guest(sandbox, path, body)).body;
-const python = async (sandbox: Body, code: string) => {
-  const body = await post(sandbox, "/execute", { language: "python", code });
-  expect(body["success"], JSON.stringify(body)).toBe(true);
-  return String(body["stdout"]).trim();
-};
-const shell = async (sandbox: Body, command: string) =>
-  String((await post(sandbox, "/commands/run", { command }))["stdout"]).trim();
 
 /** Draws in the first cell, in children that the cell forks, and in multiprocessing's children. */
 const DRAWS = `
@@ -87,10 +81,11 @@ function leaves(value: unknown, path = ""): [string, string][] {
 }
 
 /** Everything that is drawn at random for a new sandbox. */
-async function drawn(sandbox: Body): Promise<[string, string][]> {
+async function drawn(sandbox: SandboxResource): Promise<[string, string][]> {
   const draws = JSON.parse(await python(sandbox, DRAWS)) as unknown;
   const background = await post(sandbox, "/commands/background", { command: "true" });
-  const sessions = (await fleet.guest(sandbox, "/jupyter/sessions")).body["sessions"] as Body[];
+  const { body: jupyter } = await fleet.guest(sandbox, "/jupyter/sessions");
+  const [session] = jupyter["sessions"] as { kernel_id: string }[];
   const refused = (await fleet.guest(sandbox, "/commands/run", {})).body;
   const inShell = await post(sandbox, "/execute", { language: "bash", code: SHELL });
   const inNode = await post(sandbox, "/execute", { language: "javascript", code: NODE });
@@ -104,7 +99,7 @@ async function drawn(sandbox: Body): Promise<[string, string][]> {
     processId: background["process_id"],
     executionId: background["execution_id"],
     async: queued["execution_id"],
-    kernelId: sessions[0]?.["kernel_id"],
+    kernelId: session?.kernel_id,
     requestId: refused["request_id"],
     shell: String(inShell["stdout"]).trim().split("\n"),
     node: String(inNode["stdout"]).trim().split("\n"),
@@ -113,7 +108,7 @@ async function drawn(sandbox: Body): Promise<[string, string][]> {
 }
 
 test("everything random in a sandbox is its own", async () => {
-  const sandboxes = await Promise.all([create(), create()]);
+  const sandboxes = await Promise.all([fleet.createSandbox(), fleet.createSandbox()]);
   const [one = [], other = []] = await Promise.all(sandboxes.map(drawn));
   expect(one.length).toBeGreaterThan(55);
   expect(other.map(([path]) => path)).toEqual(one.map(([path]) => path));
@@ -122,18 +117,18 @@ test("everything random in a sandbox is its own", async () => {
 });
 
 describe("names", () => {
-  const names = (sandbox: Body) =>
+  const names = (sandbox: SandboxResource) =>
     shell(sandbox, "hostname; cat /etc/hostname /etc/machine-id /etc/hosts; stat -c %a /workspace");
 
   test("a new sandbox has its own", async () => {
-    const sandbox = await create();
+    const sandbox = await fleet.createSandbox();
     const [hostname, file, machineId, ...hosts] = (await names(sandbox)).split("\n");
-    expect([hostname, file]).toEqual([sandbox["id"], sandbox["id"]]);
+    expect([hostname, file]).toEqual([sandbox.id, sandbox.id]);
     expect(machineId).toMatch(/^[0-9a-f]{32}$/);
     expect(hosts).toEqual([
       "127.0.0.1\tlocalhost",
       "::1\tlocalhost ip6-localhost ip6-loopback",
-      `127.0.1.1\t${String(sandbox["id"])}`,
+      `127.0.1.1\t${sandbox.id}`,
       "1777",
     ]);
   });
@@ -142,20 +137,20 @@ describe("names", () => {
     "NM1: what the user made of them survives a pause, and in files a stop",
     { tags: ["exhaustive"] },
     async () => {
-      const sandbox = await create();
+      const sandbox = await fleet.createSandbox();
       await shell(sandbox, "echo 10.0.0.7 db >> /etc/hosts; hostname box; chmod 750 /workspace");
       const changed = await names(sandbox);
       expect(changed).toMatch(/^box\n[^]*10\.0\.0\.7 db\n750$/);
-      for (const verb of ["pause", "resume"]) await operation(sandbox, verb);
+      for (const verb of ["pause", "resume"] as const) await operation(sandbox, verb);
       expect(await names(sandbox)).toBe(changed);
 
       await shell(
         sandbox,
         "echo crate > /etc/hostname; echo 0123456789abcdef0123456789abcdef > /etc/machine-id",
       );
-      for (const verb of ["pause", "resume"]) await operation(sandbox, verb);
+      for (const verb of ["pause", "resume"] as const) await operation(sandbox, verb);
       expect(await names(sandbox)).toMatch(/^box\ncrate\n0123456789abcdef/);
-      for (const verb of ["stop", "start"]) await operation(sandbox, verb);
+      for (const verb of ["stop", "start"] as const) await operation(sandbox, verb);
       expect(await names(sandbox)).toMatch(
         /^crate\ncrate\n0123456789abcdef[^]*10\.0\.0\.7 db\n750$/,
       );
@@ -171,10 +166,10 @@ describe("names", () => {
     ["a link to a directory", "mkdir -p /root/mine && ln -s /root/mine /workspace", "/root/mine"],
   ];
   const stopAndStart = async (make: string, where: string) => {
-    const sandbox = await create();
+    const sandbox = await fleet.createSandbox();
     await shell(sandbox, `cd / && rm -rf /workspace && ${make}`);
     expect(await shell(sandbox, "pwd -P")).toBe(where === "/workspace" ? "/" : where);
-    for (const verb of ["stop", "start"]) await operation(sandbox, verb);
+    for (const verb of ["stop", "start"] as const) await operation(sandbox, verb);
     expect(await shell(sandbox, "pwd -P")).toBe(where);
     expect(await python(sandbox, "print(1)")).toBe("1");
   };
@@ -191,7 +186,7 @@ describe("names", () => {
 
 /** Last, because this test ends the fleet. */
 test("FL2: what was written before the fleet is ended is on the disk", async () => {
-  const sandbox = await create();
+  const sandbox = await fleet.createSandbox();
   const trap =
     "trap 'echo ended > /workspace/term; exit' TERM; touch /workspace/traps; while :; do sleep 0.1; done";
   await post(sandbox, "/commands/background", { command: trap });
@@ -213,7 +208,7 @@ test("FL2: what was written before the fleet is ended is on the disk", async () 
 
   const hosts = join(fleet.fleet.dir, "hosts");
   const disks = (await readdir(hosts)).map((host) =>
-    join(hosts, host, "vm", String(sandbox["id"]), "disk.raw"),
+    join(hosts, host, "vm", sandbox.id, "disk.raw"),
   );
   const read = async (path: string) => {
     for (const disk of disks) {

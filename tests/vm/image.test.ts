@@ -189,10 +189,9 @@ describe("what is installed", () => {
       await shell("npm install --silent /tmp/greet.tgz");
       await shell("npm install --silent --global /tmp/greet.tgz");
 
-      const verb = (name: string) =>
-        fleet.call("POST", `/v1/sandboxes/${sandbox.sandboxId}/${name}`);
-      expect((await verb("stop")).body).toMatchObject({ status: "stopped" });
-      expect((await verb("start")).body).toMatchObject({ status: "running" });
+      const { sandboxes } = fleet.client;
+      expect(await sandboxes.stop(sandbox.sandboxId)).toMatchObject({ status: "stopped" });
+      expect(await sandboxes.start(sandbox.sandboxId)).toMatchObject({ status: "running" });
 
       expect(await run("python", "import hello\nhello.main()")).toBe("hello from a wheel");
       const ran = await shell("hello; node_modules/.bin/greet; cd /; greet");

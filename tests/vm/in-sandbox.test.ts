@@ -6,8 +6,6 @@ import { Sandbox } from "@hopx-ai/sdk";
 import { startVmFleet, type TestFleet, until } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
-type Body = Record<string, unknown>;
-
 let fleet: TestFleet;
 let sandbox: Sandbox;
 beforeAll(async () => {
@@ -21,19 +19,19 @@ afterAll(async () => {
 const newSandbox = () =>
   Sandbox.create({ template: "code-interpreter", apiKey: fleet.apiKey, baseURL: fleet.url });
 /** Calls the agent, and returns also what the SDK does not show. */
-const post = async (path: string, body: Body, target = sandbox): Promise<Body> => {
-  const view = await fleet.call("GET", `/v1/sandboxes/${target.sandboxId}`);
-  const { body: token } = await fleet.call(
-    "POST",
-    `/v1/sandboxes/${target.sandboxId}/token/refresh`,
-  );
-  return (await fleet.guest({ ...view.body, ...token }, path, body)).body;
+const post = async (path: string, body: object): Promise<Record<string, unknown>> =>
+  (await fleet.guest(await access(), path, body)).body;
+const access = async () => {
+  const { sandboxId } = sandbox;
+  const { public_host } = await fleet.client.sandboxes.get(sandboxId);
+  const { auth_token } = await fleet.client.sandboxes.refreshToken(sandboxId);
+  return { public_host, auth_token };
 };
 const python = async (code: string, target = sandbox) => (await target.runCode(code)).stdout.trim();
 const shell = async (command: string, target = sandbox) =>
   (await target.commands.run(command)).stdout.trim();
-const operation = (target: Sandbox, verb: string) =>
-  fleet.call("POST", `/v1/sandboxes/${target.sandboxId}/${verb}`);
+const operation = (target: Sandbox, verb: "pause" | "resume" | "stop" | "start") =>
+  fleet.client.sandboxes[verb](target.sandboxId);
 
 describe("rich output", () => {
   test("a plot is a PNG, a DataFrame is data and HTML, and state persists", async () => {
@@ -226,7 +224,7 @@ describe("what users run may fail, the sandbox may not", () => {
     expect(await python("print('runs')")).toBe("runs");
     // A start with a full disk, and with a new Python kernel.
     await operation(sandbox, "stop");
-    expect((await operation(sandbox, "start")).body).toMatchObject({ status: "running" });
+    expect(await operation(sandbox, "start")).toMatchObject({ status: "running" });
     expect(await python("print('starts')")).toBe("starts");
     expect(await sandbox.env.getAll()).toMatchObject({ KEPT: "1" });
     await sandbox.files.remove("/workspace/full");
@@ -250,8 +248,8 @@ describe("what users run may fail, the sandbox may not", () => {
     const next = await sandbox.runCode("y = 2; print('new')", { timeout: 100 });
     expect(next).toMatchObject({ stdout: "new\n", success: true });
     expect(next.stderr).toContain("are lost");
-    expect((await operation(sandbox, "pause")).body).toMatchObject({ status: "paused" });
-    expect((await operation(sandbox, "resume")).body).toMatchObject({ status: "running" });
+    expect(await operation(sandbox, "pause")).toMatchObject({ status: "paused" });
+    expect(await operation(sandbox, "resume")).toMatchObject({ status: "running" });
     expect(await python("print(y)")).toBe("2");
   });
 });
@@ -260,18 +258,14 @@ test("S43, S55: what runs over a pause goes on, and the time asleep does not cou
   const code =
     "import time, os\nfor i in range(6):\n  time.sleep(1)\nopen('/workspace/ran', 'a').write('once ')";
   const key = { "idempotency-key": "over-a-pause" };
-  const view = await fleet.call("GET", `/v1/sandboxes/${sandbox.sandboxId}`);
-  const { body: token } = await fleet.call(
-    "POST",
-    `/v1/sandboxes/${sandbox.sandboxId}/token/refresh`,
-  );
-  const run = () => fleet.guest({ ...view.body, ...token }, "/execute", { code, timeout: 15 }, key);
+  const guest = await access();
+  const run = () => fleet.guest(guest, "/execute", { code, timeout: 15 }, key);
   const cutOff = run().catch(() => undefined);
   await new Promise((resolve) => setTimeout(resolve, 1_500));
-  expect((await operation(sandbox, "pause")).status).toBe(200);
+  await operation(sandbox, "pause");
   await cutOff;
   await new Promise((resolve) => setTimeout(resolve, 12_000));
-  expect((await operation(sandbox, "resume")).status).toBe(200);
+  await operation(sandbox, "resume");
   const joined = await run();
   expect(joined.body).toMatchObject({ success: true, exit_code: 0 });
   expect(await shell("cat /workspace/ran")).toBe("once");

@@ -4,7 +4,15 @@
  */
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
-import { draws, startVmFleet, type TestFleet, until } from "@torpor/testkit";
+import {
+  draws,
+  insist,
+  runCode,
+  type SandboxResource,
+  startVmFleet,
+  type TestFleet,
+  until,
+} from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
 const MAX_TRIES = 5;
@@ -17,20 +25,7 @@ afterAll(async () => {
   await fleet[Symbol.asyncDispose]();
 });
 
-type Body = Record<string, unknown>;
-/** Repeats a request on 5xx and on broken connections, as the SDKs do. */
-async function insist(
-  what: () => Promise<{ status: number; body: Body }>,
-): Promise<{ status: number; body: Body }> {
-  return await until(
-    "an answer",
-    async () => {
-      const answer = await what().catch(() => undefined);
-      return answer !== undefined && answer.status < 500 ? answer : undefined;
-    },
-    90_000,
-  );
-}
+const ANSWER_LIMIT_MS = 90_000;
 
 /** A snapshot is being written or read, and the point of no return is still ahead. */
 async function isInTheMiddle(sandboxId: string, verb: Verb): Promise<boolean> {
@@ -44,36 +39,31 @@ const VERBS = ["pause", "resume"] as const;
 type Verb = (typeof VERBS)[number];
 
 interface Begun {
-  sandbox: Body;
-  path: string;
-  operationPath: string;
+  sandbox: SandboxResource;
+  operationId: string;
   /** Response to the verb, which is sent a second time. */
-  waiting: Promise<{ status: number; body: Body }>;
+  waiting: Promise<unknown>;
 }
 
 /** Creates a sandbox with x = 42 on the host that may be the victim, and begins `verb`. */
 async function begin(verb: Verb): Promise<Begun> {
-  const created = await fleet.call("POST", "/v1/sandboxes", {
-    body: { template_name: "code-interpreter" },
-  });
-  expect(created.status, JSON.stringify(created.body)).toBe(201);
-  const sandbox = created.body;
-  const path = `/v1/sandboxes/${String(sandbox["id"])}`;
-  await fleet.guest(sandbox, "/execute", { language: "python", code: "x = 42" });
-  if (verb === "resume") await fleet.call("POST", `${path}/pause`);
-  const { body: operation } = await fleet.call("POST", `${path}/${verb}`, {
-    headers: { prefer: "respond-async" },
-  });
-  const waiting = insist(() => fleet.call("POST", `${path}/${verb}`));
-  return { sandbox, path, operationPath: `/v1/operations/${String(operation["id"])}`, waiting };
+  const { sandboxes } = fleet.client;
+  const sandbox = await fleet.createSandbox();
+  await runCode(sandbox, "x = 42");
+  if (verb === "resume") await sandboxes.pause(sandbox.id);
+  const { id: operationId } = await sandboxes.begin(sandbox.id, verb);
+  const waiting = insist(() => sandboxes[verb](sandbox.id), ANSWER_LIMIT_MS);
+  // `await waiting` reports a failure.
+  waiting.catch(() => {});
+  return { sandbox, operationId, waiting };
 }
 
 /** False when the operation ended before a poll saw it under way, as on a busy machine. */
-async function isCaught({ sandbox, operationPath }: Begun, verb: Verb): Promise<boolean> {
+async function isCaught({ sandbox, operationId }: Begun, verb: Verb): Promise<boolean> {
   const seen = await until("the host is in the middle of it", async () => {
-    if (await isInTheMiddle(String(sandbox["id"]), verb)) return "caught";
-    const { body: operation } = await fleet.call("GET", operationPath);
-    return operation["status"] === "succeeded" ? "over" : undefined;
+    if (await isInTheMiddle(sandbox.id, verb)) return "caught";
+    const { status } = await fleet.client.operations.get(operationId);
+    return status === "succeeded" ? "over" : undefined;
   });
   return seen === "caught";
 }
@@ -83,33 +73,28 @@ async function beginAndCatch(verb: Verb): Promise<Begun> {
     const begun = await begin(verb);
     if (await isCaught(begun, verb)) return begun;
     await begun.waiting;
-    await fleet.call("DELETE", begun.path);
+    await fleet.client.sandboxes.delete(begun.sandbox.id);
   }
   throw new Error(`no ${verb} was seen while it was under way, ${MAX_TRIES} times in a row`);
 }
 
 async function survives(victim: string, verb: Verb): Promise<void> {
-  await fleet.call("POST", "/v1/hosts/host-2/cordon");
-  const { sandbox, path, operationPath, waiting } = await beginAndCatch(verb);
+  await fleet.client.hosts.cordon("host-2");
+  const { sandbox, operationId, waiting } = await beginAndCatch(verb);
   await fleet.fleet.kill(victim);
   await new Promise((resolve) => setTimeout(resolve, 1_000));
   await fleet.fleet.startComponent(victim);
 
-  const answer = await waiting;
-  expect(answer.status, JSON.stringify(answer.body)).toBe(200);
-  expect((await fleet.call("GET", operationPath)).body).toMatchObject({ status: "succeeded" });
-  expect((await fleet.call("GET", path)).body).toMatchObject({
+  await waiting;
+  const { sandboxes, operations } = fleet.client;
+  expect(await operations.get(operationId)).toMatchObject({ status: "succeeded" });
+  expect(await sandboxes.get(sandbox.id)).toMatchObject({
     status: verb === "pause" ? "paused" : "running",
   });
-  if (verb === "pause") {
-    const resumed = await fleet.call("POST", `${path}/resume`);
-    expect(resumed.status, JSON.stringify(resumed.body)).toBe(200);
-  }
-  const printed = await insist(() =>
-    fleet.guest(sandbox, "/execute", { language: "python", code: "print(x)" }),
-  );
-  expect(printed.body).toMatchObject({ stdout: "42\n" });
-  await fleet.call("DELETE", path);
+  if (verb === "pause") await sandboxes.resume(sandbox.id);
+  const printed = await insist(() => runCode(sandbox, "print(x)"), ANSWER_LIMIT_MS);
+  expect(printed).toMatchObject({ stdout: "42\n" });
+  await sandboxes.delete(sandbox.id);
 }
 
 /** The ordinary run does both verbs on simulated VMs (tests/system/crashes.test.ts). */

@@ -4,7 +4,7 @@
  */
 import { Sandbox } from "@hopx-ai/sdk";
 import { claimPorts } from "@torpor/service";
-import { startVmFleet, type TestFleet, until } from "@torpor/testkit";
+import { type SandboxResource, startVmFleet, type TestFleet, until } from "@torpor/testkit";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
 let fleet: TestFleet;
@@ -15,19 +15,14 @@ afterAll(async () => {
   await fleet[Symbol.asyncDispose]();
 });
 
-type Body = Record<string, unknown>;
 const newSandbox = () =>
   Sandbox.create({ template: "code-interpreter", apiKey: fleet.apiKey, baseURL: fleet.url });
-const patch = (sandbox: Sandbox, body: Body) =>
-  fleet.call("PATCH", `/v1/sandboxes/${sandbox.sandboxId}`, { body });
-const status = async (sandbox: Sandbox) =>
-  (await fleet.call("GET", `/v1/sandboxes/${sandbox.sandboxId}`)).body["status"];
 
 test("a server in the guest is a preview, also one that listens on the guest's loopback alone; it survives a pause, and traffic wakes it", async () => {
   const sandbox = await newSandbox();
   // No other program has this port on all addresses of the machine, the sandbox's among them.
   const [port] = await claimPorts(1);
-  await patch(sandbox, { auto_resume: true });
+  await fleet.client.sandboxes.patch(sandbox.sandboxId, { auto_resume: true });
   await sandbox.commands.run(
     `echo hello > /workspace/page; cd /workspace; nohup python3 -m http.server ${port} --bind 127.0.0.1 >/dev/null 2>&1 &`,
   );
@@ -40,7 +35,7 @@ test("a server in the guest is a preview, also one that listens on the guest's l
   );
   await sandbox.pause();
   expect(await read()).toBe("hello\n");
-  expect(await status(sandbox)).toBe("running");
+  expect((await fleet.client.sandboxes.get(sandbox.sandboxId)).status).toBe("running");
   await sandbox.kill();
 });
 
@@ -50,17 +45,16 @@ test(
   async () => {
     const sandbox = await newSandbox();
     await sandbox.commands.run("sleep 40; echo done > /workspace/done", { background: true });
-    await patch(sandbox, { auto_pause: { idle_seconds: 3 } });
-    const events = async () =>
-      (await fleet.call("GET", `/v1/sandboxes/${sandbox.sandboxId}/events`)).body["data"] as {
-        cause?: { code: string };
-      }[];
+    await fleet.client.sandboxes.patch(sandbox.sandboxId, { auto_pause: { idle_seconds: 3 } });
+    const { sandboxId } = sandbox;
     await until(
       "a pause is given up",
-      async () => (await events()).some(({ cause }) => cause?.code === "SANDBOX_ACTIVE"),
+      async () =>
+        (await fleet.events(sandboxId)).some(({ cause }) => cause?.code === "SANDBOX_ACTIVE"),
       60_000,
     );
-    await until("it is paused", async () => (await status(sandbox)) === "paused", 120_000);
+    const isPaused = ({ status }: SandboxResource) => status === "paused";
+    await fleet.untilSandbox("it is paused", sandboxId, isPaused, 120_000);
     await sandbox.resume();
     expect(await sandbox.files.read("/workspace/done")).toBe("done\n");
     await sandbox.kill();

@@ -4,7 +4,7 @@
  */
 import { copyFile, open, readdir, rename, rm, stat, truncate } from "node:fs/promises";
 import { join } from "node:path";
-import { startVmFleet, type TestFleet } from "@torpor/testkit";
+import { python, type SandboxResource, shell, startVmFleet, type TestFleet } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
 let fleet: TestFleet;
@@ -15,40 +15,22 @@ afterAll(async () => {
   await fleet[Symbol.asyncDispose]();
 });
 
-type Body = Record<string, unknown>;
-const create = async (): Promise<Body> => {
-  const answer = await fleet.call("POST", "/v1/sandboxes", {
-    body: { template_name: "code-interpreter" },
-  });
-  expect(answer.status, JSON.stringify(answer.body)).toBe(201);
-  return answer.body;
-};
-const post = (sandbox: Body, verb: string) =>
-  fleet.call("POST", `/v1/sandboxes/${String(sandbox["id"])}/${verb}`);
-const status = async (sandbox: Body) =>
-  (await fleet.call("GET", `/v1/sandboxes/${String(sandbox["id"])}`)).body["status"];
-const remove = (sandbox: Body) => fleet.call("DELETE", `/v1/sandboxes/${String(sandbox["id"])}`);
-const python = async (sandbox: Body, code: string) => {
-  const { body } = await fleet.guest(sandbox, "/execute", { language: "python", code });
-  expect(body["success"], JSON.stringify(body)).toBe(true);
-  return String(body["stdout"]).trim();
-};
-const shell = async (sandbox: Body, command: string) =>
-  String((await fleet.guest(sandbox, "/commands/run", { command })).body["stdout"]).trim();
+const status = async ({ id }: SandboxResource) => (await fleet.client.sandboxes.get(id)).status;
+const remove = ({ id }: SandboxResource) => fleet.client.sandboxes.delete(id);
 
 /** Directory of the sandbox's newest snapshot on its host. */
-async function snapshotDir(sandbox: Body): Promise<string> {
+async function snapshotDir({ id }: SandboxResource): Promise<string> {
   for (const host of ["host-1", "host-2"]) {
-    const dir = join(fleet.fleet.dir, "hosts", host, "vm", String(sandbox["id"]));
+    const dir = join(fleet.fleet.dir, "hosts", host, "vm", id);
     const name = (await readdir(dir).catch(() => [])).find((entry) => /^snap\.\d+$/.test(entry));
     if (name !== undefined) return join(dir, name);
   }
-  throw new Error(`no host holds a snapshot of ${String(sandbox["id"])}`);
+  throw new Error(`no host holds a snapshot of ${id}`);
 }
 
 describe("clones of one golden snapshot", () => {
   test("G1: have their own randomness, names and the right time before any code of theirs runs", async () => {
-    const [one, other] = await Promise.all([create(), create()]);
+    const [one, other] = await Promise.all([fleet.createSandbox(), fleet.createSandbox()]);
     const probe = [
       "import os, random, ssl, time, uuid, socket",
       "print(os.urandom(16).hex(), random.random(), ssl.RAND_bytes(8).hex(), uuid.uuid4(), socket.gethostname(), open('/etc/machine-id').read().strip(), sep='|')",
@@ -57,7 +39,7 @@ describe("clones of one golden snapshot", () => {
     const pairs = a.split("|").map((value, at) => [value, b.split("|")[at]]);
     expect(pairs).toHaveLength(6);
     for (const [mine, theirs] of pairs) expect(mine).not.toBe(theirs);
-    expect(await shell(one, "hostname")).toBe(one["id"]);
+    expect(await shell(one, "hostname")).toBe(one.id);
     expect(
       Math.abs(Number(await python(one, "print(time.time())")) - Date.now() / 1000),
     ).toBeLessThan(30);
@@ -75,11 +57,11 @@ describe("clones of one golden snapshot", () => {
   });
 
   test("S47: after a resume the clock is right and the randomness is new", async () => {
-    const sandbox = await create();
+    const sandbox = await fleet.createSandbox();
     await python(sandbox, "import os, time; before = os.urandom(16)");
-    await post(sandbox, "pause");
+    await fleet.client.sandboxes.pause(sandbox.id);
     await new Promise((resolve) => setTimeout(resolve, 3_000));
-    await post(sandbox, "resume");
+    await fleet.client.sandboxes.resume(sandbox.id);
     expect(
       Math.abs(Number(await python(sandbox, "print(time.time())")) - Date.now() / 1000),
     ).toBeLessThan(30);
@@ -90,11 +72,11 @@ describe("clones of one golden snapshot", () => {
 
 describe("files", () => {
   test("S6, G3: a file written just before the pause is there after pause, stop and start", async () => {
-    const sandbox = await create();
+    const sandbox = await fleet.createSandbox();
     await python(sandbox, "open('/workspace/late', 'w').write('y' * 1_000_000)");
-    await post(sandbox, "pause");
-    expect((await post(sandbox, "stop")).body).toMatchObject({ status: "stopped" });
-    expect((await post(sandbox, "start")).body).toMatchObject({ status: "running" });
+    await fleet.client.sandboxes.pause(sandbox.id);
+    expect(await fleet.client.sandboxes.stop(sandbox.id)).toMatchObject({ status: "stopped" });
+    expect(await fleet.client.sandboxes.start(sandbox.id)).toMatchObject({ status: "running" });
     expect(await python(sandbox, "print(open('/workspace/late').read().count('y'))")).toBe(
       "1000000",
     );
@@ -105,14 +87,14 @@ describe("files", () => {
     "S1: three stops and starts keep what each run wrote, and what it deleted stays deleted",
     { tags: ["exhaustive"] },
     async () => {
-      const sandbox = await create();
+      const sandbox = await fleet.createSandbox();
       for (const round of [1, 2, 3]) {
         await shell(
           sandbox,
           `echo ${round} >> /root/rounds; touch /workspace/r${round}; rm -f /workspace/r${round - 1} /etc/motd`,
         );
-        await post(sandbox, "stop");
-        await post(sandbox, "start");
+        await fleet.client.sandboxes.stop(sandbox.id);
+        await fleet.client.sandboxes.start(sandbox.id);
       }
       expect(
         await shell(
@@ -140,18 +122,19 @@ describe("a damaged memory image is refused before the point of no return, the s
   };
 
   async function isRefused(damage: Damage): Promise<void> {
-    const sandbox = await create();
+    const sandbox = await fleet.createSandbox();
     await python(sandbox, "x = 42");
-    await post(sandbox, "pause");
+    await fleet.client.sandboxes.pause(sandbox.id);
     const memory = join(await snapshotDir(sandbox), "memory");
     await copyFile(memory, `${memory}.whole`);
     await damage(memory);
-    const refused = await post(sandbox, "resume");
-    expect(refused.status).toBe(409);
-    expect(refused.body).toMatchObject({ code: "SNAPSHOT_INVALID" });
+    await expect(fleet.client.sandboxes.resume(sandbox.id)).rejects.toMatchObject({
+      status: 409,
+      code: "SNAPSHOT_INVALID",
+    });
     expect(await status(sandbox)).toBe("paused");
     await rename(`${memory}.whole`, memory);
-    expect((await post(sandbox, "resume")).body).toMatchObject({ status: "running" });
+    expect(await fleet.client.sandboxes.resume(sandbox.id)).toMatchObject({ status: "running" });
     expect(await python(sandbox, "print(x)")).toBe("42");
     await remove(sandbox);
   }

@@ -5,32 +5,26 @@
 import { createHash, randomBytes } from "node:crypto";
 import { readdirSync } from "node:fs";
 import { residentBytes } from "@torpor/service";
-import { startVmFleet, type TestFleet, until } from "@torpor/testkit";
+import { type SandboxResource, shell, startVmFleet, type TestFleet, until } from "@torpor/testkit";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { WebSocket } from "ws";
 
-type Body = Record<string, unknown>;
 const MIB = 1024 ** 2;
 const FILE_BYTES = 200_000_000;
 
 let fleet: TestFleet;
-let sandbox: Body;
+let sandbox: SandboxResource;
 beforeAll(async () => {
   fleet = await startVmFleet({ hosts: 1, schedulers: 1 });
-  sandbox = (
-    await fleet.call("POST", "/v1/sandboxes", { body: { template_name: "code-interpreter" } })
-  ).body;
+  sandbox = await fleet.createSandbox();
 });
 afterAll(async () => {
   await fleet[Symbol.asyncDispose]();
 });
 
-const authorization = () => ({ authorization: `Bearer ${String(sandbox["auth_token"])}` });
-const at = (path: string) => new URL(path, String(sandbox["public_host"]));
-const shell = async (command: string) =>
-  String(
-    (await fleet.guest(sandbox, "/commands/run", { command, timeout: 100 })).body["stdout"],
-  ).trim();
+const authorization = () => ({ authorization: `Bearer ${sandbox.auth_token}` });
+const at = (path: string) => new URL(path, sandbox.public_host);
+const run = (command: string) => shell(sandbox, command, 100);
 const carriers = () =>
   ["gateway-1", "host-1"].map((name) => ({
     name,
@@ -99,8 +93,8 @@ test("200 MB go in and come out unchanged, and nothing that carries them grows w
     for await (const chunk of download.body ?? []) received.update(chunk as Uint8Array);
     expect(received.digest("hex")).toBe(sent.copy().digest("hex"));
   });
-  expect(await shell("sha256sum < /workspace/big.bin")).toBe(`${sent.digest("hex")}  -`);
-  await shell("rm /workspace/big.bin");
+  expect(await run("sha256sum < /workspace/big.bin")).toBe(`${sent.digest("hex")}  -`);
+  await run("rm /workspace/big.bin");
   for (const [name, bytes] of Object.entries(growth))
     expect(bytes, `${name} grew by ${Math.round(bytes / MIB)} MiB`).toBeLessThan(100 * MIB);
 });
@@ -137,7 +131,7 @@ test(
     const descriptors = () => carriers().map(({ pid }) => readdirSync(`/proc/${pid}/fd`).length);
     // The gateway's connections to its database come and go with the load. These commands open as
     // many as the test needs, and the wait at the end is long enough for idle ones to end.
-    await Promise.all(Array.from({ length: 20 }, () => shell("true")));
+    await Promise.all(Array.from({ length: 20 }, () => run("true")));
     const before = descriptors();
     const sockets = await Promise.all(Array.from({ length: 8 }, () => open("/execute/stream")));
     for (const socket of sockets)
@@ -145,7 +139,7 @@ test(
         JSON.stringify({ type: "execute", language: "bash", code: "exec -a leaver yes" }),
       );
     const leaver = "pgrep -c -f '^leave[r]' || true";
-    await until("all run", async () => (await shell(leaver)) === "8", 60_000);
+    await until("all run", async () => (await run(leaver)) === "8", 60_000);
     const cutOff = new AbortController();
     const download = fetch(at("/execute"), {
       method: "POST",
@@ -153,11 +147,11 @@ test(
       body: JSON.stringify({ language: "bash", code: "exec -a leaver sleep 600" }),
       signal: cutOff.signal,
     }).catch(() => undefined);
-    await until("the last one runs", async () => (await shell(leaver)) === "9", 60_000);
+    await until("the last one runs", async () => (await run(leaver)) === "9", 60_000);
     for (const socket of sockets) socket.terminate();
     cutOff.abort();
     await download;
-    await until("none runs any more", async () => (await shell(leaver)) === "0", 60_000);
+    await until("none runs any more", async () => (await run(leaver)) === "0", 60_000);
     await until(
       "the descriptors are those of before",
       () => descriptors().every((count, index) => count <= (before[index] ?? 0) + 3),

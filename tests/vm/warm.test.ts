@@ -1,5 +1,5 @@
 /** Warm VMs, on real virtual machines; the rules are tested in warm-pool.it.test.ts. */
-import { startVmFleet, type TestFleet, until } from "@torpor/testkit";
+import { type SandboxResource, shell, startVmFleet, type TestFleet, until } from "@torpor/testkit";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
 const WARM_LIMIT_MS = 120_000;
@@ -10,21 +10,10 @@ beforeAll(async () => {
 });
 afterAll(async () => await fleet[Symbol.asyncDispose]());
 
-type Body = Record<string, unknown>;
-
-const create = async (): Promise<Body> => {
-  const body = { template_name: "code-interpreter", env_vars: { GIVEN: "yes" } };
-  const answer = await fleet.call("POST", "/v1/sandboxes", { body });
-  expect(answer.status, JSON.stringify(answer.body)).toBe(201);
-  return answer.body;
-};
-const shell = async (sandbox: Body, command: string) => {
-  const { body } = await fleet.guest(sandbox, "/commands/run", { command });
-  return String(body["stdout"]).trim();
-};
-const change = async (sandbox: Body, verb: string) => {
-  const { body } = await fleet.call("POST", `/v1/sandboxes/${String(sandbox["id"])}/${verb}`);
-  return await fleet.call("GET", `/v1/operations/${String(body["operation_id"])}`);
+const create = () => fleet.createSandbox({ env_vars: { GIVEN: "yes" } });
+const change = async ({ id }: SandboxResource, verb: "pause" | "resume") => {
+  const { operation_id = "" } = await fleet.client.sandboxes[verb](id);
+  return await fleet.client.operations.get(operation_id);
 };
 const isWarm = async () => {
   const host = fleet.fleet.state.components.find(({ role }) => role === "node-agent");
@@ -37,7 +26,7 @@ test(
   { tags: ["exhaustive"] },
   async () => {
     await create();
-    const made: Body[] = [];
+    const made: SandboxResource[] = [];
     for (let taken = 0; taken < 2; taken += 1) {
       await until("a warm VM", isWarm, WARM_LIMIT_MS);
       made.push(await create());
@@ -50,8 +39,8 @@ test(
     if (first === undefined) throw new Error("nothing was created");
     expect(await shell(first, "echo $GIVEN")).toBe("yes");
     await shell(first, "echo kept > /workspace/note");
-    expect((await change(first, "pause")).body["status"]).toBe("succeeded");
-    expect((await change(first, "resume")).body["status"]).toBe("succeeded");
+    expect((await change(first, "pause")).status).toBe("succeeded");
+    expect((await change(first, "resume")).status).toBe("succeeded");
     expect(await shell(first, "cat /workspace/note")).toBe("kept");
   },
 );

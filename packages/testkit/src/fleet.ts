@@ -1,22 +1,24 @@
 /** A whole fleet of simulated hosts for one test file, on free ports, removed with it. */
 import { chmod, glob, mkdir, symlink, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
-import { type Client, createClient } from "@torpor/client";
+import { ApiRefusal, type Client, createClient, type Terms } from "@torpor/client";
+import type {
+  CreateSandboxBody,
+  EventResource,
+  HostResource,
+  SandboxResource,
+} from "@torpor/contracts";
 import { Fleet, FLEET_SETTINGS, type FleetOptions } from "@torpor/fleet";
-import { smallFilesDir, tempDir } from "./basics.ts";
+import { type ApiAnswer, answerOf } from "./api-answer.ts";
+import { smallFilesDir, tempDir, until } from "./basics.ts";
 import { copyCluster, TEST_DATABASE_PASSWORD } from "./cluster.ts";
 import { keepFiles, keepRows, registerEvidence } from "./evidence.ts";
+import { callGuest } from "./guest.ts";
 import { ROOT } from "./root.ts";
-import { makeSimulatedImage } from "./simulated-image.ts";
+import { makeSimulatedImage, SIMULATED_TEMPLATE } from "./simulated-image.ts";
 import { recordLeftover } from "./test-run/leftovers.ts";
 
 const CALL_LIMIT_MS = 90_000;
-
-export interface ApiAnswer {
-  status: number;
-  body: Record<string, unknown>;
-  headers: Headers;
-}
 
 export interface ApiRequest {
   body?: unknown;
@@ -47,7 +49,63 @@ export class TestFleet implements AsyncDisposable {
 
   /** The public API as the fleet's own key uses it. A refusal rejects with `ApiRefusal`. */
   get client(): Client {
-    return createClient({ baseUrl: this.url, apiKey: this.apiKey, limitMs: CALL_LIMIT_MS });
+    return this.clientOf(this.apiKey);
+  }
+
+  /** The public API as another key uses it. */
+  clientOf(apiKey: string): Client {
+    return createClient({ baseUrl: this.url, apiKey, limitMs: CALL_LIMIT_MS });
+  }
+
+  /** Creates a sandbox of the template that each fleet has. Resolves once the sandbox runs. */
+  async createSandbox(given: CreateSandboxBody = {}, terms?: Terms): Promise<SandboxResource> {
+    return await this.client.sandboxes.create(
+      { template_name: SIMULATED_TEMPLATE, ...given },
+      terms,
+    );
+  }
+
+  /** Deletes all sandboxes, as far as that is not refused. */
+  async deleteSandboxes(): Promise<void> {
+    for (const { id } of await Array.fromAsync(this.client.sandboxes.list()))
+      await this.client.sandboxes.delete(id).catch(undefinedIfRefused);
+  }
+
+  /** All events of the sandbox, oldest first. */
+  async events(id: string): Promise<EventResource[]> {
+    return await Array.fromAsync(this.client.sandboxes.events(id));
+  }
+
+  async hosts(): Promise<HostResource[]> {
+    return await Array.fromAsync(this.client.hosts.list());
+  }
+
+  /** Polls the sandbox until `is` holds. A refusal counts as not yet. */
+  async untilSandbox(
+    what: string,
+    id: string,
+    is: (seen: SandboxResource) => boolean,
+    limitMs?: number,
+  ): Promise<SandboxResource> {
+    const look = async () => {
+      const seen = await this.client.sandboxes.get(id).catch(undefinedIfRefused);
+      return seen !== undefined && is(seen) ? seen : undefined;
+    };
+    return await until(what, look, limitMs);
+  }
+
+  /** Polls the host until `is` holds. A refusal counts as not yet. */
+  async untilHost(
+    what: string,
+    id: string,
+    is: (seen: HostResource) => boolean,
+    limitMs?: number,
+  ): Promise<HostResource> {
+    const look = async () => {
+      const seen = await this.client.hosts.get(id).catch(undefinedIfRefused);
+      return seen !== undefined && is(seen) ? seen : undefined;
+    };
+    return await until(what, look, limitMs);
   }
 
   /** One call of the public API, for tests of statuses; parses the body for any status. */
@@ -65,41 +123,23 @@ export class TestFleet implements AsyncDisposable {
       ...(text === undefined ? {} : { body: text }),
       signal: AbortSignal.timeout(limitMs),
     });
-    return {
-      status: response.status,
-      body: (await response.json()) as Record<string, unknown>,
-      headers: response.headers,
-    };
+    return await answerOf(response);
   }
 
-  /** One call of the agent in a sandbox, through the edge. */
-  async guest(
-    sandbox: Record<string, unknown>,
-    path: string,
-    body?: unknown,
-    headers: Record<string, string> = {},
-  ): Promise<ApiAnswer> {
-    const response = await fetch(new URL(path, String(sandbox["public_host"])), {
-      method: body === undefined ? "GET" : "POST",
-      headers: {
-        authorization: `Bearer ${String(sandbox["auth_token"])}`,
-        "content-type": "application/json",
-        ...headers,
-      },
-      ...(body === undefined ? {} : { body: JSON.stringify(body) }),
-      signal: AbortSignal.timeout(60_000),
-    });
-    return {
-      status: response.status,
-      body: (await response.json()) as Record<string, unknown>,
-      headers: response.headers,
-    };
+  /** One call of the agent in a sandbox, for tests of statuses. */
+  async guest(...call: Parameters<typeof callGuest>): Promise<ApiAnswer> {
+    return await callGuest(...call);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.fleet.down({ isDiscarded: true });
     await this.dispose();
   }
+}
+
+/** For a `catch` where a refusal means "not yet": any other error stays an error. */
+export function undefinedIfRefused(error: unknown): undefined {
+  if (!(error instanceof ApiRefusal)) throw error;
 }
 
 export async function startTestFleet(options: Partial<FleetOptions> = {}): Promise<TestFleet> {

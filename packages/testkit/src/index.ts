@@ -1,3 +1,4 @@
+export type { ApiAnswer } from "./api-answer.ts";
 export { tempDir, until } from "./basics.ts";
 export { startS3, type S3Server } from "./s3.ts";
 export { startNats, startNatsCluster, type NatsServer, type TestNatsCluster } from "./nats.ts";
@@ -6,7 +7,18 @@ export { type Databases, type PostgresServer, sharedPostgres, startPostgres } fr
 export { makeSimulatedImage, SIMULATED_TEMPLATE } from "./simulated-image.ts";
 export { silentLog } from "./log.ts";
 export { ROOT } from "./root.ts";
-export { startTestFleet, TestFleet, type ApiAnswer, type ApiRequest } from "./fleet.ts";
+export { startTestFleet, TestFleet, undefinedIfRefused, type ApiRequest } from "./fleet.ts";
+export {
+  type GuestAccess,
+  python,
+  readGuestFile,
+  runCode,
+  shell,
+  writeGuestFile,
+} from "./guest.ts";
+export { insist, insistOnDelete, isFinal, transition } from "./insist.ts";
+export { ApiRefusal, type Client } from "@torpor/client";
+export type { CreateSandboxBody, EventResource, SandboxResource } from "@torpor/contracts";
 export { startVmFleet } from "./real-vms.ts";
 export { openTestDatabase, type TestDatabase } from "./database.ts";
 export { simulatedVcpusRun, VmmAuditor, type Overlap } from "./vmm-auditor.ts";

@@ -3,30 +3,27 @@
  * response is final.
  */
 import { setTimeout as sleep } from "node:timers/promises";
-import type { TestFleet } from "@torpor/testkit";
-
-interface Answer {
-  status: number;
-  body: Record<string, unknown>;
-}
+import { ApiRefusal } from "@torpor/client";
+import type { TestFleet } from "./fleet.ts";
 
 const RETRY_AFTER_MS = 150;
 
+/** True for a refusal that a repetition of the request would not change. */
+export const isFinal = (error: unknown): error is ApiRefusal =>
+  error instanceof ApiRefusal && error.status < 500;
+
 /**
- * Returns the first final response. After `limitMs`, returns the last other one, with status 0 for
- * a broken connection.
+ * Repeats a request until it resolves, or rejects with a final refusal. After `limitMs`, rejects
+ * with the last error, whatever it is.
  */
-export async function insist<T extends Answer>(
-  what: () => Promise<T>,
-  limitMs = 60_000,
-): Promise<Answer> {
+export async function insist<T>(what: () => Promise<T>, limitMs = 60_000): Promise<T> {
   const deadline = performance.now() + limitMs;
   for (;;) {
-    const answer = await what().catch((error: unknown) => ({
-      status: 0,
-      body: { message: String(error) },
-    }));
-    if ((answer.status !== 0 && answer.status < 500) || performance.now() > deadline) return answer;
+    try {
+      return await what();
+    } catch (error) {
+      if (isFinal(error) || performance.now() > deadline) throw error;
+    }
     await sleep(RETRY_AFTER_MS);
   }
 }
@@ -37,9 +34,21 @@ const MAX_TRIES = 5;
  * Repeats a pause or resume that the host backed out of because its commit request got no reply in
  * time: nothing of the sandbox is lost.
  */
-export async function transition(fleet: TestFleet, path: string, verb: string): Promise<Answer> {
-  for (let tries = 1; ; tries += 1) {
-    const answer = await insist(() => fleet.call("POST", `${path}/${verb}`));
-    if (answer.body["code"] !== "OPERATION_CANCELLED" || tries === MAX_TRIES) return answer;
+export async function transition(fleet: TestFleet, id: string, verb: "pause" | "resume") {
+  for (let tries = 1; ; tries += 1)
+    try {
+      return await insist(() => fleet.client.sandboxes[verb](id));
+    } catch (error) {
+      const isBackedOut = error instanceof ApiRefusal && error.code === "OPERATION_CANCELLED";
+      if (!isBackedOut || tries === MAX_TRIES) throw error;
+    }
+}
+
+/** Deletes a sandbox; one that a try before a broken connection has deleted already is as good. */
+export async function insistOnDelete(fleet: TestFleet, id: string): Promise<void> {
+  try {
+    await insist(() => fleet.client.sandboxes.delete(id));
+  } catch (error) {
+    if (!(isFinal(error) && error.status === 404)) throw error;
   }
 }

@@ -8,26 +8,17 @@ import { type AddressInfo, connect, type Socket } from "node:net";
 import { text } from "node:stream/consumers";
 import { setTimeout as sleep } from "node:timers/promises";
 import { claimPort } from "@torpor/service";
-import { until } from "@torpor/testkit";
+import { runCode, until } from "@torpor/testkit";
 import type { ClientAttack } from "./attacks.ts";
 import { often } from "./often.ts";
-import {
-  assertThat,
-  type AttackBody,
-  eventsOf,
-  HONEST_HOST,
-  pathOf,
-  type Target,
-  type Tried,
-  type Try,
-} from "./target.ts";
+import { assertThat, eventsOf, HONEST_HOST, type Target, type Tried, type Try } from "./target.ts";
 
 const REQUEST_LIMIT_MS = 30_000;
 const KIB = 1024;
 
 interface Answer {
   status: number;
-  body: AttackBody;
+  body: { code?: string; content?: string };
   headers: Record<string, unknown>;
 }
 
@@ -39,13 +30,13 @@ async function send(url: URL | string, options: RequestOptions = {}): Promise<An
   request.end();
   const [answer] = await once(request, "response");
   const content = await text(answer);
-  const body = (content.startsWith("{") ? JSON.parse(content) : { content }) as AttackBody;
+  const body = (content.startsWith("{") ? JSON.parse(content) : { content }) as Answer["body"];
   return { status: Number(answer.statusCode), body, headers: answer.headers };
 }
 
 const doors = ({ fleet, sandbox }: Target) => [
   new URL("/v1/sandboxes", fleet.url),
-  new URL("/execute", String(sandbox["public_host"])),
+  new URL("/execute", sandbox.public_host),
 ];
 
 /** Keeps the sockets of `open` until the signal. Returns the number that were closed before it. */
@@ -125,7 +116,7 @@ export const BY_CLIENTS: Record<ClientAttack, Try> = {
       ["GET", "/v1/hosts"],
       ["POST", `/v1/hosts/${HONEST_HOST}/cordon`],
       ["POST", `/v1/hosts/${HONEST_HOST}/drain`],
-      ["POST", `/v1/hosts/${HONEST_HOST}/findings/${String(sandbox["id"])}/discard`],
+      ["POST", `/v1/hosts/${HONEST_HOST}/findings/${sandbox.id}/discard`],
       ["GET", "/v1/audit"],
       ["GET", "/v1/host-admissions"],
       ["DELETE", `/v1/host-admissions/${HONEST_HOST}`],
@@ -137,19 +128,15 @@ export const BY_CLIENTS: Record<ClientAttack, Try> = {
     return {
       ...tried,
       check: async () => {
-        const { body } = await fleet.call("GET", `/v1/hosts/${HONEST_HOST}`);
-        assertThat(
-          body["state"] === "ready" && body["drain"] === null,
-          "the host was changed",
-          body,
-        );
+        const host = await fleet.client.hosts.get(HONEST_HOST);
+        assertThat(host.state === "ready" && host.drain === null, "the host was changed", host);
       },
     };
   },
 
   foreign: async (target) => {
     const { fleet, tenantKey: apiKey, sandbox } = target;
-    const path = pathOf(sandbox);
+    const path = `/v1/sandboxes/${sandbox.id}`;
     const routes = [
       ["GET", path],
       ["POST", `${path}/pause`],
@@ -181,8 +168,8 @@ export const BY_CLIENTS: Record<ClientAttack, Try> = {
     return {
       ...answered(400, 5, () => fleet.call("POST", "/v1/sandboxes", { apiKey, rawBody })),
       check: async () => {
-        const { body } = await fleet.call("GET", "/v1/sandboxes", { apiKey });
-        assertThat((body["data"] as AttackBody[]).length === 0, "something was written", body);
+        const theirs = await Array.fromAsync(fleet.clientOf(apiKey).sandboxes.list());
+        assertThat(theirs.length === 0, "something was written", theirs);
       },
     };
   },
@@ -200,9 +187,8 @@ export const BY_CLIENTS: Record<ClientAttack, Try> = {
     const app = createServer((_, response) => response.end("inside"));
     await once(app.listen(0, "127.0.0.1"), "listening");
     const sandbox = await target.create({ preview_access: "token" });
-    const code = `port_${port} = ${(app.address() as AddressInfo).port}`;
-    await fleet.guest(sandbox, "/execute", { language: "python", code });
-    const url = `http://${new URL(String(sandbox["public_host"])).hostname}:${port}/`;
+    await runCode(sandbox, `port_${port} = ${(app.address() as AddressInfo).port}`);
+    const url = `http://${new URL(sandbox.public_host).hostname}:${port}/`;
     await until("the port is served", () =>
       send(url).then(
         () => true,
@@ -214,10 +200,10 @@ export const BY_CLIENTS: Record<ClientAttack, Try> = {
       ...tried,
       check: async () => {
         await tried.check();
-        const authorization = `Bearer ${String(sandbox["auth_token"])}`;
+        const authorization = `Bearer ${sandbox.auth_token}`;
         const passed = await send(url, { headers: { authorization } });
         assertThat(passed.status === 200, "who has a token does not pass", passed);
-        await fleet.call("DELETE", pathOf(sandbox));
+        await fleet.client.sandboxes.delete(sandbox.id);
         app.close();
       },
     };
@@ -270,19 +256,15 @@ export const BY_CLIENTS: Record<ClientAttack, Try> = {
   probes: async (target) => {
     const { fleet } = target;
     const sandbox = await target.create({ auto_resume: true, preview_access: "token" });
-    await fleet.call("POST", `${pathOf(sandbox)}/pause`);
-    const health = new URL("/health", String(sandbox["public_host"]));
+    await fleet.client.sandboxes.pause(sandbox.id);
+    const health = new URL("/health", sandbox.public_host);
     return {
       ...answered(409, 50, () => send(health)),
       check: async () => {
-        const { body } = await fleet.call("GET", pathOf(sandbox));
+        const seen = await fleet.client.sandboxes.get(sandbox.id);
         const states = (await eventsOf(target, sandbox)).map(({ to }) => to);
-        assertThat(
-          body["status"] === "paused" && states.at(-1) === "paused",
-          "it was woken",
-          states,
-        );
-        await fleet.call("DELETE", pathOf(sandbox));
+        assertThat(seen.status === "paused" && states.at(-1) === "paused", "it was woken", states);
+        await fleet.client.sandboxes.delete(sandbox.id);
       },
     };
   },
@@ -306,7 +288,7 @@ export const BY_CLIENTS: Record<ClientAttack, Try> = {
           (await eventsOf(target, sandbox)).some(({ fact }) => fact === "auto_pause_delayed");
         await until("its pauses come later", isDelayed).finally(() => stop.abort());
         await coming;
-        await fleet.call("DELETE", pathOf(sandbox));
+        await fleet.client.sandboxes.delete(sandbox.id);
       },
     };
   },
@@ -318,7 +300,7 @@ export const BY_CLIENTS: Record<ClientAttack, Try> = {
         headers: { "x-long": "y".repeat(70 * KIB) },
       });
       const isJson =
-        answer.body["code"] === "HEADERS_TOO_LARGE" &&
+        answer.body.code === "HEADERS_TOO_LARGE" &&
         String(answer.headers["x-request-id"]).startsWith("req_");
       assertThat(isJson, "it is no JSON with a request id", answer);
       return answer;

@@ -3,16 +3,14 @@
  */
 import { HOST_API_PREFIX, inboxPrefixOf } from "@torpor/bus";
 import { hostCommands, subjects, unverifiedSandboxId } from "@torpor/contracts";
-import { aHost, anObservation, until } from "@torpor/testkit";
+import { aHost, anObservation, runCode, until } from "@torpor/testkit";
 import type { HostAttack } from "./attacks.ts";
 import { often } from "./often.ts";
 import {
   assertThat,
-  type AttackBody,
   eventsOf,
   HONEST_HOST,
   HOSTILE_HOST,
-  pathOf,
   type Target,
   type Try,
 } from "./target.ts";
@@ -24,7 +22,14 @@ const FINDINGS_KEPT = 1_050;
 
 type Question = Parameters<typeof subjects.request>[1];
 
-async function ask({ host }: Target, question: Question, body: object): Promise<AttackBody> {
+interface Reply {
+  granted?: boolean;
+  reason?: string;
+  deleted?: string[];
+  storeKeys?: string[];
+}
+
+async function ask({ host }: Target, question: Question, body: object): Promise<Reply> {
   const subject = subjects.request(HOSTILE_HOST, question);
   const options = { timeout: ANSWER_LIMIT_MS };
   const reply = await host.connection.request(subject, JSON.stringify(body), options);
@@ -99,7 +104,7 @@ export const ON_HOSTS: Record<HostAttack, Try> = {
   },
 
   others: async (target) => {
-    const id = String(target.sandbox["id"]);
+    const { id } = target.sandbox;
     const stopped = { ...seen(id), hostId: HONEST_HOST, state: "stopped", revision: 1_000_000 };
     return {
       during: (signal) =>
@@ -125,24 +130,20 @@ export const ON_HOSTS: Record<HostAttack, Try> = {
         often(20, signal, async (at) => {
           const dataPlaneUrl = addresses[at % addresses.length] ?? "";
           const answer = await ask(target, "register", aHost(HOSTILE_HOST, { dataPlaneUrl }));
-          assertThat(answer["granted"] === false, `${dataPlaneUrl} was taken`, answer);
-          assertThat(/dataPlaneUrl/.test(String(answer["reason"])), "it was not said why", answer);
+          assertThat(answer.granted === false, `${dataPlaneUrl} was taken`, answer);
+          assertThat(/dataPlaneUrl/.test(answer.reason ?? ""), "it was not said why", answer);
         }),
       check: async () => {
         const other = await target.create();
-        const answer = await target.fleet.guest(other, "/execute", {
-          language: "python",
-          code: "x = 1",
-        });
-        assertThat(answer.status === 200, "a sandbox's address is not served", answer);
-        await target.fleet.call("DELETE", pathOf(other));
+        await runCode(other, "x = 1");
+        await target.fleet.client.sandboxes.delete(other.id);
       },
     };
   },
 
   templates: async (target) => {
     const { fleet } = target;
-    const templates = async () => (await fleet.call("GET", "/v1/templates")).body["data"];
+    const templates = () => fleet.client.templates.list();
     const before = await templates();
     const [row] =
       await target.sql`SELECT data_plane_url, region FROM hosts WHERE id = ${HOSTILE_HOST}`;
@@ -155,7 +156,7 @@ export const ON_HOSTS: Record<HostAttack, Try> = {
         often(10, signal, async () => {
           const offer = aHost(HOSTILE_HOST, { dataPlaneUrl, region, images });
           const answer = await ask(target, "register", offer);
-          assertThat(answer["granted"] === true, "it was not taken at all", answer);
+          assertThat(answer.granted === true, "it was not taken at all", answer);
         }),
       check: async () => {
         const after = await templates();
@@ -183,8 +184,8 @@ export const ON_HOSTS: Record<HostAttack, Try> = {
 
   ungiven: async (target) => {
     const { sql } = target;
-    const own = String(target.ownOfHost["id"]);
-    const ids = [String(target.sandbox["id"]), own];
+    const own: string = target.ownOfHost.id;
+    const ids: string[] = [target.sandbox.id, own];
     const row = async () =>
       JSON.stringify(await sql`SELECT state, epoch, op_seq FROM sandboxes WHERE id = ${own}`);
     const before = await row();
@@ -223,8 +224,8 @@ export const ON_HOSTS: Record<HostAttack, Try> = {
           say(target, subjects.request(HOSTILE_HOST, "lease"), lease(HOSTILE_HOST), reply),
         ),
       check: async () => {
-        const { body } = await target.fleet.call("GET", `/v1/hosts/${HONEST_HOST}`);
-        assertThat(body["state"] === "ready", "the honest host has no lease", body);
+        const host = await target.fleet.client.hosts.get(HONEST_HOST);
+        assertThat(host.state === "ready", "the honest host has no lease", host);
       },
     };
   },
@@ -239,16 +240,7 @@ export const ON_HOSTS: Record<HostAttack, Try> = {
           report(target, seen(madeUp(named)));
         }),
       check: async () => {
-        let kept = 0;
-        for (let cursor = ""; ;) {
-          const { body } = await fleet.call(
-            "GET",
-            `/v1/hosts/${HOSTILE_HOST}/findings?limit=100${cursor}`,
-          );
-          kept += (body["data"] as AttackBody[]).length;
-          if (body["has_more"] !== true) break;
-          cursor = `&cursor=${String(body["next_cursor"])}`;
-        }
+        const { length: kept } = await Array.fromAsync(fleet.client.hosts.findings(HOSTILE_HOST));
         assertThat(kept > 0 && kept <= FINDINGS_KEPT, "not as many findings as are kept", kept);
       },
     };
@@ -256,34 +248,33 @@ export const ON_HOSTS: Record<HostAttack, Try> = {
 
   commits: async (target) => {
     const { fleet, sandbox } = target;
-    const sandboxId = String(sandbox["id"]);
+    const { id: sandboxId } = sandbox;
     const operationId = (await eventsOf(target, sandbox)).at(-1)?.operation ?? "";
     const about = { version: 1, hostId: HOSTILE_HOST };
     const commit = { ...about, type: "commit", sandboxId, operationId, epoch: 1, opSeq: 1 };
     const kept = await target.create();
-    await fleet.call("POST", `${pathOf(kept)}/pause?wait_for=replicated`);
-    const stored =
-      await target.sql`SELECT store_key FROM snapshots WHERE sandbox_id = ${String(kept["id"])}`;
+    await fleet.client.sandboxes.pause(kept.id, { waitFor: "replicated" });
+    const stored = await target.sql`SELECT store_key FROM snapshots WHERE sandbox_id = ${kept.id}`;
     const storeKeys = stored.map((row) => String(row["store_key"]));
     assertThat(storeKeys.length > 0 && !storeKeys.includes("null"), "nothing is stored", stored);
-    const sandboxes = [kept, sandbox].map(({ id }) => ({ sandboxId: String(id), storeKeys }));
+    const sandboxes = [kept, sandbox].map(({ id }) => ({ sandboxId: id, storeKeys }));
     return {
       during: (signal) =>
         often(50, signal, async (at) => {
           if (at % 2 === 0) {
             const answer = await ask(target, "commit", commit);
-            assertThat(answer["granted"] === false, "another's operation was committed", answer);
+            assertThat(answer.granted === false, "another's operation was committed", answer);
           } else {
             const answer = await ask(target, "garbage", { ...about, type: "garbage", sandboxes });
-            const named = [answer["deleted"], answer["storeKeys"]].flat();
+            const named = [answer.deleted, answer.storeKeys].flat();
             assertThat(named.length === 0, "what another needs is garbage", answer);
           }
         }),
       check: async () => {
-        const { body } = await fleet.call("GET", pathOf(sandbox));
-        assertThat(body["node_id"] === HONEST_HOST, "it is elsewhere", body);
+        const seen = await fleet.client.sandboxes.get(sandboxId);
+        assertThat(seen.node_id === HONEST_HOST, "it is elsewhere", seen);
         await isUntouched(target);
-        await fleet.call("DELETE", pathOf(kept));
+        await fleet.client.sandboxes.delete(kept.id);
       },
     };
   },

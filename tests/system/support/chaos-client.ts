@@ -5,8 +5,15 @@
  * got no response.
  */
 import { setTimeout as sleep } from "node:timers/promises";
-import type { ApiAnswer, TestFleet } from "@torpor/testkit";
-import { insist } from "./insist.ts";
+import {
+  ApiRefusal,
+  insist,
+  isFinal,
+  runCode,
+  type SandboxResource,
+  type TestFleet,
+  writeGuestFile,
+} from "@torpor/testkit";
 
 const OWNED = 3;
 /**
@@ -16,7 +23,6 @@ const OWNED = 3;
 const ANSWER_LIMIT_MS = 20_000;
 const BETWEEN_MS = 50;
 
-type Body = Record<string, unknown>;
 type Step = (owned: Owned) => Promise<void>;
 
 interface Attempt {
@@ -71,7 +77,7 @@ export function possibleAfterLoss(
 export interface Owned {
   id: string;
   /** Response of the create: address and token. */
-  resource: Body;
+  resource: SandboxResource;
   /** Attempts to set `x`. */
   memory: Written;
   /** Attempts to write the file. */
@@ -122,7 +128,7 @@ export class ChaosClient {
       (one) => this.write(one),
       (one) => this.transition(one, "pause"),
       (one) => this.transition(one, "resume"),
-      (one) => this.transition(one, "connect"),
+      (one) => this.connect(one),
       (one) => this.pauseAndResume(one),
       (one) => this.delete(one),
     ];
@@ -142,35 +148,36 @@ export class ChaosClient {
     return list[Math.floor(this.next() * list.length)] as T;
   }
 
-  private async call(
-    method: string,
-    path: string,
-    body?: unknown,
-    headers: Record<string, string> = {},
-  ): Promise<ApiAnswer | undefined> {
-    const request = { ...(body === undefined ? {} : { body }), headers, limitMs: ANSWER_LIMIT_MS };
-    const answer = await insist(() => this.fleet.call(method, path, request), ANSWER_LIMIT_MS);
-    if (answer.status === 0 || answer.status >= 500) return undefined;
-    this.answered += 1;
-    return answer as ApiAnswer;
+  /** Undefined: there was no response. A refusal below 500 is a response. */
+  private async ask<T>(
+    what: (terms: { limitMs: number }) => Promise<T>,
+  ): Promise<T | ApiRefusal | undefined> {
+    const terms = { limitMs: ANSWER_LIMIT_MS };
+    const answer = await insist(() => what(terms), ANSWER_LIMIT_MS).catch((error: unknown) =>
+      isFinal(error) ? error : undefined,
+    );
+    if (answer !== undefined) this.answered += 1;
+    return answer;
   }
 
   private async create(): Promise<void> {
-    const body = {
-      template_name: "code-interpreter",
-      on_host_loss: this.created % 2 === 0 ? "restore" : "wait",
-    };
+    const on_host_loss = this.created % 2 === 0 ? "restore" : "wait";
     // With the key, all tries are one create. The client tries until a response decides.
     this.created += 1;
-    const headers = { "idempotency-key": `${this.name}-${this.created}` };
+    const idempotencyKey = `${this.name}-${this.created}`;
     for (let tries = 0; tries < 10; tries += 1) {
-      const made = await this.call("POST", "/v1/sandboxes", body, headers);
-      if (made === undefined || made.status === 429) continue;
-      // The create failed with its host: no sandbox is left, and the key keeps the failure.
-      if (made.status !== 201) return;
+      const made = await this.ask((terms) =>
+        this.fleet.createSandbox({ on_host_loss }, { ...terms, idempotencyKey }),
+      );
+      if (made === undefined) continue;
+      if (made instanceof ApiRefusal) {
+        if (made.status === 429) continue;
+        // The create failed with its host: no sandbox is left, and the key keeps the failure.
+        return;
+      }
       this.owned.push({
-        id: String(made.body["id"]),
-        resource: made.body,
+        id: made.id,
+        resource: made,
         memory: [],
         disk: [],
         deleteAsked: false,
@@ -189,21 +196,27 @@ export class ChaosClient {
   }
 
   private async execute({ resource }: Owned, code: string): Promise<boolean> {
-    const answer = await this.fleet
-      .guest(resource, "/execute", { language: "python", code })
-      .catch(() => undefined);
-    return answer?.status === 200;
+    return await runCode(resource, code).then(
+      () => true,
+      () => false,
+    );
   }
 
   private async writeFile({ resource }: Owned, value: number): Promise<boolean> {
-    const body = { path: "/workspace/value", content: String(value) };
-    const answer = await this.fleet.guest(resource, "/files/write", body).catch(() => undefined);
-    return answer?.status === 200;
+    return await writeGuestFile(resource, "/workspace/value", String(value)).then(
+      () => true,
+      () => false,
+    );
   }
 
   /** 409 is a response: the sandbox is in another state by now. */
-  private async transition({ id }: Owned, verb: string): Promise<void> {
-    await this.call("POST", `/v1/sandboxes/${id}/${verb}`);
+  private async transition({ id }: Owned, verb: "pause" | "resume"): Promise<void> {
+    await this.ask((terms) => this.fleet.client.sandboxes[verb](id, terms));
+  }
+
+  /** A request that is refused, whatever the state of the sandbox is: there is no such route. */
+  private async connect({ id }: Owned): Promise<void> {
+    await this.ask((terms) => this.fleet.client.send("POST", `/v1/sandboxes/${id}/connect`, terms));
   }
 
   private async pauseAndResume(owned: Owned): Promise<void> {
@@ -213,10 +226,11 @@ export class ChaosClient {
 
   private async delete(owned: Owned): Promise<void> {
     owned.deleteAsked = true;
-    const answer = await this.call("DELETE", `/v1/sandboxes/${owned.id}`);
+    const { sandboxes } = this.fleet.client;
+    const answer = await this.ask((terms) => sandboxes.delete(owned.id, terms));
     // Without a response the delete may have happened or not; a GET decides.
     if (answer !== undefined) owned.isDeleted = true;
-    else if ((await this.call("GET", `/v1/sandboxes/${owned.id}`))?.status === 404)
+    else if ((await this.ask((terms) => sandboxes.get(owned.id, terms)))?.status === 404)
       owned.isDeleted = true;
   }
 }

@@ -47,13 +47,10 @@ export async function reloadNats({ fleet }: TestFleet): Promise<void> {
 
 /** From now on the server knows exactly the hosts that have joined. */
 export async function followAdmissions(fleet: TestFleet): Promise<void> {
-  const { body } = await fleet.call("GET", "/v1/host-admissions?limit=1000");
-  const admitted = (body["data"] as { host_id: string; nats_public_keys: string[] }[]).map(
-    (one) => ({
-      hostId: one.host_id,
-      publicKeys: one.nats_public_keys,
-    }),
-  );
+  const admitted = (await Array.fromAsync(fleet.client.admissions.list())).map((one) => ({
+    hostId: one.host_id,
+    publicKeys: one.nats_public_keys,
+  }));
   await writeNats(fleet, [{ publicKeys: [await controlKey(fleet)] }, ...admitted]);
   await reloadNats(fleet);
 }

@@ -4,10 +4,8 @@ import { join } from "node:path";
 import { type Bus, connectBus } from "@torpor/bus";
 import type { HostId } from "@torpor/contracts";
 import { tlsFilesOf } from "@torpor/fleet";
-import type { TestFleet } from "@torpor/testkit";
+import type { CreateSandboxBody, SandboxResource, TestFleet } from "@torpor/testkit";
 import type postgres from "postgres";
-
-export type AttackBody = Record<string, unknown>;
 
 export const HONEST_HOST = "host-1" as HostId;
 /** The attacker has the keys of this host. */
@@ -23,11 +21,11 @@ export interface Target {
   /** API key of another organization than the neighbour's. */
   tenantKey: string;
   /** The neighbour's sandbox on the honest host: running, and paused and resumed all the time. */
-  sandbox: AttackBody;
+  sandbox: SandboxResource;
   /** A sandbox that runs on the hostile host. */
-  ownOfHost: AttackBody;
+  ownOfHost: SandboxResource;
   /** Creates another sandbox of the neighbour's organization on the honest host. */
-  create(body?: AttackBody): Promise<AttackBody>;
+  create(body?: CreateSandboxBody): Promise<SandboxResource>;
 }
 
 /** An attack that is repeated while the neighbour is watched, and the check of its effects. */
@@ -51,8 +49,6 @@ export async function controlBus({ fleet }: TestFleet): Promise<Bus> {
   return await connectBus({ url: fleet.state.natsUrl, seed, tlsFiles, name: "operator" });
 }
 
-export const pathOf = (sandbox: AttackBody) => `/v1/sandboxes/${String(sandbox["id"])}`;
-
 /** Throws with the whole response unless `isSo`. */
 export function assertThat(isSo: boolean, what: string, seen: unknown): void {
   if (!isSo) throw new Error(`${what}: ${JSON.stringify(seen)}`);
@@ -65,8 +61,8 @@ interface Event {
 }
 
 /** All events of the sandbox, oldest first. */
-export async function eventsOf({ sql }: Target, sandbox: AttackBody): Promise<Event[]> {
+export async function eventsOf({ sql }: Target, { id }: SandboxResource): Promise<Event[]> {
   return await sql<Event[]>`
     SELECT fact, to_state AS to, operation_id AS operation FROM sandbox_events
-    WHERE sandbox_id = ${String(sandbox["id"])} ORDER BY seq`;
+    WHERE sandbox_id = ${id} ORDER BY seq`;
 }
