@@ -256,9 +256,13 @@ describe("on loopback addresses", () => {
     await listenInside(sandbox, port);
     await until("the port is served", () => isServed(sandbox));
     const { sandboxes } = fleet.client;
-    const made = await sandboxes.previewLink(sandbox.id, { port, path: "/a?b=c" });
-    expect(made).toMatchObject({ object: "preview_link", port, sandbox_id: sandbox.id });
-    const { url } = made;
+    const links = `/v1/sandboxes/${sandbox.id}/preview-links`;
+    const made = await fleet.call("POST", links, { body: { port, path: "/a?b=c" } });
+    expect(made).toMatchObject({
+      status: 201,
+      body: { object: "preview_link", port, sandbox_id: sandbox.id },
+    });
+    const url = String(made.body["url"]);
     expect(url).toMatch(`${urlOf(sandbox)}/a?b=c&torpor_preview=`);
     expect(await send(`${urlOf(sandbox)}/a?torpor_preview=guess`)).toMatchObject({
       status: 401,
