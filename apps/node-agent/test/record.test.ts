@@ -8,6 +8,7 @@ import {
 } from "@torpor/contracts";
 import fc from "fast-check";
 import { expect, test } from "vitest";
+import { jsonDecoder } from "../src/host/json.ts";
 import type { Outcome } from "../src/lifecycle/outcome.ts";
 import {
   accepted,
@@ -18,7 +19,7 @@ import {
   replicating,
   snapshotOf,
   stored,
-  type VmRecord,
+  VmRecord,
   withCondition,
   withQuarantine,
 } from "../src/lifecycle/record.ts";
@@ -115,6 +116,18 @@ const anyOutcome: fc.Arbitrary<Outcome> = fc.record(
   },
   { requiredKeys: ["state"] },
 );
+
+test("a record of any state is read as it was written; fields of another state or of a newer agent do no harm", () => {
+  const decode = jsonDecoder(VmRecord);
+  for (const record of RECORDS) {
+    const others = { cause: CAUSE, condition: CONDITION, ofNewerAgent: [1] };
+    const written = JSON.stringify({ ...others, ...record });
+    expect(decode("vm.json", written)).toMatchObject(record);
+    expect(decode("vm.json", JSON.stringify(record))).toEqual(record);
+  }
+  const unknown = JSON.stringify({ ...SHARED, state: "moving" });
+  expect(() => decode("vm.json", unknown)).toThrow(/vm\.json is not valid: /);
+});
 
 test("a record has what its state can have and nothing of the state before, and is not changed in place", () => {
   fc.assert(
