@@ -15,6 +15,7 @@ export {
   type KeyManagement,
   keysOf,
 } from "./envelope.ts";
+export { given } from "./given.ts";
 export { startHealthServer } from "./health.ts";
 export { createLogger, type Logger, LogLevel } from "./logger.ts";
 export { messageOf } from "./message-of.ts";

@@ -6,16 +6,31 @@ import { isNotFound } from "./files.ts";
 
 const SHOWN_PROBLEMS = 3;
 
-/** Returns a function that decodes a text. It throws an error that names `what` and the fields. */
-export function jsonDecoder<Schema extends TSchema>(
+/**
+ * Returns a function that decodes a text. Its result is the value, or an error that names `what`
+ * and the fields.
+ */
+export function jsonChecker<Schema extends TSchema>(
   schema: Schema,
-): (what: string, text: string) => Static<Schema> {
+): (what: string, text: string) => Static<Schema> | Error {
   const parse = jsonParser(schema);
   return (what, text) => {
     const parsed = parse(text);
     if (parsed.kind === "valid") return parsed.value;
     const problems = parsed.problems.slice(0, SHOWN_PROBLEMS).join("; ");
-    throw new Error(`${what} is not valid: ${problems}`, { cause: parsed.cause });
+    return new Error(`${what} is not valid: ${problems}`, { cause: parsed.cause });
+  };
+}
+
+/** The same, but the error is thrown. */
+export function jsonDecoder<Schema extends TSchema>(
+  schema: Schema,
+): (what: string, text: string) => Static<Schema> {
+  const check = jsonChecker(schema);
+  return (what, text) => {
+    const checked = check(what, text);
+    if (checked instanceof Error) throw checked;
+    return checked;
   };
 }
 

@@ -4,7 +4,7 @@
  */
 import { type Static, Type } from "typebox";
 import type { SavedMemory } from "../drivers/driver.ts";
-import { jsonDecoder } from "../host/json.ts";
+import { jsonChecker } from "../host/json.ts";
 import { FILE_NAME, MAX_FILE_BYTES } from "../store/format.ts";
 
 const Sha256 = Type.String({ pattern: "^[0-9a-f]{64}$" });
@@ -32,18 +32,16 @@ export const Manifest = Type.Object({
 });
 export type Manifest = Static<typeof Manifest>;
 
-const decode = jsonDecoder(Manifest);
+const check = jsonChecker(Manifest);
 
-/** Throws if the text is no manifest that this agent understands. */
-export const decodeManifest = (text: string): Manifest => decode("the manifest", text);
+/** The manifest, or why the text is none that this agent understands. */
+export const manifestIn = (text: string): Manifest | Error => check("the manifest", text);
 
-/** The same, with the reason as a value. */
-export function manifestIn(text: string): Manifest | Error {
-  try {
-    return decodeManifest(text);
-  } catch (error) {
-    return error as Error;
-  }
+/** The same, but the reason is thrown. */
+export function decodeManifest(text: string): Manifest {
+  const manifest = manifestIn(text);
+  if (manifest instanceof Error) throw manifest;
+  return manifest;
 }
 
 /** Input of a driver's restore. */

@@ -1,6 +1,6 @@
 /** Observation of one sandbox, made from its record. */
 import { type HostId, NO_OPERATION_ID, type Observation } from "@torpor/contracts";
-import { residentBytes } from "@torpor/service";
+import { given, residentBytes } from "@torpor/service";
 import type { Journal, VmRecord } from "./record.ts";
 
 export interface Observed {
@@ -37,11 +37,5 @@ function ofState(
 ): Pick<Observation, "cause" | "condition" | "quarantined" | "snapshot" | "replicationFailed"> {
   const { cause, condition, quarantined, snapshot, replicationFailed } =
     record as Partial<Observation>;
-  return {
-    ...(cause === undefined ? {} : { cause }),
-    ...(condition === undefined ? {} : { condition }),
-    ...(quarantined === undefined ? {} : { quarantined }),
-    ...(snapshot === undefined ? {} : { snapshot }),
-    ...(replicationFailed === undefined ? {} : { replicationFailed }),
-  };
+  return given({ cause, condition, quarantined, snapshot, replicationFailed });
 }

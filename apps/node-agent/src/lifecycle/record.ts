@@ -11,6 +11,7 @@ import {
   SnapshotFacts,
   type VmCommand,
 } from "@torpor/contracts";
+import { given } from "@torpor/service";
 import { type Static, Type } from "typebox";
 import type { Outcome } from "./outcome.ts";
 
@@ -275,15 +276,4 @@ function copyAfter({
 function endOf({ failed, cancelled }: Outcome): Omit<NonNullable<VmRecord["operation"]>, "id"> {
   if (failed === undefined) return { outcome: "succeeded" };
   return { outcome: cancelled === true ? "cancelled" : "failed", error: failed };
-}
-
-type Given<T> = { [Name in keyof T as undefined extends T[Name] ? never : Name]: T[Name] } & {
-  [Name in keyof T as undefined extends T[Name] ? Name : never]?: Exclude<T[Name], undefined>;
-};
-
-/** Without the fields that are undefined: a file and a message have no such thing. */
-function given<const T extends object>(fields: T): Given<T> {
-  return Object.fromEntries(
-    Object.entries(fields).filter(([, value]) => value !== undefined),
-  ) as Given<T>;
 }

@@ -345,32 +345,21 @@ export interface SandboxNeed {
 }
 
 export async function listSandboxNeeds(db: Tx, hostId: HostId): Promise<SandboxNeed[]> {
-  const {
-    organizationId,
-    imageSha256,
-    region,
-    vcpu,
-    memoryMib,
-    diskMib,
-    placementLabels,
-    antiAffinity,
-    onHostLoss,
-  } = sandboxes;
   const { settledState, state } = sandboxes;
   const runs = sql<boolean>`${settledState} IN ('running', 'creating')`;
   const snapshotFingerprint = sql<
     string | null
   >`CASE WHEN ${settledState} = 'paused' THEN ${snapshots.driverFingerprint} END`;
   const wanted = {
-    organizationId,
-    imageSha256,
-    region,
-    vcpu,
-    memoryMib,
-    diskMib,
-    placementLabels,
-    antiAffinity,
-    onHostLoss,
+    organizationId: sandboxes.organizationId,
+    imageSha256: sandboxes.imageSha256,
+    region: sandboxes.region,
+    vcpu: sandboxes.vcpu,
+    memoryMib: sandboxes.memoryMib,
+    diskMib: sandboxes.diskMib,
+    placementLabels: sandboxes.placementLabels,
+    antiAffinity: sandboxes.antiAffinity,
+    onHostLoss: sandboxes.onHostLoss,
   };
   return await db
     .select({
